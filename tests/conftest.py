@@ -1,0 +1,23 @@
+"""What every test can rely on: one thread, a seed of its own, no display."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Several workers share the cores, and a first call that compiles is no failure. The examples are
+# the same in every run: a test that fails once fails until it is mended.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("repeatable")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Give each test the same random numbers whichever tests ran before it."""
+    torch.manual_seed(0)
