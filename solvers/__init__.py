@@ -1,0 +1,42 @@
+"""Solvers for equilibria and initial value problems, and the gradients of their answers."""
+
+from .anderson import Anderson
+from .broyden import Broyden
+from .compose import Then
+from .driver import solve
+from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
+from .homotopy import Continuation
+from .newton import NewtonKrylov
+from .ode import ODE, SteadyState
+from .picard import Picard
+from .problem import Equilibrium, InitialValue
+from .pseudo_transient import PseudoTransient
+from .solution import Solution, SolveError, Trajectory
+from .solver import Solver, State
+from .status import Status
+
+__all__ = [
+    "ODE",
+    "Adjoint",
+    "Anderson",
+    "Broyden",
+    "Continuation",
+    "Equilibrium",
+    "Gradient",
+    "Implicit",
+    "InitialValue",
+    "NewtonKrylov",
+    "Phantom",
+    "Picard",
+    "PseudoTransient",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "State",
+    "Status",
+    "SteadyState",
+    "Then",
+    "Trajectory",
+    "Unroll",
+    "solve",
+]

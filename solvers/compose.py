@@ -1,0 +1,92 @@
+"""Escalation: hand the samples that one solver fails on to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .driver import run
+from .norms import expand
+from .problem import Equilibrium
+from .solver import Solver, State
+from .status import Status
+
+
+@dataclass(frozen=True)
+class ThenState(State):
+    """Beside the best answer so far: the start, and the verdict of the last solver.
+
+    Arguments:
+        start: where every solver begins that finds no better answer, (B, ...).
+        code: each sample's `Status` under the last solver, int8 (B,).
+        stage: solvers used so far, shared by the batch.
+    """
+
+    start: Tensor
+    code: Tensor
+    stage: int
+
+
+@dataclass(frozen=True, init=False)
+class Then(Solver[Equilibrium, ThenState]):
+    """Try solvers in turn; each receives only the samples that the ones before failed on.
+
+    A solver starts from the best answer so far where its residual is below that of the start, and
+    from the start otherwise. `Solution.steps` is the number of solvers that a sample saw, so
+    `steps == k` says who solved it; the tolerances are those of the solvers.
+
+    Arguments:
+        *solvers: at least one solver of an `Equilibrium`.
+
+    Raises:
+        TypeError: an argument is not a solver of an `Equilibrium`.
+    """
+
+    answers: ClassVar[type[Equilibrium]] = Equilibrium
+    solvers: tuple[Solver[Equilibrium, Any], ...] = ()
+
+    def __init__(self, *solvers: Solver[Equilibrium, Any]) -> None:
+        if not solvers:
+            raise ValueError("Then needs at least one solver, as in Then(Anderson(), ...).")
+        for solver in solvers:
+            if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
+                raise TypeError(f"Then takes solvers of an Equilibrium; got {solver!r}.")
+        last = solvers[-1]
+        settings = {"rtol": last.rtol, "atol": last.atol, "max_steps": len(solvers)}
+        for name, value in {**settings, "solvers": solvers}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def compacts_below(self) -> float:
+        return 1.0  # a step is a whole solve
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> ThenState:
+        batch = z0.shape[0]
+        evals = torch.zeros(batch, dtype=torch.int64, device=z0.device)
+        code = torch.zeros(batch, dtype=torch.int8, device=z0.device)
+        residual = z0.new_full((batch,), float("inf"))
+        return ThenState(z0, z0, residual, z0, code, 0, evals=evals)
+
+    def step(self, problem: Equilibrium, state: ThenState) -> ThenState:
+        begin = state.start
+        if state.stage:
+            begin = torch.where(expand(state.residual < 1, begin), state.z, begin)
+        found = run(problem, self.solvers[state.stage], begin)
+        assert state.evals is not None
+        better = found.residual.to(state.residual) <= state.residual
+        return replace(
+            state,
+            z=torch.where(expand(better, begin), found.value, state.z),
+            residual=torch.minimum(found.residual.to(state.residual), state.residual),
+            code=found.status,
+            stage=state.stage + 1,
+            evals=state.evals + found.evals,
+        )
+
+    def status(self, state: ThenState) -> Tensor | None:
+        if state.stage == len(self.solvers):
+            return state.code
+        return torch.where(state.code == Status.CONVERGED, state.code, Status.RUNNING)

@@ -1,0 +1,170 @@
+"""The one loop: every solver's steps are taken, counted and judged here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .norms import expand
+from .packing import pack
+from .problem import Counter, InitialValue, check_start
+from .solution import Solution, Trajectory, V
+from .solver import P, Solver, State
+from .status import Status
+
+
+def solve(
+    problem: P,
+    solver: Solver[P, Any],
+    z0: V | Solution[V],
+    *,
+    record: bool = False,
+) -> Solution[V]:
+    """Follow a solver's path from z0 to the answer of an equation.
+
+    A sample stops when the solver says so and its answer does not depend on its batch mates.
+    Nothing is raised for a sample that fails: read `Solution.status`, or call `.check()`.
+    No gradient is attached; the rules in `solvers.gradient` do that.
+
+    Arguments:
+        problem: an `Equilibrium` or an `InitialValue`.
+        solver: a solver for that kind of problem.
+        z0: the start, (B, ...), a tuple of tensors with the same batch (the map then takes and
+            returns such a tuple), or an earlier `Solution` to start from its value.
+        record: keep every iterate in `Solution.trajectory` (the batch is then never compacted).
+
+    Raises:
+        TypeError: the solver does not answer this kind of problem.
+        ValueError: z0 or the condition has the wrong shape or dtype.
+    """
+    with torch.no_grad():
+        return run(problem, solver, z0, record=record)
+
+
+def run(
+    problem: P,
+    solver: Solver[P, Any],
+    z0: V | Solution[V],
+    *,
+    record: bool = False,
+) -> Solution[V]:
+    """Do what `solve` does, in the caller's grad mode (`Unroll` differentiates through it)."""
+    check_kind(problem, solver)
+    problem, z, unpack = pack(problem, z0)
+    check_start(problem, z)
+    counted, counter = problem.counted()
+    return unpack(_loop(counted, counter, solver.recorded() if record else solver, z, record))
+
+
+def check_kind(problem: object, solver: object) -> None:
+    """Raise TypeError unless the solver answers this kind of problem."""
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a Solver such as Anderson(); got {solver!r}.")
+    wanted = solver.answers
+    if not isinstance(problem, wanted):
+        instead = "ODE" if isinstance(problem, InitialValue) else "Anderson, SteadyState, ..."
+        raise TypeError(
+            f"{type(solver).__name__} answers an {wanted.__name__}; got "
+            f"{type(problem).__name__}. Use {instead} for it."
+        )
+
+
+def _loop(
+    problem: Any, counter: Counter, solver: Solver[Any, Any], z0: Tensor, record: bool
+) -> Solution[Tensor]:
+    may_compact = problem.condition is not None and not record
+    results = _Results(z0)
+    trace: list[tuple[Tensor, ...]] = []
+    evals: list[int] = []
+    state = solver.init(problem, z0)
+    step = 0
+    while True:
+        if record:
+            evals.append(counter.count)
+            trace.append(results.frozen(state))
+        code = solver.status(state)
+        if step >= solver.max_steps:
+            code = _expired(code, state)
+        if code is not None and results.retire(state, code, step, counter.count):
+            running = int(results.running.sum())
+            if running == 0:
+                break
+            if may_compact and running <= solver.compacts_below * len(results.running):
+                index = results.compact(state.z)
+                problem, state = problem.rows(index), state.rows(index)
+        state = solver.step(problem, state)
+        step += 1
+    return results.solution(evals, trace)
+
+
+def _expired(code: Tensor | None, state: State) -> Tensor:
+    if code is None:
+        return torch.full_like(state.residual, Status.MAX_STEPS, dtype=torch.int8)
+    return torch.where(code == Status.RUNNING, Status.MAX_STEPS, code).to(torch.int8)
+
+
+class _Results:
+    """What is known of the samples that have finished, and which still run.
+
+    A finished sample is written once and never again, so the garbage that it may turn into while
+    its batch mates run on is not seen. The books are kept on the host: they are read every step.
+    """
+
+    def __init__(self, z0: Tensor) -> None:
+        batch = z0.shape[0]
+        self.value = z0
+        self.residual = torch.full((batch,), float("inf"), device=z0.device)
+        self.status = np.zeros(batch, np.int8)
+        self.steps = np.zeros(batch, np.int64)
+        self.evals = np.zeros(batch, np.int64)
+        self.running = np.ones(batch, bool)  # of the rows that the solver still sees, which are
+        self.index: Any = np.arange(batch)  # these rows of the full batch
+
+    def retire(self, state: State, code: Tensor, step: int, evals: int) -> bool:
+        """Write down the samples that `code` says have finished; say whether there were any."""
+        codes = code.cpu().numpy()
+        rows = np.flatnonzero((codes != Status.RUNNING) & self.running)
+        if rows.size == 0:
+            return False
+        self.running[rows] = False
+        full = self.index[rows]
+        self.status[full] = codes[rows]
+        self.steps[full] = step
+        self.evals[full] = evals if state.evals is None else state.evals.cpu().numpy()[rows]
+        usable = codes[rows] != Status.NONFINITE
+        source = torch.from_numpy(rows[usable]).to(state.z.device)
+        target = torch.from_numpy(full[usable]).to(state.z.device)
+        self.value = self.value.index_copy(0, target, state.z[source])
+        self.residual = self.residual.to(state.residual.dtype)
+        self.residual = self.residual.index_copy(0, target, state.residual[source])
+        return True
+
+    def compact(self, like: Tensor) -> Tensor:
+        """Forget the finished rows; return the positions of the others in the current batch."""
+        keep = np.flatnonzero(self.running)
+        self.index = self.index[keep]
+        self.running = self.running[keep]
+        return torch.from_numpy(keep).to(like.device)
+
+    def frozen(self, state: State) -> tuple[Tensor, ...]:
+        """Return z, residual and time, with each finished sample at its answer."""
+        running = torch.from_numpy(self.running).to(state.z.device)
+        z = torch.where(expand(running, state.z), state.z, self.value)
+        residual = torch.where(running, state.residual, self.residual.to(state.residual.dtype))
+        return (z, residual) if state.time is None else (z, residual, state.time)
+
+    def solution(
+        self, evals: list[int], trace: list[tuple[Tensor, ...]]
+    ) -> Solution[Tensor]:
+        device = self.value.device
+        trajectory = None
+        if trace:
+            z, residual, *time = (torch.stack(each) for each in zip(*trace, strict=True))
+            trajectory = Trajectory(z, residual, torch.tensor(evals), *time)
+        status, steps, counts = (
+            torch.from_numpy(book).to(device) for book in (self.status, self.steps, self.evals)
+        )
+        return Solution(self.value, status, steps, counts, self.residual, trajectory)

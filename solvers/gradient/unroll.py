@@ -1,0 +1,40 @@
+"""Backpropagation through the solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from ..driver import run
+from ..problem import Equilibrium, InitialValue
+from ..solution import Solution, SolveError, V
+from ..solver import Solver
+from ..status import Status
+
+P = TypeVar("P", Equilibrium, InitialValue)
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """Differentiate every step that the solver took.
+
+    The exact gradient of what was computed, at memory that grows with the steps.
+
+    Raises:
+        SolveError: a sample became NONFINITE; its steps would make the gradient of every shared
+            parameter NaN, even with its loss masked. `Implicit` and `Phantom` stay finite.
+        ValueError: the method is not differentiable (scipy_solver).
+    """
+
+    def apply(
+        self, problem: P, solver: Solver[P, Any], z0: V | Solution[V], *, record: bool = False
+    ) -> Solution[V]:
+        """Return the solution with the gradient of all steps attached to its value."""
+        if torch.is_grad_enabled() and getattr(solver, "method", None) == "scipy_solver":
+            raise ValueError("scipy_solver is not differentiable; use Adjoint() with it.")
+        found = run(problem, solver, z0, record=record)
+        if torch.is_grad_enabled() and bool((found.status == Status.NONFINITE).any()):
+            raise SolveError(found)
+        return found

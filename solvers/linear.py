@@ -1,0 +1,127 @@
+"""Matrix-free linear algebra on a batch: exact Jacobian-vector products and GMRES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .norms import TINY, norm
+
+LinearMap = Callable[[Tensor], Tensor]
+
+
+def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f(z) and J(z) v, exactly, by forward-mode differentiation.
+
+    Where an operator of f has no forward-mode rule, J v is the derivative of the linear map
+    w -> J^T w instead (two reverse passes, equally exact).
+    """
+    try:
+        with forward_ad.dual_level():
+            out = function(forward_ad.make_dual(z, v))
+            value, tangent = forward_ad.unpack_dual(out)
+            return value, torch.zeros_like(value) if tangent is None else tangent
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward" not in str(error).lower():
+            raise
+    return _double_vjp(function, z, v)
+
+
+def _double_vjp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        z = z if keep and z.requires_grad else z.detach().requires_grad_()
+        value = function(z)
+        w = torch.zeros_like(value, requires_grad=True)
+        (pulled,) = torch.autograd.grad(value, z, w, create_graph=True)
+        (tangent,) = torch.autograd.grad(pulled, w, v, create_graph=keep)
+    return (value, tangent) if keep else (value.detach(), tangent)
+
+
+def gmres(
+    operator: LinearMap,
+    rhs: Tensor,
+    *,
+    rtol: float | Tensor,
+    max_steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Solve A d = rhs for each sample by GMRES from d = 0, without restarts.
+
+    Minimises ||rhs - A d|| over the Krylov space. Each sample stops at its own tolerance; the
+    residual norm costs one inner product a step: with w the left null vector of the Hessenberg
+    matrix, w_0 = 1, it is ||rhs|| / ||w||.
+
+    Arguments:
+        operator: v -> A v on (B, ...); row i may depend on row i alone.
+        rhs: (B, ...).
+        rtol: stop at ||rhs - A d|| <= rtol ||rhs||; a float or (B,).
+        max_steps: dimension of the Krylov space at most; as many products.
+
+    Returns:
+        d, (B, ...), and the relative residual reached, (B,).
+
+    References:
+        Y. Saad, M. Schultz (1986), GMRES.
+    """
+    batch, n = rhs.shape[0], rhs[0].numel()
+    max_steps = min(max_steps, n)
+    beta = norm(rhs)
+    v = rhs.flatten(1) / beta.clamp_min(TINY)[:, None]
+    basis = [v]
+    columns: list[Tensor] = []  # column k of the Hessenberg matrix, (B, k + 2)
+    null = rhs.new_ones(batch, 1)
+    relative = torch.ones_like(beta)
+    open_ = beta > 0  # samples whose space still grows
+    for _ in range(max_steps):
+        stacked = torch.stack(basis, dim=1)  # (B, k + 1, n)
+        image = operator(basis[-1].view_as(rhs)).flatten(1)
+        size = norm(image)
+        h = torch.zeros_like(null)
+        for _ in range(2):  # twice is enough (Giraud, Langou, Rozloznik 2005)
+            overlap = torch.bmm(image.unsqueeze(1), stacked.mT)
+            image = image - torch.bmm(overlap, stacked).squeeze(1)
+            h = h + overlap.squeeze(1)
+        left = norm(image)
+        breakdown = left <= 10 * torch.finfo(rhs.dtype).eps * size
+        grows = open_ & ~breakdown & torch.isfinite(left)
+        entry = -(null * h).sum(1) / torch.where(grows, left, 1)
+        null = torch.cat((null, torch.where(grows, entry, 0).unsqueeze(1)), dim=1)
+        relative = torch.where(
+            open_, torch.where(breakdown, 0, 1 / norm(null)), relative
+        )
+        # A sample that has stopped keeps the rest of its system trivial: y_k = 0.
+        column = torch.cat((h, torch.where(grows, left, 0).unsqueeze(1)), dim=1)
+        unit = torch.zeros_like(column)
+        unit[:, -2] = 1
+        columns.append(torch.where(open_[:, None], column, unit))
+        v = torch.where(grows[:, None], image / torch.where(grows, left, 1)[:, None], 0)
+        open_ = grows & (relative > rtol)
+        if not bool(open_.any()):
+            break
+        basis.append(torch.where(open_[:, None], v, 0))
+    steps = len(columns)
+    if steps == 0:
+        return torch.zeros_like(rhs), torch.zeros_like(beta)
+    hessenberg = torch.stack(
+        [torch.nn.functional.pad(c, (0, steps + 1 - c.shape[1])) for c in columns], dim=2
+    )
+    target = torch.zeros_like(hessenberg[:, :, 0])
+    target[:, 0] = beta
+    y = _least_squares(hessenberg, target)
+    stacked = torch.stack(basis[:steps], dim=1)
+    d = torch.bmm(y.unsqueeze(1), stacked).view_as(rhs)
+    return d, relative
+
+
+def _least_squares(a: Tensor, b: Tensor) -> Tensor:
+    """Return argmin ||a y - b|| per sample, a (B, k + 1, k) of full rank or nearly so."""
+    q, r = torch.linalg.qr(a)
+    diagonal = r.diagonal(dim1=1, dim2=2)
+    floor = torch.finfo(a.dtype).eps * diagonal.abs().amax(1, keepdim=True).clamp_min(TINY)
+    safe = torch.where(diagonal.abs() < floor, floor, diagonal)
+    r = r.triu(1) + torch.diag_embed(safe)
+    rhs = torch.bmm(b.unsqueeze(1), q).mT
+    return torch.linalg.solve_triangular(r, rhs, upper=True).squeeze(2)

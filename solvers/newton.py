@@ -1,0 +1,93 @@
+"""Newton-Krylov: Newton's method with a matrix-free linear solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .linear import gmres, jvp
+from .norms import expand, norm
+from .problem import Equilibrium
+from .solver import Solver, State, start
+
+
+@dataclass(frozen=True)
+class NewtonKrylov(Solver[Equilibrium, State]):
+    """Solve (I - J) d = f(z) - z by GMRES with exact products J v, and step along d.
+
+    The step length is halved for each sample until ||f(z) - z|| falls enough. The linear
+    tolerance follows the residual, so that convergence is superlinear at the end. An evaluation
+    a trial step and one a Krylov vector.
+
+    Arguments:
+        krylov: dimension of the Krylov space at most.
+        halvings: trial steps a Newton step at most; the best of them is taken.
+
+    References:
+        D. Knoll, D. Keyes (2004), Jacobian-free Newton-Krylov methods.
+        S. Eisenstat, H. Walker (1996), Choosing the forcing terms in an inexact Newton method.
+    """
+
+    max_steps: int = 50
+    krylov: int = 40
+    halvings: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.krylov < 1 or self.halvings < 0:
+            raise ValueError(
+                "krylov must be at least 1 and halvings at least 0; "
+                f"got {self.krylov} and {self.halvings}."
+            )
+
+    @property
+    def compacts_below(self) -> float:
+        return 1.0  # a step is a linear solve
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> State:
+        return start(problem, z0)
+
+    def step(self, problem: Equilibrium, state: State) -> State:
+        gap = state.fz - state.z
+        direction, _ = gmres(
+            lambda v: v - jvp(problem, state.z, v)[1],
+            gap,
+            rtol=forcing(state.residual),
+            max_steps=self.krylov,
+        )
+        return line_search(problem, state, direction, self.halvings)
+
+
+def forcing(residual: Tensor) -> Tensor:
+    """Return the linear tolerance for a nonlinear relative residual: sqrt of it, in [1e-4, .1]."""
+    return residual.detach().sqrt().clamp(1e-4, 0.1)
+
+
+def line_search(problem: Equilibrium, state: State, direction: Tensor, halvings: int) -> State:
+    """Halve each sample's step until its residual norm has decreased; keep the best trial."""
+    before = norm(state.fz - state.z)
+    length = torch.ones_like(before)
+    best = start(problem, state.z + direction)
+    smallest = _size(best)
+    for _ in range(halvings):
+        enough = smallest <= (1 - 1e-4 * length) * before  # Armijo
+        if bool(enough.all()):
+            break
+        length = torch.where(enough, length, 0.5 * length)
+        trial = start(problem, state.z + expand(length, direction) * direction)
+        size = _size(trial)
+        better = ~enough & (size < smallest)
+        best = State(
+            torch.where(expand(better, trial.z), trial.z, best.z),
+            torch.where(expand(better, trial.z), trial.fz, best.fz),
+            torch.where(better, trial.residual, best.residual),
+        )
+        smallest = torch.where(better, size, smallest)
+    return best
+
+
+def _size(state: State) -> Tensor:
+    """Return ||f(z) - z||, inf where it is not a number."""
+    return torch.nan_to_num(norm(state.fz - state.z), nan=float("inf"))

@@ -1,0 +1,29 @@
+"""Norms of one sample: over all dimensions but the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TINY = 1e-30  # keeps ||f(z) - z|| / ||f(z)|| finite at f(z) = 0; 0 / TINY is 0, as it should be
+
+
+def norm(z: Tensor) -> Tensor:
+    """Return the 2-norm of each sample, (B,), in at least single precision."""
+    dtype = torch.float32 if z.dtype.itemsize < 4 else z.dtype
+    return torch.linalg.vector_norm(z.flatten(1), dim=1, dtype=dtype)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each sample, (B,)."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+
+
+def relative(residual: Tensor, scale: Tensor) -> Tensor:
+    """Return ||residual|| / ||scale|| of each sample, (B,)."""
+    return norm(residual) / norm(scale).clamp_min(TINY)
+
+
+def expand(coefficient: Tensor, like: Tensor) -> Tensor:
+    """Reshape (B,) to (B, 1, ...), to multiply a state of `like`'s shape."""
+    return coefficient.view(-1, *(1,) * (like.dim() - 1))

@@ -1,0 +1,55 @@
+"""States that are tuples of tensors, seen by the solvers as one tensor (B, n)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from .problem import Equilibrium, InitialValue
+from .solution import Solution, Trajectory, V
+
+P = TypeVar("P", Equilibrium, InitialValue)
+
+
+def pack(
+    problem: P, z0: V | Solution[V]
+) -> tuple[P, Tensor, Callable[[Solution[Tensor]], Solution[V]]]:
+    """Return the problem on one tensor, its start, and the way back to the caller's form."""
+    start = z0.value if isinstance(z0, Solution) else z0
+    if not isinstance(start, tuple):
+        return problem, start, lambda solution: cast("Solution[V]", solution)
+    if not start or len({(t.shape[:1], t.dtype, t.device) for t in start}) != 1:
+        raise ValueError(
+            "A tuple state needs tensors with one batch size, dtype and device; got "
+            f"{[(tuple(t.shape), str(t.dtype)) for t in start]}."
+        )
+    shapes = [t.shape[1:] for t in start]
+
+    def split(flat: Tensor, lead: int = 1) -> tuple[Tensor, ...]:
+        parts = flat.split([s.numel() for s in shapes], dim=lead)
+        return tuple(
+            p.reshape(*flat.shape[:lead], *s) for p, s in zip(parts, shapes, strict=True)
+        )
+
+    def join(parts: tuple[Tensor, ...]) -> Tensor:
+        if len(parts) != len(shapes):
+            raise ValueError(f"The map must return {len(shapes)} tensors; got {len(parts)}.")
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def unpack(solution: Solution[Tensor]) -> Solution[V]:
+        path = solution.trajectory
+        if path is not None:
+            path = cast("Any", replace(cast("Trajectory[Any]", path), z=split(path.z, 2)))
+        return cast("Solution[V]", replace(cast("Any", solution), value=split(solution.value), trajectory=path))
+
+    if isinstance(problem, Equilibrium):
+        f = problem.map
+        flat = replace(problem, map=lambda z, *x: join(cast("Any", f(split(z), *x))))
+        return flat, join(start), unpack
+    g = problem.field
+    flat_ivp = replace(problem, field=lambda t, z, *x: join(cast("Any", g(t, split(z), *x))))
+    return flat_ivp, join(start), unpack

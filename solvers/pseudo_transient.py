@@ -1,0 +1,79 @@
+"""Pseudo-transient continuation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .linear import gmres, jvp
+from .newton import forcing
+from .norms import expand, norm
+from .problem import Equilibrium
+from .solver import Solver, State, start
+
+
+@dataclass(frozen=True)
+class PseudoTransientState(State):
+    """Beside z and f(z): the pseudo-time step of each sample, (B,)."""
+
+    delta: Tensor
+
+
+@dataclass(frozen=True)
+class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
+    """Follow z' = f(z) - z by linearly implicit Euler steps that grow as the residual falls.
+
+        ((1 + 1/delta) I - J) d = f(z) - z,   z <- z + d,   delta <- delta ||F_old|| / ||F_new||.
+
+    delta -> infinity is Newton's method, delta -> 0 damped Picard. Finds stable equilibria from
+    far starts (switched evolution relaxation).
+
+    Arguments:
+        delta: the first pseudo-time step.
+        growth: delta changes by this factor a step at most.
+        max_delta: largest delta.
+        krylov: dimension of the Krylov space at most.
+
+    References:
+        C. T. Kelley, D. Keyes (1998), Convergence analysis of pseudo-transient continuation.
+    """
+
+    max_steps: int = 200
+    delta: float = 1.0
+    growth: float = 4.0
+    max_delta: float = 1e8
+    krylov: int = 40
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.delta <= self.max_delta and self.growth > 1 and self.krylov >= 1):
+            raise ValueError(
+                "PseudoTransient needs 0 < delta <= max_delta, growth > 1 and krylov >= 1; got "
+                f"delta={self.delta}, max_delta={self.max_delta}, growth={self.growth}, "
+                f"krylov={self.krylov}."
+            )
+
+    @property
+    def compacts_below(self) -> float:
+        return 1.0  # a step is a linear solve
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> PseudoTransientState:
+        first = start(problem, z0)
+        delta = first.residual.detach().new_full(first.residual.shape, self.delta)
+        return PseudoTransientState(first.z, first.fz, first.residual, delta)
+
+    def step(self, problem: Equilibrium, state: PseudoTransientState) -> PseudoTransientState:
+        gap = state.fz - state.z
+        shift = expand(1 + 1 / state.delta, gap).to(gap.dtype)
+        direction, _ = gmres(
+            lambda v: shift * v - jvp(problem, state.z, v)[1],
+            gap,
+            rtol=forcing(state.residual),
+            max_steps=self.krylov,
+        )
+        new = start(problem, state.z + direction)
+        ratio = norm(gap) / norm(new.fz - new.z).clamp_min(1e-30)
+        ratio = ratio.nan_to_num(nan=0.0).clamp(1 / self.growth, self.growth)
+        delta = (state.delta * ratio).clamp(max=self.max_delta)
+        return PseudoTransientState(new.z, new.fz, new.residual, delta)

@@ -1,0 +1,82 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from .status import Status, summarize
+
+V = TypeVar("V", Tensor, tuple[Tensor, ...])
+"""A state: one tensor (B, ...) or a tuple of tensors with the same batch."""
+
+
+@dataclass(frozen=True)
+class Trajectory(Generic[V]):
+    """The iterates of a solve, one row a step; a finished sample repeats its last row.
+
+    Arguments:
+        z: the states, (T, B, ...).
+        residual: the relative residual of each, (T, B).
+        evals: evaluations made so far, (T,).
+        time: t, or lambda, of each state, (T, B), where the solver has one.
+    """
+
+    z: V
+    residual: Tensor
+    evals: Tensor
+    time: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Solution(Generic[V]):
+    """The answer to an equation, and for each sample how it was reached.
+
+    Arguments:
+        value: the answer, (B, ...). A NONFINITE sample holds its start.
+        status: why each sample stopped, int8 (B,), a `Status`.
+        steps: solver steps that each sample took, int64 (B,).
+        evals: evaluations of the map, Jacobian-vector products included, int64 (B,).
+        residual: ||f(z) - z|| / ||f(z)|| at `value`, (B,); for an initial value problem 0 where
+            the integration reached t1. inf where NONFINITE.
+        trajectory: the iterates, where they were asked for.
+    """
+
+    value: V
+    status: Tensor
+    steps: Tensor
+    evals: Tensor
+    residual: Tensor
+    trajectory: Trajectory[V] | None = None
+
+    @property
+    def converged(self) -> Tensor:
+        """Which samples converged, bool (B,)."""
+        return self.status == Status.CONVERGED
+
+    def report(self) -> str:
+        """Say in one sentence how many samples failed, why, and what to do; "" if none did."""
+        failed = int((~self.converged).sum())
+        if failed == 0:
+            return ""
+        worst = float(self.residual.max())
+        return (
+            f"{failed} of {self.status.numel()} samples did not converge "
+            f"(worst residual {worst:.1e}): {summarize(self.status)}."
+        )
+
+    def check(self) -> Solution[V]:
+        """Return self, or raise `SolveError` with the report if a sample did not converge."""
+        if not bool(self.converged.all()):
+            raise SolveError(self)
+        return self
+
+
+class SolveError(RuntimeError):
+    """Some samples did not converge; `.solution` holds what was computed."""
+
+    def __init__(self, solution: Solution[Tensor] | Solution[tuple[Tensor, ...]]) -> None:
+        super().__init__(solution.report())
+        self.solution = solution

@@ -1,0 +1,117 @@
+"""What every solver is: settings, a state, one step, and a verdict per sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from .norms import TINY, norm, relative
+from .problem import Equilibrium, InitialValue
+from .status import Status
+
+P = TypeVar("P", Equilibrium, InitialValue)
+S = TypeVar("S", bound="State")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a solve stands. Tensor fields have the batch first; the rest is shared.
+
+    Arguments:
+        z: the iterate, (B, ...).
+        fz: f(z), (B, ...).
+        residual: ||f(z) - z|| / ||f(z)||, (B,).
+        evals: evaluations each sample took so far, int64 (B,), where a solver knows better than
+            the loop, which counts a call of the map for every sample in the batch.
+        time: t or lambda of each sample, (B,), where the path has one.
+    """
+
+    z: Tensor
+    fz: Tensor
+    residual: Tensor
+    evals: Tensor | None = field(default=None, kw_only=True)
+    time: Tensor | None = field(default=None, kw_only=True)
+
+    def rows(self: S, index: Tensor) -> S:
+        """Return the state of the samples `index` alone."""
+        chosen: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                chosen[each.name] = value.index_select(0, index)
+        return replace(self, **chosen)
+
+
+@dataclass(frozen=True)
+class Solver(ABC, Generic[P, S]):
+    """A path to the answer of an equation: frozen settings and pure functions of a state.
+
+    A solver implements `init` and `step`; the loop around them is `solve`. Neither may let one
+    sample see another, and both must be differentiable where they are used under `Unroll`.
+
+    Arguments:
+        rtol: a sample has converged at ||f(z) - z|| <= rtol ||f(z)|| + atol (2-norm of a sample).
+        atol: the absolute part of the tolerance.
+        max_steps: a sample still running after so many steps ends MAX_STEPS.
+    """
+
+    answers: ClassVar[type[Equilibrium] | type[InitialValue]] = Equilibrium
+
+    rtol: float = 1e-4
+    atol: float = 0.0
+    max_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+            raise ValueError(
+                f"rtol and atol must be >= 0 and not both 0; got {self.rtol} and {self.atol}."
+            )
+        if self.max_steps < 0:
+            raise ValueError(f"max_steps must be >= 0; got {self.max_steps}.")
+
+    @abstractmethod
+    def init(self, problem: P, z0: Tensor) -> S:
+        """Return the state at the start z0, (B, ...)."""
+
+    @abstractmethod
+    def step(self, problem: P, state: S) -> S:
+        """Return the state one step on."""
+
+    def status(self, state: S) -> Tensor | None:
+        """Return each sample's `Status`, int8 (B,), or None where all are RUNNING."""
+        return verdict(state.residual, self.tolerance(state))
+
+    def tolerance(self, state: S) -> float | Tensor:
+        """Return the relative residual at which a sample has converged, a float or (B,)."""
+        if self.atol == 0:
+            return self.rtol
+        return self.rtol + self.atol / norm(state.fz).clamp_min(TINY)
+
+    def recorded(self) -> Solver[P, S]:
+        """Return the solver to use when every iterate is kept."""
+        return self
+
+    @property
+    def compacts_below(self) -> float:
+        """Drop finished samples from the batch once the running ones are this share or less."""
+        return 0.75
+
+
+def verdict(residual: Tensor, tolerance: float | Tensor) -> Tensor | None:
+    """Judge each sample by its residual: CONVERGED, NONFINITE or RUNNING; None if all run."""
+    low, high = torch.aminmax(residual.detach())  # NaN propagates into both
+    finite = float(high) < float("inf")
+    if finite and isinstance(tolerance, float) and float(low) > tolerance:
+        return None
+    code = (residual <= tolerance).to(torch.int8)  # CONVERGED is 1
+    return code if finite else code.masked_fill_(~torch.isfinite(residual), Status.NONFINITE)
+
+
+def start(problem: Equilibrium, z0: Tensor) -> State:
+    """Evaluate the map at the start: the state that fixed-point solvers begin with."""
+    fz = problem(z0)
+    return State(z0, fz, relative(fz - z0, fz))

@@ -1,0 +1,46 @@
+"""Why a sample stopped, and what to do about it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """The state of one sample, stored as int8 in a tensor of shape (B,)."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    MAX_STEPS = 2
+    NONFINITE = 3
+    STEP_TOO_SMALL = 4
+    LOST_PATH = 5
+    RANK_LOSS = 6
+
+    @property
+    def advice(self) -> str:
+        """What happened and what a user can do about it."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.RUNNING: "are still running",
+    Status.CONVERGED: "converged",
+    Status.MAX_STEPS: "reached max_steps (raise it, loosen the tolerance, or escalate with Then)",
+    Status.NONFINITE: "became non-finite (the map diverges: damp it, or use PseudoTransient; "
+    "the value returned for them is their start)",
+    Status.STEP_TOO_SMALL: "needed a step below the smallest allowed (a fold or a stiff field: "
+    "loosen the tolerance, or use a solver that passes folds)",
+    Status.LOST_PATH: "lost the homotopy path (try another anchor or homotopy, or a smaller step)",
+    Status.RANK_LOSS: "met a singular Jacobian (perturb the anchor or the condition)",
+}
+
+
+def summarize(status: Tensor) -> str:
+    """Count the samples of each failing status: "2 reached max_steps (...), 1 became ..."."""
+    codes, counts = status.unique(return_counts=True)
+    found = zip(codes.tolist(), counts.tolist(), strict=True)
+    return ", ".join(
+        f"{count} {Status(code).advice}" for code, count in found if code != Status.CONVERGED
+    )
