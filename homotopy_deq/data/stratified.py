@@ -10,11 +10,12 @@ from .image_data import ImageData
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """Order the samples so that every prefix holds each class in its share, to within one.
+    """Order the samples so that every prefix holds each class in its share.
 
-    The sample of rank r among the n of its class, in a seeded order, goes to position r / n: the
-    first of each class come first, so a prefix as long as the number of classes holds them all,
-    and a shorter prefix is a subset of a longer one.
+    The sample of rank r among the n of its class, in a seeded order, goes to position r / n. So
+    the first of each class come first, a prefix as long as the number of classes holds them all,
+    and a shorter prefix is a subset of a longer one. No class exceeds its share by more than one;
+    where classes are of one size, and the prefix a multiple of their number, all are equal.
 
     Arguments:
         labels: int64, shape (N,).
