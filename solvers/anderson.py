@@ -11,8 +11,8 @@ from .norms import TINY, norm
 from .problem import Equilibrium
 from .solver import Solver, State
 
-
 VOID = 1e30
+
 
 @dataclass(frozen=True)
 class AndersonState(State):
@@ -102,7 +102,16 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             z, problem(z), state.images, state.gaps, state.gram, state.best, state.count
         )
 
-    def _append(self, z: Tensor, fz: Tensor, images: Tensor, gaps: Tensor, gram: Tensor, best: Tensor | None, count: int) -> AndersonState:
+    def _append(
+        self,
+        z: Tensor,
+        fz: Tensor,
+        images: Tensor,
+        gaps: Tensor,
+        gram: Tensor,
+        best: Tensor | None,
+        count: int,
+    ) -> AndersonState:
         image, gap = fz.flatten(1), (fz - z).flatten(1)
         slot = count % gram.shape[1]
         images, gaps = _write(images, slot, image), _write(gaps, slot, gap)
@@ -116,7 +125,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             best = size
         growth = size / best
         best = torch.minimum(size, best)
-        if float(growth.max()) > self.growth:
+        if float(growth.detach().max()) > self.growth:
             grew = growth > self.growth
             fresh = torch.full_like(gram, 0)
             fresh.diagonal(dim1=1, dim2=2).fill_(VOID)
@@ -124,6 +133,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             gram = torch.where(grew[:, None, None], fresh, gram)
             best = torch.where(grew, size, best)
         return AndersonState(z, fz, residual, images, gaps, gram, best, count + 1)
+
 
 def _write(buffer: Tensor, slot: int, value: Tensor) -> Tensor:
     """Put a value into a slot, in place unless autograd is watching."""

@@ -113,5 +113,3 @@ def _write(buffer: Tensor, slot: int, value: Tensor) -> Tensor:
         buffer = buffer.clone()
     buffer[:, slot] = value
     return buffer
-
-

@@ -14,6 +14,8 @@ from .problem import Equilibrium
 from .solver import Solver, State
 from .status import Status
 
+NEAR = 10.0  # times the tolerance: from here a solver polishes, from farther off it starts anew
+
 
 @dataclass(frozen=True)
 class ThenState(State):
@@ -34,8 +36,8 @@ class ThenState(State):
 class Then(Solver[Equilibrium, ThenState]):
     """Try solvers in turn; each receives only the samples that the ones before failed on.
 
-    A solver starts from the best answer so far where its residual is below that of the start, and
-    from the start otherwise. `Solution.steps` is the number of solvers that a sample saw, so
+    A solver begins at the start, as if it were alone, but at the best answer so far where that
+    one has all but converged: a failed iterate is seldom a better start than the start. `Solution.steps` is the number of solvers that a sample saw, so
     `steps == k` says who solved it; the tolerances are those of the solvers.
 
     Arguments:
@@ -73,7 +75,8 @@ class Then(Solver[Equilibrium, ThenState]):
     def step(self, problem: Equilibrium, state: ThenState) -> ThenState:
         begin = state.start
         if state.stage:
-            begin = torch.where(expand(state.residual < 1, begin), state.z, begin)
+            near = state.residual <= NEAR * self.solvers[state.stage].rtol
+            begin = torch.where(expand(near, begin), state.z, begin)
         found = run(problem, self.solvers[state.stage], begin)
         assert state.evals is not None
         better = found.residual.to(state.residual) <= state.residual

@@ -156,9 +156,7 @@ class _Results:
         residual = torch.where(running, state.residual, self.residual.to(state.residual.dtype))
         return (z, residual) if state.time is None else (z, residual, state.time)
 
-    def solution(
-        self, evals: list[int], trace: list[tuple[Tensor, ...]]
-    ) -> Solution[Tensor]:
+    def solution(self, evals: list[int], trace: list[tuple[Tensor, ...]]) -> Solution[Tensor]:
         device = self.value.device
         trajectory = None
         if trace:

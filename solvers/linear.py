@@ -21,8 +21,8 @@ def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """
     try:
         with forward_ad.dual_level():
-            out = function(forward_ad.make_dual(z, v))
-            value, tangent = forward_ad.unpack_dual(out)
+            dual = forward_ad.make_dual(z, v)  # type: ignore[no-untyped-call]
+            value, tangent = forward_ad.unpack_dual(function(dual))  # type: ignore[no-untyped-call]
             return value, torch.zeros_like(value) if tangent is None else tangent
     except (NotImplementedError, RuntimeError) as error:
         if "forward" not in str(error).lower():
@@ -89,9 +89,7 @@ def gmres(
         grows = open_ & ~breakdown & torch.isfinite(left)
         entry = -(null * h).sum(1) / torch.where(grows, left, 1)
         null = torch.cat((null, torch.where(grows, entry, 0).unsqueeze(1)), dim=1)
-        relative = torch.where(
-            open_, torch.where(breakdown, 0, 1 / norm(null)), relative
-        )
+        relative = torch.where(open_, torch.where(breakdown, 0, 1 / norm(null)), relative)
         # A sample that has stopped keeps the rest of its system trivial: y_k = 0.
         column = torch.cat((h, torch.where(grows, left, 0).unsqueeze(1)), dim=1)
         unit = torch.zeros_like(column)
@@ -105,9 +103,9 @@ def gmres(
     steps = len(columns)
     if steps == 0:
         return torch.zeros_like(rhs), torch.zeros_like(beta)
-    hessenberg = torch.stack(
-        [torch.nn.functional.pad(c, (0, steps + 1 - c.shape[1])) for c in columns], dim=2
-    )
+    hessenberg = rhs.new_zeros(batch, steps + 1, steps)
+    for k, column in enumerate(columns):
+        hessenberg[:, : k + 2, k] = column
     target = torch.zeros_like(hessenberg[:, :, 0])
     target[:, 0] = beta
     y = _least_squares(hessenberg, target)
@@ -124,4 +122,5 @@ def _least_squares(a: Tensor, b: Tensor) -> Tensor:
     safe = torch.where(diagonal.abs() < floor, floor, diagonal)
     r = r.triu(1) + torch.diag_embed(safe)
     rhs = torch.bmm(b.unsqueeze(1), q).mT
-    return torch.linalg.solve_triangular(r, rhs, upper=True).squeeze(2)
+    solution: Tensor = torch.linalg.solve_triangular(r, rhs, upper=True)
+    return solution.squeeze(2)

@@ -11,12 +11,14 @@ TINY = 1e-30  # keeps ||f(z) - z|| / ||f(z)|| finite at f(z) = 0; 0 / TINY is 0,
 def norm(z: Tensor) -> Tensor:
     """Return the 2-norm of each sample, (B,), in at least single precision."""
     dtype = torch.float32 if z.dtype.itemsize < 4 else z.dtype
-    return torch.linalg.vector_norm(z.flatten(1), dim=1, dtype=dtype)
+    size: Tensor = torch.linalg.vector_norm(z.flatten(1), dim=1, dtype=dtype)
+    return size
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of each sample, (B,)."""
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return product
 
 
 def relative(residual: Tensor, scale: Tensor) -> Tensor:

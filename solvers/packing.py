@@ -30,10 +30,8 @@ def pack(
     shapes = [t.shape[1:] for t in start]
 
     def split(flat: Tensor, lead: int = 1) -> tuple[Tensor, ...]:
-        parts = flat.split([s.numel() for s in shapes], dim=lead)
-        return tuple(
-            p.reshape(*flat.shape[:lead], *s) for p, s in zip(parts, shapes, strict=True)
-        )
+        parts = torch.split(flat, [s.numel() for s in shapes], dim=lead)
+        return tuple(p.reshape(*flat.shape[:lead], *s) for p, s in zip(parts, shapes, strict=True))
 
     def join(parts: tuple[Tensor, ...]) -> Tensor:
         if len(parts) != len(shapes):
@@ -44,7 +42,8 @@ def pack(
         path = solution.trajectory
         if path is not None:
             path = cast("Any", replace(cast("Trajectory[Any]", path), z=split(path.z, 2)))
-        return cast("Solution[V]", replace(cast("Any", solution), value=split(solution.value), trajectory=path))
+        parts = split(solution.value)
+        return cast("Solution[V]", replace(cast("Any", solution), value=parts, trajectory=path))
 
     if isinstance(problem, Equilibrium):
         f = problem.map

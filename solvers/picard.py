@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .norms import relative
 from .problem import Equilibrium
 from .solver import Solver, State, start
 

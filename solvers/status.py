@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import IntEnum
 
 from torch import Tensor
@@ -39,8 +40,9 @@ _ADVICE = {
 
 def summarize(status: Tensor) -> str:
     """Count the samples of each failing status: "2 reached max_steps (...), 1 became ..."."""
-    codes, counts = status.unique(return_counts=True)
-    found = zip(codes.tolist(), counts.tolist(), strict=True)
+    counts = Counter(status.tolist())
     return ", ".join(
-        f"{count} {Status(code).advice}" for code, count in found if code != Status.CONVERGED
+        f"{counts[code]} {Status(code).advice}"
+        for code in sorted(counts)
+        if code != Status.CONVERGED
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from ..ode import ODE
 from ..packing import pack
 from ..problem import InitialValue
 from ..solution import Solution, V
+from .function import tie
 from .graph import leaves
 
 
@@ -57,8 +57,18 @@ class Adjoint:
                 problem.rows(index), solver, z0[index], replace(found, status=found.status[index])
             )
             return found.value.index_copy(0, index, value)
+        # odeint_adjoint differentiates the field alone, so its inputs are leaf copies: reached
+        # through the condition, a parameter shared with what computed it would count twice.
+        condition = problem.condition or ()
+        originals = (z0, *condition)
+        copies = tuple(x.detach().requires_grad_(x.requires_grad) for x in originals)
+        if problem.condition is not None:
+            problem = replace(problem, condition=copies[1:])
         t = torch.tensor([problem.t0, problem.t1], dtype=z0.dtype, device=z0.device)
-        image = problem(t[0], z0)
-        known = tuple(x for x in problem.condition or () if x.requires_grad)
-        params = tuple({id(p): p for p in (*known, *leaves(image))}.values())
-        return solver.integrate(problem, z0, t, odeint_adjoint, adjoint_params=params)
+        known = {id(x) for x in copies}
+        hidden = tuple(p for p in leaves(problem(t[0], copies[0])) if id(p) not in known)
+        inputs = tuple(x for x in copies[1:] if x.requires_grad)
+        value = solver.integrate(
+            problem, copies[0], t, odeint_adjoint, adjoint_params=(*inputs, *hidden)
+        )
+        return tie((value,), (*copies, *hidden), (*originals, *hidden))[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 
@@ -12,11 +14,11 @@ def leaves(output: Tensor) -> tuple[Tensor, ...]:
     that needs them listed. In the order of first visit.
     """
     found: dict[int, Tensor] = {}
-    seen = {None}
-    queue = [output.grad_fn]
+    seen: set[Any] = {None}
+    queue: list[Any] = [output.grad_fn]
     while queue:
         node = queue.pop()
-        if node in seen or node is None:
+        if node in seen:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)  # on AccumulateGrad nodes alone

@@ -142,6 +142,9 @@ class Continuation(Solver[Equilibrium, PathState]):
             return blank.index_copy(0, index, values)
 
         return Solution(
-            *(spread(v) for v in (found.value, found.status, found.steps, found.evals)),
-            spread(found.residual),
+            value=spread(found.value),
+            status=spread(found.status),
+            steps=spread(found.steps),
+            evals=spread(found.evals),
+            residual=spread(found.residual),
         )

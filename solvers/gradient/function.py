@@ -1,0 +1,177 @@
+"""The project's autograd functions: an implicit root, and a graph over copies of its inputs."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..driver import run
+from ..problem import Equilibrium, check_start
+from ..solver import Solver
+from .graph import leaves
+
+
+class BackwardWarning(UserWarning):
+    """The linear solve of an implicit gradient did not converge for some samples."""
+
+
+def attach(problem: Equilibrium, z: Tensor, solver: Solver[Equilibrium, Any]) -> Tensor:
+    """Return the root z of z = f(z, *condition) with the implicit gradient attached."""
+    check_start(problem, z)
+    condition = problem.condition or ()
+    with torch.enable_grad():
+        root = z.detach().requires_grad_()
+        inputs = tuple(t.detach().requires_grad_(t.requires_grad) for t in condition)
+        image = problem.map(root, *inputs).to(z.dtype)
+    known = {id(t) for t in (root, *inputs)}
+    hidden = tuple(t for t in leaves(image) if id(t) not in known)
+    if image.grad_fn is None:
+        return z
+    call = _Call(problem, solver, root, inputs, image)
+    attached: Tensor = _ImplicitFunction.apply(call, z.detach(), *condition, *hidden)
+    return attached
+
+
+@dataclass
+class _Call:
+    """What one application shares between forward and backward."""
+
+    problem: Equilibrium
+    solver: Solver[Equilibrium, Any]
+    root: Tensor  # z*, a leaf
+    inputs: tuple[Tensor, ...]  # the condition, as leaves
+    image: Tensor  # f(z*), with the graph from the leaves
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """Return J^T u."""
+        (pulled,) = torch.autograd.grad(
+            self.image,
+            self.root,
+            u,
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        return torch.zeros_like(u) if pulled is None else pulled
+
+    def adjoint(self, v: Tensor) -> Tensor:
+        """Return u = J^T u + v, without a graph."""
+        with torch.no_grad():
+            found = run(Equilibrium(lambda u: v + self.vjp(u)), self.solver, v)
+        if not bool(found.converged.all()):
+            warnings.warn(
+                f"Implicit gradient: {found.report()} Its gradient is approximate.",
+                BackwardWarning,
+                stacklevel=2,
+            )
+        return found.value
+
+    def pull(self, u: Tensor, hidden: list[Tensor]) -> list[Tensor | None]:
+        """Return u^T df/dt for each input t of the condition and each hidden parameter."""
+        sources = [*self.inputs, *hidden]
+        wanted = [k for k, tensor in enumerate(sources) if tensor.requires_grad]
+        found = torch.autograd.grad(
+            self.image,
+            [sources[k] for k in wanted],
+            u,
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        gradients: list[Tensor | None] = [None] * len(sources)
+        for k, gradient in zip(wanted, found, strict=True):
+            gradients[k] = gradient
+        return gradients
+
+
+class _ImplicitFunction(torch.autograd.Function):
+    """z* as a function of the condition and of the parameters that the map closes over."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, z: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.call = call
+        out = z.view_as(z)
+        ctx.save_for_backward(out, *tensors)
+        device = z.device.type
+        enabled = torch.is_autocast_enabled(device)
+        ctx.autocast = (device, torch.get_autocast_dtype(device), enabled)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        (v,) = cotangents
+        call: _Call = ctx.call
+        z, *tensors = ctx.saved_tensors
+        condition, hidden = tensors[: len(call.inputs)], tensors[len(call.inputs) :]
+        # Forward and backward must linearise the same map: f in the precision of the forward pass.
+        with torch.autocast(*ctx.autocast):
+            if torch.is_grad_enabled():  # create_graph
+                return None, None, *_differentiable(call, z, v, condition, hidden)
+            return None, None, *call.pull(call.adjoint(v), hidden)
+
+
+def _differentiable(
+    call: _Call, z: Tensor, v: Tensor, condition: list[Tensor], hidden: list[Tensor]
+) -> list[Tensor | None]:
+    """Return the same gradients, as functions of z*, v, the condition and the parameters.
+
+    They are computed on leaf copies, because z* depends on the parameters itself and
+    differentiating f(z*) in them would run through z* again.
+    """
+    root = z.detach().requires_grad_()
+    inputs = tuple(t.detach().requires_grad_(t.requires_grad) for t in condition)
+    cotangent = v.detach().requires_grad_()
+    image = call.problem.map(root, *inputs).to(z.dtype)
+    copy = replace(call, root=root, inputs=inputs, image=image)
+    linear = Equilibrium(lambda u, v: v + copy.vjp(u), (cotangent,))
+    u = attach(linear, copy.adjoint(v.detach()), call.solver)
+    gradients = copy.pull(u, hidden)
+    present = [k for k, gradient in enumerate(gradients) if gradient is not None]
+    outputs = tuple(g for g in gradients if g is not None)
+    if outputs:
+        tied = tie(outputs, (root, cotangent, *inputs, *hidden), (z, v, *condition, *hidden))
+        for k, gradient in zip(present, tied, strict=True):
+            gradients[k] = gradient
+    return gradients
+
+
+def tie(
+    outputs: tuple[Tensor, ...], copies: tuple[Tensor, ...], originals: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Return the outputs as functions of the originals, by their gradient in the copies.
+
+    `outputs` are computed from `copies`, leaf tensors (a parameter may be its own copy), each of
+    which stands for the original at its place.
+    """
+    tied: tuple[Tensor, ...] = _Tie.apply((outputs, copies), *originals)
+    return tied
+
+
+class _Tie(torch.autograd.Function):
+    """The outputs of a graph over copies, as functions of the originals."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: Any, *originals: Tensor) -> Any:
+        ctx.outputs, ctx.copies = graph
+        return tuple(output.detach().clone() for output in ctx.outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        wanted = [k for k, tensor in enumerate(ctx.copies) if tensor.requires_grad]
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                ctx.outputs,
+                [ctx.copies[k] for k in wanted],
+                cotangents,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        gradients: list[Tensor | None] = [None] * len(ctx.copies)
+        for k, gradient in zip(wanted, found, strict=True):
+            gradients[k] = gradient
+        return None, *gradients
