@@ -1,0 +1,294 @@
+"""Layers whose output is the answer to an equation."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from solvers import (
+    ODE,
+    Anderson,
+    Equilibrium,
+    Gradient,
+    Implicit,
+    InitialValue,
+    Solution,
+    SolveError,
+    Solver,
+    Unroll,
+    solve,
+)
+
+OnFailure = Literal["warn", "raise", "ignore"]
+
+HORIZON = 5.0
+"""How long a flow with a rest point runs: a slowest mode e^-t has then decayed to below 1%."""
+
+
+class ConvergenceWarning(UserWarning):
+    """Some samples of a layer's output did not converge; the message is `Solution.report()`."""
+
+
+class Layer(nn.Module):
+    """A cell, where its solves start, and what is done about samples that fail.
+
+    `layer(x)` returns the answer as a tensor and acts on failures by `on_failure`. `layer.solve`
+    returns the `Solution`, which carries every sample's status, and neither warns nor raises.
+
+    Arguments:
+        cell: a module `cell(z, x)`; see `homotopy_deq.cells` for what else it may define.
+        on_failure: what `layer(x)` does if a sample did not converge: "warn" (a
+            `ConvergenceWarning`), "raise" (a `SolveError`) or "ignore".
+    """
+
+    solver: Solver[Any, Any]
+    gradient: Gradient[Any]
+    t1: float
+    rest_point: bool = True
+    polish: Solver[Equilibrium, Any] | None = None
+
+    def __init__(self, cell: nn.Module, on_failure: OnFailure) -> None:
+        super().__init__()
+        if not isinstance(cell, nn.Module):
+            raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {cell!r}.")
+        if on_failure not in get_args(OnFailure):
+            raise ValueError(
+                f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
+            )
+        self.cell = cell
+        self.on_failure = on_failure
+
+    @abstractmethod
+    def answer(
+        self,
+        condition: tuple[Tensor, ...],
+        z0: Tensor | Solution[Tensor],
+        *,
+        record: bool = False,
+    ) -> Solution[Tensor]:
+        """Solve the layer's equation for a condition from a start, with the gradient attached."""
+
+    def with_solver(
+        self,
+        solver: Solver[Any, Any],
+        gradient: Gradient[Any] | None = None,
+        *,
+        t1: float | None = None,
+        polish: Solver[Equilibrium, Any] | None = None,
+    ) -> Layer:
+        """Return a layer with this cell, its weights shared, and another forward pass.
+
+        A solver of initial value problems gives a `FlowLayer`: of an `ImplicitLayer`, the flow
+        dz/dt = f(z; x) - z that rests at its equilibrium. Any other solver gives an
+        `ImplicitLayer`.
+
+        Arguments:
+            solver: the other path.
+            gradient: by default this layer's, where it fits the other equation, else the other
+                layer's default.
+            t1, polish: settings of the flow, see `FlowLayer`; this layer's by default.
+
+        Raises:
+            TypeError: this flow has no rest point, and the solver is one of equilibria.
+        """
+        flows = _answers(solver) is InitialValue
+        if not flows and not self.rest_point:
+            raise TypeError(
+                f"{type(solver).__name__} finds equilibria, and dz/dt = f(z; x) (rest_point=False) "
+                "nears none: nothing is at rest at z(1), where the root mean square of a field "
+                "that ends in a normalisation is about 1. Train with rest_point=True, which "
+                "integrates dz/dt = f(z; x) - z, or use an ODE solver."
+            )
+        if not flows and polish is not None:
+            raise TypeError("polish follows a flow; a fixed-point solver has its own tolerance.")
+        t1 = self.t1 if t1 is None else t1
+        polish = polish or self.polish
+        at_root = not flows or polish is not None
+        if gradient is None and at_root == self.ends_at_root:
+            gradient = self.gradient
+        settings: dict[str, Any] = {"t1": t1, "on_failure": self.on_failure}
+        other: Layer
+        if flows:
+            settings |= {"rest_point": self.rest_point, "polish": polish}
+            other = FlowLayer(self.cell, solver, gradient, **settings)
+        else:
+            other = ImplicitLayer(self.cell, solver, gradient or Implicit(), **settings)
+        other.training = self.training  # train() would walk over the shared cell
+        return other
+
+    @property
+    def ends_at_root(self) -> bool:
+        """Whether the answer is an equilibrium, so that `Implicit` can differentiate it."""
+        return self.polish is not None or not isinstance(self, FlowLayer)
+
+    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what the cell is iterated with: once per solve, so it may draw a mask."""
+        make: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(self.cell, "condition", None)
+        return make(x) if callable(make) else (x,)
+
+    def initial(self, x: Tensor) -> Tensor:
+        """Return the start of a solve: the cell's, or zero of x's shape."""
+        make: Callable[[Tensor], Tensor] | None = getattr(self.cell, "initial", None)
+        z0 = make(x) if callable(make) else torch.zeros_like(x)
+        # Autocast leaves x in half precision; the state is kept in single, as weights are.
+        lowered = isinstance(z0, Tensor) and torch.is_autocast_enabled(z0.device.type)
+        return z0.float() if lowered and z0.dtype.itemsize < 4 else z0
+
+    def solve(
+        self, x: Tensor, z0: Tensor | Solution[Tensor] | None = None, *, record: bool = False
+    ) -> Solution[Tensor]:
+        """Return the solution for the condition x, its gradient attached to `value`.
+
+        Arguments:
+            x: the condition, (B, ...).
+            z0: the start, (B, ...), or an earlier `Solution`; the cell's own by default.
+            record: keep the iterates in `Solution.trajectory`.
+        """
+        return self.answer(self.condition(x), self.initial(x) if z0 is None else z0, record=record)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the answer for the condition x."""
+        return self.accept(self.solve(x))
+
+    def accept(self, solution: Solution[Tensor]) -> Tensor:
+        """Return a solution's value; if a sample failed, first do what `on_failure` says."""
+        if self.on_failure != "ignore" and not bool(solution.converged.all()):
+            if self.on_failure == "raise":
+                raise SolveError(solution)
+            warnings.warn(solution.report(), ConvergenceWarning, stacklevel=2)
+        return solution.value
+
+    def extra_repr(self) -> str:
+        """Show the settings in `print(layer)`."""
+        names = ("solver", "gradient", "t1", "rest_point", "polish", "on_failure")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+class ImplicitLayer(Layer):
+    """Return the equilibrium z* = f(z*; x) of a cell f.
+
+    Arguments:
+        cell: a module `cell(z, x)` -> Tensor of z's shape. Row i may depend on row i alone.
+        solver: the path to the equilibrium.
+        gradient: how the answer is differentiated, whatever the path was.
+        on_failure: see `Layer`.
+        t1: where a flow ends that `with_solver` puts in the solver's place.
+
+    Example:
+        >>> layer = ImplicitLayer(DenseCell(8, 16), solver=Broyden())
+        >>> layer(torch.randn(4, 8)).shape
+        torch.Size([4, 16])
+    """
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        solver: Solver[Equilibrium, Any] = Anderson(),  # noqa: B008  (frozen)
+        gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
+        *,
+        t1: float = HORIZON,
+        on_failure: OnFailure = "warn",
+    ) -> None:
+        super().__init__(cell, on_failure)
+        _check_answers(solver, Equilibrium, "FlowLayer")
+        self.solver = solver
+        self.gradient = gradient
+        self.t1 = t1
+
+    def answer(
+        self,
+        condition: tuple[Tensor, ...],
+        z0: Tensor | Solution[Tensor],
+        *,
+        record: bool = False,
+    ) -> Solution[Tensor]:
+        """Solve z = f(z, *condition) from z0, with the gradient attached."""
+        problem = Equilibrium(self.cell, condition)
+        return self.gradient.apply(problem, self.solver, z0, record=record)
+
+
+class FlowLayer(Layer):
+    """Return z(t1) of the flow of a cell f:
+
+        dz/dt = f(z; x) - z  (with a rest point: z(t1) nears the equilibrium z* = f(z*; x)),
+        dz/dt = f(z; x)      (without one: neural ODEs, HomoODE as published).
+
+    Arguments:
+        cell: a module `cell(z, x)` -> Tensor of z's shape.
+        solver: the integrator.
+        gradient: how the answer is differentiated: `Unroll()` or `Adjoint()`; with `polish` any
+            gradient of an `Equilibrium`. By default `Unroll()`, with `polish` `Implicit()`.
+        rest_point: which of the two flows.
+        t1: where the flow ends; by default 5 with a rest point, 1 without.
+        polish: a solver that takes z(t1) to the equilibrium, so that the layer's answer is the
+            root. The flow only finds the start then, and no gradient goes through it.
+        on_failure: see `Layer`.
+    """
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        solver: Solver[InitialValue, Any] = ODE(),  # noqa: B008  (frozen)
+        gradient: Gradient[Any] | None = None,
+        *,
+        rest_point: bool = True,
+        t1: float | None = None,
+        polish: Solver[Equilibrium, Any] | None = None,
+        on_failure: OnFailure = "warn",
+    ) -> None:
+        super().__init__(cell, on_failure)
+        _check_answers(solver, InitialValue, "ImplicitLayer")
+        if polish is not None:
+            _check_answers(polish, Equilibrium, "FlowLayer")
+            if not rest_point:
+                raise TypeError("polish needs rest_point=True: dz/dt = f(z; x) has no equilibrium.")
+        self.solver = solver
+        self.gradient = gradient or (Unroll() if polish is None else Implicit())
+        self.rest_point = rest_point
+        self.t1 = (HORIZON if rest_point else 1.0) if t1 is None else t1
+        self.polish = polish
+
+    def field(self, t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
+        """Evaluate dz/dt."""
+        velocity: Tensor = self.cell(z, *condition)
+        return velocity - z if self.rest_point else velocity
+
+    def answer(
+        self,
+        condition: tuple[Tensor, ...],
+        z0: Tensor | Solution[Tensor],
+        *,
+        record: bool = False,
+    ) -> Solution[Tensor]:
+        """Integrate from z0 to t1, and polish; with the gradient attached.
+
+        With `polish`, steps and evaluations are those of both parts and a recorded trajectory
+        is the flow's.
+        """
+        flow = InitialValue(self.field, 0.0, self.t1, condition)
+        if self.polish is None:
+            return self.gradient.apply(flow, self.solver, z0, record=record)
+        near = solve(flow, self.solver, z0, record=record)
+        root = self.gradient.apply(Equilibrium(self.cell, condition), self.polish, near)
+        steps, evals = near.steps + root.steps, near.evals + root.evals
+        return replace(root, steps=steps, evals=evals, trajectory=near.trajectory)
+
+
+def _answers(solver: object) -> type[Equilibrium] | type[InitialValue]:
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a Solver such as Anderson() or ODE(); got {solver!r}.")
+    return solver.answers
+
+
+def _check_answers(solver: object, wanted: type, instead: str) -> None:
+    if _answers(solver) is not wanted:
+        raise TypeError(
+            f"{type(solver).__name__} answers an {_answers(solver).__name__}, where an "
+            f"{wanted.__name__} is solved. Use {instead}, or another solver."
+        )
