@@ -1,0 +1,100 @@
+"""Neural ODEs, plain and augmented: the condition enters through the initial point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from solvers import ODE, Gradient, Solver
+
+from ..cells import ConvField
+from ..layers import FlowLayer, OnFailure
+from .image import ImageModel, Statistic
+
+
+class AugmentedNeuralODE(ImageModel):
+    """Classify by z(horizon) of dz/dt = f(z), z(0) = (x, 0), with a `ConvField` f.
+
+    It has no equilibrium that depends on x, so `with_solver` takes an `ODE` alone.
+
+    Arguments:
+        shape, num_classes, hidden, head, groups, dropout, mean, std, on_failure: as in `HomoODE`.
+        augment: channels added to the `hidden` ones of x.
+        horizon: where the flow ends.
+        solver: an `ODE`; dopri5 at 1e-3 by default.
+        gradient: `Unroll()` by default, or `Adjoint()`.
+
+    References:
+        E. Dupont, A. Doucet, Y. W. Teh (2019), Augmented neural ODEs.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        *,
+        hidden: int = 64,
+        augment: int = 16,
+        head: int = 256,
+        groups: int = 32,
+        dropout: float = 0.1,
+        mean: Statistic = 0.0,
+        std: Statistic = 1.0,
+        horizon: float = 1.0,
+        solver: Solver[Any, Any] | None = None,
+        gradient: Gradient[Any] | None = None,
+        on_failure: OnFailure = "warn",
+    ) -> None:
+        super().__init__(
+            shape,
+            num_classes,
+            hidden=hidden,
+            augment=augment,
+            head=head,
+            groups=groups,
+            mean=mean,
+            std=std,
+        )
+        field = ConvField(hidden, augment=augment, groups=groups, dropout=dropout)
+        flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
+        self.layer = flow.with_solver(solver or ODE(), gradient)
+        self.config |= {
+            "augment": augment,
+            "dropout": dropout,
+            "horizon": horizon,
+            "on_failure": on_failure,
+        }
+
+
+class NeuralODE(ImageModel):
+    """Classify by z(horizon) of dz/dt = f(z), z(0) = x, with a `ConvField` f.
+
+    Arguments as in `AugmentedNeuralODE`, without `augment`.
+
+    References:
+        R. T. Q. Chen et al. (2018), Neural ordinary differential equations.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        *,
+        hidden: int = 64,
+        head: int = 256,
+        groups: int = 32,
+        dropout: float = 0.1,
+        mean: Statistic = 0.0,
+        std: Statistic = 1.0,
+        horizon: float = 1.0,
+        solver: Solver[Any, Any] | None = None,
+        gradient: Gradient[Any] | None = None,
+        on_failure: OnFailure = "warn",
+    ) -> None:
+        super().__init__(
+            shape, num_classes, hidden=hidden, head=head, groups=groups, mean=mean, std=std
+        )
+        field = ConvField(hidden, groups=groups, dropout=dropout)
+        flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
+        self.layer = flow.with_solver(solver or ODE(), gradient)
+        self.config |= {"dropout": dropout, "horizon": horizon, "on_failure": on_failure}

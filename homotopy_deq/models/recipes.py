@@ -1,0 +1,61 @@
+"""Sizes and schedules that go with each data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a data set that differ between data sets.
+
+    Arguments:
+        hidden, head: channels of the state and of the head.
+        groups: at most so many groups in each GroupNorm.
+        dropout: probability of dropping a channel, one mask per solve.
+        start_every: the initial point takes a step every so many batches.
+        start_lr: learning rate of the initial point's own SGD.
+        flip: probability of a horizontal flip.
+        pad: pixels of black around an image before it is cropped at random.
+    """
+
+    hidden: int = 64
+    head: int = 256
+    groups: int = 32
+    dropout: float = 0.1
+    start_every: int = 20
+    start_lr: float = 0.02
+    flip: float = 0.0
+    pad: int = 0
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Return what a model's constructor takes of this."""
+        return {
+            "hidden": self.hidden,
+            "head": self.head,
+            "groups": self.groups,
+            "dropout": self.dropout,
+        }
+
+
+# CIFAR and Tiny-ImageNet: the release of Ding et al. (2023). The others are ours: smaller models
+# for grey images, no flips where a mirrored image is another class or none.
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "digits": Recipe(hidden=32, head=128, groups=8, start_every=5),
+        "mnist": Recipe(hidden=32, head=128, groups=8, pad=2),
+        "fashion-mnist": Recipe(hidden=32, head=128, groups=8, flip=0.5, pad=2),
+        "svhn": Recipe(pad=4),
+        "cifar10": Recipe(flip=0.2, pad=4),
+        "cifar100": Recipe(
+            hidden=128, head=512, dropout=0.15, start_every=5, start_lr=0.01, flip=0.5, pad=4
+        ),
+        "tiny-imagenet": Recipe(
+            hidden=128, head=512, groups=8, dropout=0.15, start_lr=0.05, flip=0.5, pad=8
+        ),
+    }
+)
+"""Recipes by the name of the data set; `Recipe()` suits any other."""
