@@ -1,0 +1,62 @@
+"""Implicit layers for PyTorch: one equation, many paths to its answer, one gradient."""
+
+from __future__ import annotations
+
+from . import _origin as _origin  # isort: skip  (before anything imports solvers)
+
+from solvers import (
+    ODE,
+    Adjoint,
+    Anderson,
+    Broyden,
+    Continuation,
+    Equilibrium,
+    Implicit,
+    InitialValue,
+    NewtonKrylov,
+    Phantom,
+    Picard,
+    PseudoTransient,
+    Solution,
+    SolveError,
+    Status,
+    SteadyState,
+    Then,
+    Unroll,
+    solve,
+)
+
+from .layers import ConvergenceWarning, FlowLayer, ImplicitLayer
+from .models import DEQ, AugmentedNeuralODE, HomoODE, NeuralODE
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEQ",
+    "ODE",
+    "Adjoint",
+    "Anderson",
+    "AugmentedNeuralODE",
+    "Broyden",
+    "Continuation",
+    "ConvergenceWarning",
+    "Equilibrium",
+    "FlowLayer",
+    "HomoODE",
+    "Implicit",
+    "ImplicitLayer",
+    "InitialValue",
+    "NeuralODE",
+    "NewtonKrylov",
+    "Phantom",
+    "Picard",
+    "PseudoTransient",
+    "Solution",
+    "SolveError",
+    "Status",
+    "SteadyState",
+    "Then",
+    "Unroll",
+    "__version__",
+    "solve",
+]
