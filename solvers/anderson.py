@@ -2,70 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .norms import TINY, norm
+from .norms import TINY
 from .problem import Equilibrium
 from .solver import Solver, State
 
-VOID = 1e30
+VOID = 1e30  # added to a squared residual, so large that its slot gets no weight
 
 
 @dataclass(frozen=True)
 class AndersonState(State):
-    """Beside z and f(z): the last m evaluations and the Gram matrix of their residuals.
+    """Beside z and f(z): the last m evaluations.
 
     Arguments:
         images: f(z_i), (B, m, n).
         gaps: F_i = f(z_i) - z_i, (B, m, n).
-        gram: <F_i, F_j>, the diagonal regularised, (B, m, m); VOID on the diagonal of an unused
-            slot, whose weight then vanishes.
-        best: smallest ||F|| since the last restart, (B,).
+        void: VOID in the slots that a sample has forgotten and 0 elsewhere, (B, m); None until a
+            sample restarts.
+        size: ||F(z)||, (B,).
+        best: smallest ||F|| at a mixing step since the last restart, (B,).
         count: evaluations written so far, shared by the batch.
     """
 
     images: Tensor
     gaps: Tensor
-    gram: Tensor
+    void: Tensor | None
+    size: Tensor
     best: Tensor
     count: int
 
 
 @dataclass(frozen=True)
 class Anderson(Solver[Equilibrium, AndersonState]):
-    """Minimise the residual over the span of the last `memory` differences, then step.
+    """Minimise the residual over the last iterates, then step.
 
-    With F = f(z) - z, differences dF_i of the last steps and gamma = argmin ||F - dF gamma||:
+    With F_i = f(z_i) - z_i at the last `memory` iterates, and weights alpha that sum to 1:
 
-        z <- (f - df gamma) - (1 - damping) (F - dF gamma).
+        alpha = argmin ||sum alpha_i F_i||,   z <- sum alpha_i (z_i + damping F_i).
 
-    The differences are kept orthonormal by a truncated Gram-Schmidt process, so that gamma is an
-    inner product and no small system is solved; on symmetric linear maps this has the memory of
-    the full method. A new difference is dropped where what is left of it after projection is
-    below `regularization` of it: the regularisation is relative to the Gram matrix, so scaling
-    the problem changes nothing. A sample whose residual grows by `growth` over its best forgets
-    its differences and goes on with a Picard step. One evaluation a step.
+    alpha solves a system in the Gram matrix of the F_i whose diagonal is raised by the factor
+    1 + regularization: relative to the matrix, so scaling the problem changes nothing. Only every
+    `period`-th step mixes and the others are Picard steps, whose evaluations are mixed too: the
+    Krylov space is the same at a part of the cost. A sample whose residual has grown by `growth`
+    over its best forgets its past and goes on with a Picard step. One evaluation a step.
 
     Arguments:
-        memory: number m of differences; m n numbers a sample are stored twice.
+        memory: number m of evaluations kept; 2 m n numbers a sample.
         damping: mixing beta in (0, 1].
-        regularization: smallest share of a difference that must be new to be kept.
+        regularization: relative increase of the Gram matrix's diagonal.
         growth: residual growth over the best that makes a sample restart.
+        period: steps from one mixing to the next; 1 mixes in every step.
 
     References:
         D. G. Anderson (1965), Iterative procedures for nonlinear integral equations.
         H. Walker, P. Ni (2011), Anderson acceleration for fixed-point iterations.
-        Z. Tang, T. Xu, H. He, Y. Saad, Y. Xi (2024), Anderson acceleration with truncated
-        Gram-Schmidt.
+        A. Banerjee, P. Suryanarayana, J. Pask (2016), Periodic Pulay method.
     """
 
     memory: int = 6
     damping: float = 1.0
     regularization: float = 1e-8
     growth: float = 2.0
+    period: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,65 +79,79 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             raise ValueError(f"regularization must be in [0, 1); got {self.regularization}.")
         if not self.growth > 1:
             raise ValueError(f"growth must be above 1; got {self.growth}.")
+        if self.period < 1:
+            raise ValueError(f"period must be at least 1; got {self.period}.")
 
     @property
     def compacts_below(self) -> float:
         return 0.5  # the history is copied
 
     def init(self, problem: Equilibrium, z0: Tensor) -> AndersonState:
-        fz = problem(z0)
-        n = fz[0].numel()
-        memory = min(self.memory, n + 1)
-        images, gaps = fz.new_zeros(2, fz.shape[0], memory, n).unbind()
-        gram = VOID * torch.eye(memory, dtype=fz.dtype, device=fz.device).repeat(fz.shape[0], 1, 1)
-        return self._append(z0, fz, images, gaps, gram, None, 0)
+        batch, n = z0.shape[0], z0[0].numel()
+        images, gaps = z0.new_zeros(2, batch, self.memory, n).unbind()
+        state = self._evaluate(problem, z0, images, gaps, None, None, 0)
+        return replace(state, best=state.size)
 
     def step(self, problem: Equilibrium, state: AndersonState) -> AndersonState:
-        ones = torch.ones_like(state.gram[:, :1])
-        alpha = torch.linalg.solve_ex(state.gram, ones, left=False)[0]
-        alpha = alpha / alpha.sum(2, keepdim=True)
-        z = torch.bmm(alpha, state.images)
-        if self.damping != 1:
-            z = torch.baddbmm(z, alpha, state.gaps, alpha=self.damping - 1)
-        z = z.view_as(state.z)
-        return self._append(
-            z, problem(z), state.images, state.gaps, state.gram, state.best, state.count
-        )
+        if state.count % self.period:
+            best, void, z = state.best, state.void, state.fz
+        else:
+            best, void = self._restart(state)
+            z = self._mix(state, void).view_as(state.z)
+        return self._evaluate(problem, z, state.images, state.gaps, void, best, state.count)
 
-    def _append(
+    def _mix(self, state: AndersonState, void: Tensor | None) -> Tensor:
+        """Return sum alpha_i (z_i + damping F_i), (B, 1, n), with the Gram system's alpha."""
+        used = min(state.count, self.memory)
+        images, gaps = state.images[:, :used], state.gaps[:, :used]
+        gram = torch.bmm(gaps, gaps.mT)
+        gram.diagonal(dim1=1, dim2=2).mul_(1 + self.regularization).add_(TINY)
+        if void is not None:
+            gram = gram + torch.diag_embed(void[:, :used])
+        alpha = torch.linalg.solve_ex(gram, gram.new_ones(*gram.shape[:2], 1))[0]
+        alpha = (alpha / alpha.sum(1, keepdim=True)).mT
+        z = torch.bmm(alpha, images)
+        if self.damping != 1:
+            z = torch.baddbmm(z, alpha, gaps, alpha=self.damping - 1)
+        return z
+
+    def _restart(self, state: AndersonState) -> tuple[Tensor, Tensor | None]:
+        """Return best and void, after the samples whose residual grew have forgotten their past."""
+        growth = state.size / state.best
+        best = torch.minimum(state.size, state.best)
+        if float(growth.detach().max()) <= self.growth:
+            return best, state.void
+        grew = growth > self.growth
+        void = (
+            state.gaps.new_zeros(grew.shape[0], self.memory) if state.void is None else state.void
+        )
+        void = torch.where(grew[:, None], VOID, void)
+        void[:, (state.count - 1) % self.memory] = 0
+        return torch.where(grew, state.size, best), void
+
+    def _evaluate(
         self,
+        problem: Equilibrium,
         z: Tensor,
-        fz: Tensor,
         images: Tensor,
         gaps: Tensor,
-        gram: Tensor,
+        void: Tensor | None,
         best: Tensor | None,
         count: int,
     ) -> AndersonState:
+        """Evaluate f at z and put the result in the place of the oldest."""
+        fz = problem(z)
         image, gap = fz.flatten(1), (fz - z).flatten(1)
-        slot = count % gram.shape[1]
+        size = torch.linalg.vector_norm(gap, dim=1)
+        residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
+        slot = count % self.memory
         images, gaps = _write(images, slot, image), _write(gaps, slot, gap)
-        row = torch.bmm(gap.unsqueeze(1), gaps.mT).squeeze(1)
-        size = row[:, slot].sqrt()
-        row[:, slot] *= 1 + self.regularization
-        gram = _write(gram, slot, row)
-        gram[:, :, slot] = row
-        residual = size / norm(image).clamp_min(TINY)
-        if best is None:
-            best = size
-        growth = size / best
-        best = torch.minimum(size, best)
-        if float(growth.detach().max()) > self.growth:
-            grew = growth > self.growth
-            fresh = torch.full_like(gram, 0)
-            fresh.diagonal(dim1=1, dim2=2).fill_(VOID)
-            fresh[:, slot, slot] = row[:, slot]
-            gram = torch.where(grew[:, None, None], fresh, gram)
-            best = torch.where(grew, size, best)
-        return AndersonState(z, fz, residual, images, gaps, gram, best, count + 1)
+        void = None if void is None else _write(void, slot, 0.0)
+        best = size if best is None else best
+        return AndersonState(z, fz, residual, images, gaps, void, size, best, count + 1)
 
 
-def _write(buffer: Tensor, slot: int, value: Tensor) -> Tensor:
+def _write(buffer: Tensor, slot: int, value: Tensor | float) -> Tensor:
     """Put a value into a slot, in place unless autograd is watching."""
     if torch.is_grad_enabled():
         buffer = buffer.clone()

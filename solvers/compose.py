@@ -37,8 +37,9 @@ class Then(Solver[Equilibrium, ThenState]):
     """Try solvers in turn; each receives only the samples that the ones before failed on.
 
     A solver begins at the start, as if it were alone, but at the best answer so far where that
-    one has all but converged: a failed iterate is seldom a better start than the start. `Solution.steps` is the number of solvers that a sample saw, so
-    `steps == k` says who solved it; the tolerances are those of the solvers.
+    one has all but converged: a failed iterate is seldom a better start than the start.
+    `Solution.steps` is the number of solvers that a sample saw: `steps == k` means that the k-th
+    solved it. The tolerances are those of the solvers.
 
     Arguments:
         *solvers: at least one solver of an `Equilibrium`.

@@ -115,8 +115,9 @@ class _Results:
 
     def __init__(self, z0: Tensor) -> None:
         batch = z0.shape[0]
-        self.value = z0
-        self.residual = torch.full((batch,), float("inf"), device=z0.device)
+        self.value = z0.clone()
+        dtype = torch.promote_types(z0.dtype, torch.float32)
+        self.residual = torch.full((batch,), float("inf"), dtype=dtype, device=z0.device)
         self.status = np.zeros(batch, np.int8)
         self.steps = np.zeros(batch, np.int64)
         self.evals = np.zeros(batch, np.int64)
@@ -137,9 +138,8 @@ class _Results:
         usable = codes[rows] != Status.NONFINITE
         source = torch.from_numpy(rows[usable]).to(state.z.device)
         target = torch.from_numpy(full[usable]).to(state.z.device)
-        self.value = self.value.index_copy(0, target, state.z[source])
-        self.residual = self.residual.to(state.residual.dtype)
-        self.residual = self.residual.index_copy(0, target, state.residual[source])
+        self.value = _put(self.value, target, state.z.index_select(0, source))
+        self.residual = _put(self.residual, target, state.residual.index_select(0, source))
         return True
 
     def compact(self, like: Tensor) -> Tensor:
@@ -166,3 +166,10 @@ class _Results:
             torch.from_numpy(book).to(device) for book in (self.status, self.steps, self.evals)
         )
         return Solution(self.value, status, steps, counts, self.residual, trajectory)
+
+
+def _put(full: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Write rows into a tensor, in place unless autograd is watching."""
+    if torch.is_grad_enabled():
+        return full.index_copy(0, target, rows.to(full.dtype))
+    return full.index_copy_(0, target, rows.to(full.dtype))

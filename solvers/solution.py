@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -77,6 +77,6 @@ class Solution(Generic[V]):
 class SolveError(RuntimeError):
     """Some samples did not converge; `.solution` holds what was computed."""
 
-    def __init__(self, solution: Solution[Tensor] | Solution[tuple[Tensor, ...]]) -> None:
+    def __init__(self, solution: Solution[Any]) -> None:
         super().__init__(solution.report())
         self.solution = solution

@@ -161,7 +161,7 @@ class _Tie(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         wanted = [k for k, tensor in enumerate(ctx.copies) if tensor.requires_grad]
         with torch.enable_grad():
             found = torch.autograd.grad(
