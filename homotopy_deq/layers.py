@@ -43,17 +43,17 @@ class Layer(nn.Module):
 
     Arguments:
         cell: a module `cell(z, x)`; see `homotopy_deq.cells` for what else it may define.
+        t1: where the flow ends, or where one ends that `with_solver` puts in its place.
         on_failure: what `layer(x)` does if a sample did not converge: "warn" (a
             `ConvergenceWarning`), "raise" (a `SolveError`) or "ignore".
     """
 
     solver: Solver[Any, Any]
     gradient: Gradient[Any]
-    t1: float
     rest_point: bool = True
     polish: Solver[Equilibrium, Any] | None = None
 
-    def __init__(self, cell: nn.Module, on_failure: OnFailure) -> None:
+    def __init__(self, cell: nn.Module, t1: float, on_failure: OnFailure) -> None:
         super().__init__()
         if not isinstance(cell, nn.Module):
             raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {cell!r}.")
@@ -61,7 +61,10 @@ class Layer(nn.Module):
             raise ValueError(
                 f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
             )
+        if not t1 > 0:
+            raise ValueError(f"t1 must be above 0; got {t1}.")
         self.cell = cell
+        self.t1 = t1
         self.on_failure = on_failure
 
     @abstractmethod
@@ -195,11 +198,10 @@ class ImplicitLayer(Layer):
         t1: float = HORIZON,
         on_failure: OnFailure = "warn",
     ) -> None:
-        super().__init__(cell, on_failure)
+        super().__init__(cell, t1, on_failure)
         _check_answers(solver, Equilibrium, "FlowLayer")
         self.solver = solver
         self.gradient = gradient
-        self.t1 = t1
 
     def answer(
         self,
@@ -242,7 +244,8 @@ class FlowLayer(Layer):
         polish: Solver[Equilibrium, Any] | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        super().__init__(cell, on_failure)
+        end = (HORIZON if rest_point else 1.0) if t1 is None else t1
+        super().__init__(cell, end, on_failure)
         _check_answers(solver, InitialValue, "ImplicitLayer")
         if polish is not None:
             _check_answers(polish, Equilibrium, "FlowLayer")
@@ -251,7 +254,6 @@ class FlowLayer(Layer):
         self.solver = solver
         self.gradient = gradient or (Unroll() if polish is None else Implicit())
         self.rest_point = rest_point
-        self.t1 = (HORIZON if rest_point else 1.0) if t1 is None else t1
         self.polish = polish
 
     def field(self, t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:

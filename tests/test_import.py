@@ -9,27 +9,11 @@ import homotopy_deq
 import solvers
 
 ROOT = Path(__file__).parents[1]
-NAMES = [
-    "Equilibrium",
-    "InitialValue",
-    "solve",
-    "Solution",
-    "Status",
-    "SolveError",
-    "Picard",
-    "Anderson",
-    "Broyden",
-    "NewtonKrylov",
-    "PseudoTransient",
-    "SteadyState",
-    "ODE",
-    "Continuation",
-    "Then",
-    "Implicit",
-    "Phantom",
-    "Unroll",
-    "Adjoint",
-]
+NAMES = (
+    "Equilibrium", "InitialValue", "solve", "Solution", "Status", "SolveError",
+    "Picard", "Anderson", "Broyden", "NewtonKrylov", "PseudoTransient", "SteadyState", "ODE",
+    "Continuation", "Then", "Implicit", "Phantom", "Unroll", "Adjoint",
+)  # fmt: skip
 LAYERS = ["ImplicitLayer", "FlowLayer", "HomoODE", "DEQ", "NeuralODE", "AugmentedNeuralODE"]
 
 

@@ -90,7 +90,7 @@ def test_residual_penalty_is_the_mean_square_of_the_relative_residual() -> None:
 def test_residual_penalty_vanishes_at_an_equilibrium() -> None:
     cell, x = DenseCell(3, 4).double(), torch.randn(2, 3).double()
     z = ImplicitLayer(cell, Anderson(rtol=1e-10))(x)
-    assert float(residual_penalty(cell, z, x)) < 1e-19  # the square of rtol, near enough
+    assert residual_penalty(cell, z, x).item() < 1e-19  # the square of rtol, near enough
 
 
 def test_no_samples_is_an_error() -> None:

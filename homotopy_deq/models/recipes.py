@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
+
+MODEL = ("hidden", "head", "groups", "dropout")
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Recipe:
         hidden, head: channels of the state and of the head.
         groups: at most so many groups in each GroupNorm.
         dropout: probability of dropping a channel, one mask per solve.
+        lr: Adam's learning rate.
+        residual_penalty: weight of the residual penalty, for models that have an equilibrium.
         start_every: the initial point takes a step every so many batches.
         start_lr: learning rate of the initial point's own SGD.
         flip: probability of a horizontal flip.
@@ -26,6 +30,8 @@ class Recipe:
     head: int = 256
     groups: int = 32
     dropout: float = 0.1
+    lr: float = 1e-3
+    residual_penalty: float = 0.1
     start_every: int = 20
     start_lr: float = 0.02
     flip: float = 0.0
@@ -33,20 +39,19 @@ class Recipe:
 
     def model_arguments(self) -> dict[str, Any]:
         """Return what a model's constructor takes of this."""
-        return {
-            "hidden": self.hidden,
-            "head": self.head,
-            "groups": self.groups,
-            "dropout": self.dropout,
-        }
+        return {name: getattr(self, name) for name in MODEL}
+
+    def training_arguments(self) -> dict[str, Any]:
+        """Return the rest, which says how to train."""
+        return {k: v for k, v in asdict(self).items() if k not in MODEL}
 
 
 # CIFAR and Tiny-ImageNet: the release of Ding et al. (2023). The others are ours: smaller models
 # for grey images, no flips where a mirrored image is another class or none.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "digits": Recipe(hidden=32, head=128, groups=8, start_every=5),
-        "mnist": Recipe(hidden=32, head=128, groups=8, pad=2),
+        "digits": Recipe(hidden=32, head=128, groups=8, lr=3e-3, start_every=5, start_lr=1.0),
+        "mnist": Recipe(hidden=32, head=128, groups=8, start_lr=0.5, pad=2),
         "fashion-mnist": Recipe(hidden=32, head=128, groups=8, flip=0.5, pad=2),
         "svhn": Recipe(pad=4),
         "cifar10": Recipe(flip=0.2, pad=4),

@@ -282,5 +282,7 @@ def test_recipes_fit_the_models() -> None:
         assert isinstance(recipe, Recipe), name
         for kind in MODELS:
             kind(**recipe.model_arguments())
+        apart = recipe.model_arguments() | recipe.training_arguments()
+        assert Recipe(**apart) == recipe
     cifar10 = HomoODE(**RECIPES["cifar10"].model_arguments())
     assert count(cifar10.task_parameters()) == 132_938
