@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     Where an operator of f has no forward-mode rule, J v is the derivative of the linear map
     w -> J^T w instead (two reverse passes, equally exact).
     """
+    _load_forward_rules()
     try:
         with forward_ad.dual_level():
             dual = forward_ad.make_dual(z, v)  # type: ignore[no-untyped-call]
@@ -28,6 +31,15 @@ def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if "forward" not in str(error).lower():
             raise
     return _double_vjp(function, z, v)
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Import torch's forward-mode rules, which the first dual tensor does with a FutureWarning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
 
 
 def _double_vjp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
