@@ -1,0 +1,108 @@
+"""Write a measured result with all that is needed to measure it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+PACKAGES = ("torch", "torchdiffeq", "accelerate", "numpy", "scikit-learn")
+
+
+class Record:
+    """Time an experiment and write its result.
+
+        record = Record("agreement", config)   # a dataclass with a seed
+        record.write({"worst": 1e-6})          # experiments/results/agreement.json
+
+    Arguments:
+        name: of the JSON file.
+        config: the experiment's dataclass; it has a field `seed`.
+    """
+
+    def __init__(self, name: str, config: Any) -> None:
+        self.name = name
+        self.config = config
+        self.started = datetime.now(timezone.utc)
+
+    def write(self, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+        """Write the result with seed, commit, device, versions, command and times."""
+        finished = datetime.now(timezone.utc)
+        settings = {k: _plain(v) for k, v in asdict(self.config).items()}
+        body = {
+            "experiment": self.name,
+            "seed": settings.pop("seed"),
+            "commit": commit(),
+            "device": device(),
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in PACKAGES},
+            "command": command(),
+            "started": self.started.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "seconds": round((finished - self.started).total_seconds(), 1),
+            "config": settings,
+            "result": result,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        path.write_text(json.dumps(body, indent=2) + "\n")
+        return path
+
+
+def commit() -> str:
+    """Name the commit that runs, with "+changes" where Python files differ from it."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--", "*.py") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a git checkout"
+
+
+def device() -> str:
+    """Name the processor, with the GPU where there is one."""
+    names = [f"{_processor()}, {os.cpu_count()} logical cores"]
+    if torch.cuda.is_available():
+        names.append(torch.cuda.get_device_name())
+    return "; ".join(names)
+
+
+def command() -> str:
+    """Return what was typed, without this machine's folders."""
+    words = [_plain(Path(word)) if Path(word).is_absolute() else word for word in sys.argv]
+    return " ".join(["python", *map(str, words)])
+
+
+def _plain(value: Any) -> Any:
+    """Strip a path to what another machine has too."""
+    if not isinstance(value, Path):
+        return value
+    if value.is_absolute() and value.is_relative_to(ROOT):
+        return str(value.relative_to(ROOT))
+    return value.name if value.is_absolute() else str(value)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

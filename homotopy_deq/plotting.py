@@ -1,0 +1,176 @@
+"""Figures of paths, residuals and training. Each function returns a Figure; nothing is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from solvers import Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# M. Okabe and K. Ito (2008), Color universal design: told apart by colour-blind readers too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+
+
+def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -> Figure:
+    """Draw ||f(z) - z|| / ||f(z)|| against evaluations of f, one line a solver.
+
+    A line is the median over the batch and its band holds the middle 80% of the samples.
+
+    Arguments:
+        paths: the trajectory of each solver by its name.
+        tolerance: the relative residual at which a sample has converged, drawn as a line.
+    """
+    figure = _figure(7.2, 4.4)
+    axes = figure.subplots()
+    for (color, style), (name, path) in zip(_looks(len(paths)), paths.items(), strict=True):
+        evals = path.evals.clamp_min(1).tolist()
+        residual = path.residual.double().nan_to_num(nan=1e30, posinf=1e30).clamp_min(1e-16)
+        low, middle, high = torch.quantile(
+            residual, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), dim=1
+        ).tolist()
+        axes.plot(evals, middle, style, color=color, label=name, linewidth=1.6)
+        axes.plot(evals[-1:], middle[-1:], "o", color=color, markersize=4)
+        axes.fill_between(evals, low, high, color=color, alpha=0.12, linewidth=0)
+    axes.axhline(tolerance, color="0.4", linewidth=0.8, linestyle=":")
+    axes.annotate(
+        f"tolerance {tolerance:g}", (0.995, tolerance), xycoords=("axes fraction", "data"),
+        ha="right", va="bottom", fontsize=8, color="0.3",
+    )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="evaluations of f (Jacobian products included)")
+    axes.set_ylabel("relative residual (median, middle 80%)")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    _plain(axes)
+    return figure
+
+
+def path_figure(
+    paths: Mapping[str, Tensor], labels: Sequence[str] = (), *, columns: int = 3
+) -> Figure:
+    """Draw how z travels, in the plane of the first two principal components of all the paths.
+
+    One panel a solver on the same axes, one colour a sample; a dot where a path begins and a
+    star where it ends.
+
+    Arguments:
+        paths: the states (T, B, ...) that each solver passed through, by its name; the same B
+            samples for all.
+        labels: what to call the samples.
+    """
+    points = project([path.flatten(2) for path in paths.values()])
+    rows = -(-len(paths) // columns)
+    columns = min(columns, len(paths))
+    figure = _figure(3.1 * columns, 2.9 * rows + 0.4)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, name, path in zip(panels[: len(paths)], paths, points, strict=True):
+        for sample, color in enumerate(_colors(path.shape[1])):
+            x, y = path[:, sample].T.tolist()
+            label = labels[sample] if sample < len(labels) else None
+            panel.plot(x, y, "-", color=color, linewidth=1.1, marker=".", markersize=3)
+            panel.plot(x[-1:], y[-1:], "*", color=color, markersize=9, label=label, zorder=3)
+            panel.plot(x[:1], y[:1], "o", color="0.25", markersize=4, zorder=3)
+        panel.set_title(f"{name} ({path.shape[0] - 1} steps)", fontsize=9)
+        _plain(panel)
+    for panel in panels[len(paths) :]:
+        panel.set_axis_off()
+    first = figure.axes[0]
+    _zoom(first, points)
+    figure.supxlabel("first principal component", fontsize=9)
+    figure.supylabel("second", fontsize=9)
+    if labels:
+        handles, names = first.get_legend_handles_labels()
+        figure.legend(
+            handles, names, loc="outside upper center", ncols=8, frameon=False, fontsize=8
+        )
+    return figure
+
+
+def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw loss, accuracy, evaluations and convergence of each epoch.
+
+    Arguments:
+        epochs: one record an epoch, as `training.Epoch` writes them in metrics.jsonl.
+    """
+    figure = _figure(7.6, 5.2)
+    count = [record["epoch"] for record in epochs]
+    titles = {
+        "loss": "cross entropy",
+        "accuracy": "accuracy (%)",
+        "nfe": "evaluations a sample",
+        "converged": "converged (%)",
+    }
+    panels = figure.subplots(2, 2, sharex=True).ravel()
+    for panel, (key, title) in zip(panels, titles.items(), strict=True):
+        scale = 100 if "%" in title else 1
+        for color, part in zip(COLORS[:2], ("train", "validation"), strict=True):
+            values = [scale * record[part][key] for record in epochs]
+            panel.plot(count, values, ".-", color=color, label=part, linewidth=1.4)
+        panel.set_title(title, fontsize=9)
+        if key == "converged":
+            panel.set_ylim(-2, 102)
+        _plain(panel)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.supxlabel("epoch", fontsize=9)
+    return figure
+
+
+def project(paths: Sequence[Tensor]) -> list[Tensor]:
+    """Project paths (T, B, n) on the first two principal components of all points: (T, B, 2)."""
+    points = torch.cat([path.flatten(0, 1) for path in paths]).double().cpu()
+    points = points - points.mean(0)
+    # The eigenvectors of the Gram matrix are the left singular vectors, at the cost of the fewer.
+    values, vectors = torch.linalg.eigh(points @ points.T)
+    plane = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp_min(0).sqrt()
+    pieces = plane.split([path.shape[0] * path.shape[1] for path in paths])
+    return [
+        piece.view(path.shape[0], path.shape[1], 2)
+        for piece, path in zip(pieces, paths, strict=True)
+    ]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure to a PNG (or what the suffix says), making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _zoom(axes: Axes, points: Sequence[Tensor]) -> None:
+    """Show every start and end and most of the rest: one wild iterate must not hide the others."""
+    flat = torch.cat([path.flatten(0, 1) for path in points])
+    ends = torch.cat([end for path in points for end in (path[0], path[-1])])
+    bulk = torch.quantile(flat, torch.tensor([0.02, 0.98], dtype=flat.dtype), dim=0)
+    low = torch.minimum(ends.amin(0), bulk[0])
+    high = torch.maximum(ends.amax(0), bulk[1])
+    margin = 0.08 * (high - low).clamp_min(1e-9)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # not pyplot: no global state and no display
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(True, color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[k % len(COLORS)] for k in range(count)]
+
+
+def _looks(count: int) -> list[tuple[str, str]]:
+    """Return a colour and a line style each: dashed once the colours are used up."""
+    return [(color, "-" if k < len(COLORS) else "--") for k, color in enumerate(_colors(count))]

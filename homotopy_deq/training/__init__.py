@@ -1,0 +1,36 @@
+"""Train image models so that a killed run goes on as if nothing had happened."""
+
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .evaluate import Evaluation, evaluate
+from .interrupt import Interrupted
+from .loop import CHECKPOINT, METRICS, Outcome, check_folder, train
+from .objective import Objective
+from .observers import Bar, Observer, Place, read_metrics
+from .run import Diverged, Run, accelerator_for
+from .tally import Tally
+
+__all__ = [
+    "CHECKPOINT",
+    "METRICS",
+    "Bar",
+    "Checkpoint",
+    "CheckpointError",
+    "Diverged",
+    "Evaluation",
+    "Interrupted",
+    "Objective",
+    "Observer",
+    "Outcome",
+    "Place",
+    "Run",
+    "Tally",
+    "TrainConfig",
+    "accelerator_for",
+    "check_folder",
+    "evaluate",
+    "load_checkpoint",
+    "read_metrics",
+    "save_checkpoint",
+    "train",
+]

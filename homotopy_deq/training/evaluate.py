@@ -1,0 +1,98 @@
+"""Measure a model on images that it was not trained on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .objective import BatchResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a model on a set of images.
+
+    Arguments:
+        samples: number of images.
+        accuracy: share of images classified rightly, in [0, 1].
+        loss: mean cross entropy.
+        calibration: expected calibration error (15 bins), in [0, 1].
+        nfe: mean evaluations of the map or field for an image.
+        converged: share of images whose solver succeeded: for an equilibrium, the residual is
+            within tolerance; for a flow, the integration reached its end.
+        residual_median, residual_worst: ||f(z) - z|| / ||f(z)|| at the answer, whatever solver
+            found it; NaN where the equation has no equilibrium.
+        seconds: wall time.
+    """
+
+    samples: int
+    accuracy: float
+    loss: float
+    calibration: float
+    nfe: float
+    converged: float
+    residual_median: float
+    residual_worst: float
+    seconds: float
+
+    @property
+    def failed(self) -> int:
+        """How many samples did not converge."""
+        return round(self.samples * (1 - self.converged))
+
+
+@torch.no_grad()
+def evaluate(
+    objective: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    accelerator: Accelerator,
+    advance: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measure the model in an `Objective`, in eval mode, over all processes.
+
+    Arguments:
+        objective: an `Objective`, prepared by the accelerator or not.
+        batches: images in [0, 1] and labels; a loader prepared by the accelerator.
+        accelerator: gathers from the processes, without the images that pad the last batch.
+        advance: told the number of images of each batch that is done.
+    """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+    )
+
+    training = objective.training
+    objective.eval()
+    began = time.perf_counter()
+    parts: list[tuple[Tensor, ...]] = []
+    for images, labels in batches:
+        result: BatchResult = objective(images, labels)
+        columns: Any = (labels, result.logits.float(), result.cross_entropy, *result[3:])
+        parts.append(tuple(c.cpu() for c in accelerator.gather_for_metrics(columns)))
+        if advance is not None:
+            advance(len(parts[-1][0]))
+    objective.train(training)
+    labels, logits, loss, evals, converged, residual = (
+        torch.cat(column) for column in zip(*parts, strict=True)
+    )
+    classes = logits.shape[1]
+    return Evaluation(
+        samples=len(labels),
+        accuracy=float(multiclass_accuracy(logits, labels, classes, average="micro")),
+        loss=float(loss.double().mean()),
+        calibration=float(multiclass_calibration_error(logits.softmax(1), labels, classes)),
+        nfe=float(evals.double().mean()),
+        converged=float(converged.double().mean()),
+        residual_median=float(residual.median()),
+        residual_worst=float(residual.max()),
+        seconds=time.perf_counter() - began,
+    )

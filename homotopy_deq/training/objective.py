@@ -1,0 +1,82 @@
+"""What is minimised, as one module, so that data parallelism and autocast wrap all of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..models import ImageModel
+from ..regularization import jacobian_penalty, relative_residual, residual_penalty
+
+
+class BatchResult(NamedTuple):
+    """What one batch gave.
+
+    Arguments:
+        loss: what is to be minimised, penalties included, 0-d.
+        logits: (B, num_classes).
+        cross_entropy: of each sample, (B,).
+        evals: evaluations of the map or field that each sample took, (B,).
+        converged: which samples' solver succeeded, bool (B,).
+        residual: ||f(z) - z|| / ||f(z)|| of each sample's answer, (B,); NaN where the model's
+            equation has no equilibrium. Only outside training.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    cross_entropy: Tensor
+    evals: Tensor
+    converged: Tensor
+    residual: Tensor
+
+
+class Objective(nn.Module):
+    """Return the loss of a batch and the figures to be watched.
+
+    Cross entropy, plus the penalties, plus the initial point's own loss when asked: that one
+    reaches the initial point's parameters alone, and the others never do.
+
+    Arguments:
+        model: the classifier.
+        residual_weight: of the mean squared relative residual at the answer.
+        jacobian_weight: of the squared Frobenius norm of df/dz at the answer.
+    """
+
+    def __init__(
+        self, model: ImageModel, residual_weight: float = 0.0, jacobian_weight: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.residual_weight = residual_weight
+        self.jacobian_weight = jacobian_weight
+
+    def forward(self, images: Tensor, labels: Tensor, with_start: bool = False) -> BatchResult:
+        """Solve for the batch; `with_start` adds the initial point's loss."""
+        model = self.model
+        output = model.solve(images)
+        cell, z, condition = model.layer.cell, output.solution.value, output.condition
+        cross_entropy = F.cross_entropy(output.logits.float(), labels, reduction="none")
+        loss = cross_entropy.mean()
+        if self.training:
+            residual = torch.zeros_like(cross_entropy)
+            if self.residual_weight:
+                loss = loss + self.residual_weight * residual_penalty(cell, z, *condition)
+            if self.jacobian_weight:
+                loss = loss + self.jacobian_weight * jacobian_penalty(cell, z, *condition)
+            if with_start and model.initial_point is not None:
+                loss = loss + model.initial_point.loss(z)
+        elif model.layer.rest_point:
+            residual = relative_residual(cell, z, *condition)
+        else:
+            residual = torch.full_like(cross_entropy, float("nan"))
+        return BatchResult(
+            loss,
+            output.logits,
+            cross_entropy.detach(),
+            output.solution.evals,
+            output.solution.converged,
+            residual.detach(),
+        )

@@ -1,0 +1,189 @@
+"""What watches a run: files for plots, TensorBoard, and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .checkpoint import replace_file
+from .tally import Tally
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch.utils.tensorboard import SummaryWriter
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands: `batch` batches of epoch `epoch` (from 0) are done.
+
+    Arguments:
+        epoch, batch: as said.
+        batches: batches an epoch.
+        epochs: epochs in all.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    epochs: int
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done since the start of the run."""
+        return self.epoch * self.batches + self.batch
+
+
+class Observer(Protocol):
+    """Be told of what happens in a run. Nothing that an observer does changes the run."""
+
+    def begin(self, place: Place) -> None:
+        """A run starts, or goes on, at this place."""
+
+    def batch(self, place: Place, tally: Tally, rate: float) -> None:
+        """A batch is done; `tally` sums the epoch so far."""
+
+    def epoch(self, place: Place, record: Record) -> None:
+        """An epoch and its validation are done."""
+
+    def end(self) -> None:
+        """The run ends, for whatever reason."""
+
+
+class MetricsFile:
+    """Write one JSON line an epoch, with the seconds that it took, for plots and spreadsheets.
+
+    A resumed run first takes out the lines of epochs that it will do again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._since = 0.0
+
+    def begin(self, place: Place) -> None:
+        records = [r for r in read_metrics(self.path) if r["epoch"] <= place.epoch]
+        replace_file(self.path, "".join(json.dumps(r) + "\n" for r in records).encode())
+        self._since = time.monotonic()
+
+    def batch(self, place: Place, tally: Tally, rate: float) -> None:
+        pass
+
+    def epoch(self, place: Place, record: Record) -> None:
+        now = time.monotonic()
+        with self.path.open("a") as file:
+            file.write(json.dumps({**record, "seconds": round(now - self._since, 3)}) + "\n")
+        self._since = now
+
+    def end(self) -> None:
+        pass
+
+
+def read_metrics(path: Path) -> Sequence[Record]:
+    """Read the records of metrics.jsonl; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class TensorBoard:
+    """Write scalars every few steps and each epoch, for `tensorboard --logdir FOLDER`."""
+
+    def __init__(self, folder: Path, every: int = 10) -> None:
+        self.folder = folder
+        self.every = every
+        self._writer: SummaryWriter | None = None
+
+    def begin(self, place: Place) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.folder), purge_step=place.step or None)
+
+    def batch(self, place: Place, tally: Tally, rate: float) -> None:
+        if place.step % self.every == 0:
+            self._scalars("train", {**tally.means(), "lr": rate}, place.step)
+
+    def epoch(self, place: Place, record: Record) -> None:
+        self._scalars("validation", record["validation"], place.step)
+
+    def end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, part: str, values: Mapping[str, float], step: int) -> None:
+        assert self._writer is not None
+        for name, value in values.items():
+            self._writer.add_scalar(f"{part}/{name}", value, step)
+
+
+class Bar:
+    """Show a progress bar for the epoch, and leave one line for each epoch that is done.
+
+    Arguments:
+        console: where to; the bar itself is shown on a terminal alone.
+    """
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", figures="")
+
+    def begin(self, place: Place) -> None:
+        self._bar.start()
+
+    def batch(self, place: Place, tally: Tally, rate: float) -> None:
+        self._bar.update(
+            self._task,
+            description=f"epoch {place.epoch + 1}/{place.epochs}",
+            completed=place.batch,
+            total=place.batches,
+            figures=figures(tally.means()),
+        )
+
+    def epoch(self, place: Place, record: Record) -> None:
+        train, validation = record["train"], record["validation"]
+        self.console.print(
+            f"epoch {record['epoch']}/{place.epochs}  train {figures(train)}  "
+            f"validation {figures(validation)}",
+            highlight=False,
+        )
+        for part, means in (("train", train), ("validation", validation)):
+            if means["converged"] < 1:
+                self.console.print(
+                    f"[yellow]warning:[/] {1 - means['converged']:.2%} of the {part} samples did "
+                    "not converge: raise --max-steps, loosen --rtol, or choose another --solver.",
+                    highlight=False,
+                )
+
+    def end(self) -> None:
+        self._bar.stop()
+
+
+def figures(means: Mapping[str, float]) -> str:
+    """Write loss, accuracy, evaluations and convergence in a line."""
+    return (
+        f"loss {means['loss']:.4f} acc {means['accuracy']:.2%} nfe {means['nfe']:.1f} "
+        f"converged {means['converged']:.1%}"
+    )

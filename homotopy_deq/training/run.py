@@ -1,0 +1,234 @@
+"""A run: all that changes while a model is trained, and how a batch and an epoch change it."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import (  # type: ignore[import-untyped]
+    Accelerator,
+    DistributedDataParallelKwargs,
+)
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..data import Augmentation, ImageData, loader, seek, split_validation
+from ..models import ImageModel
+from .checkpoint import Checkpoint, CheckpointError, differences
+from .config import TrainConfig
+from .evaluate import Evaluation, evaluate
+from .objective import BatchResult, Objective
+from .observers import Place
+from .optim import cosine, load_state, set_rate, start_optimizer, state_tensors, task_optimizer
+from .tally import Tally, better
+
+DRAWS = 2  # tells these random numbers from those of the shuffling (0) and augmentation (1)
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class Run:
+    """Train a model batch by batch, able to write itself down and to go on from what was written.
+
+    Every random number is a function of (seed, epoch, batch, process), so there is no generator
+    whose state could be lost: a run that goes on does what an unbroken one would have done, to
+    the bit on a CPU with the same number of threads.
+
+    Arguments:
+        model: the classifier, trained in place.
+        data: train, validation (split off the train images here) and test images.
+        config: how to train.
+        accelerator: devices, processes and precision.
+        about: JSON that says what the model and the data are, kept in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        data: ImageData,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.model, self.config, self.accelerator = model, config, accelerator
+        self.about = {**about, "training": asdict(config), "images": fingerprint(data)}
+        kept, held = split_validation(data, config.validation, config.seed)
+        augment = Augmentation(config.flip, config.pad) if config.flip or config.pad else None
+
+        def prepared(images: Tensor, labels: Tensor, train: bool) -> Any:
+            change = augment if train else None
+            raw = loader(
+                images, labels, config.batch, shuffle=train, augment=change, seed=config.seed
+            )
+            return accelerator.prepare(raw)
+
+        images, labels = data.train_images, data.train_labels
+        self.train_batches = prepared(images[kept], labels[kept], True)
+        self.validation_batches = prepared(images[held], labels[held], False)
+        self.test_batches = prepared(data.test_images, data.test_labels, False)
+        self.objective = accelerator.prepare(
+            Objective(model, config.residual_penalty, config.jacobian_penalty)
+        )
+        self.task = accelerator.prepare(task_optimizer(model.task_parameters(), config.lr))
+        point = model.initial_point
+        self.start: Optimizer | None = None
+        if point is not None:
+            self.start = accelerator.prepare(start_optimizer(point.parameters(), config.start_lr))
+        self.place = Place(0, 0, len(self.train_batches), config.epochs)
+        self.tally = Tally()
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.best_weights: dict[str, Tensor] = {}
+        self.test: dict[str, Any] | None = None
+
+    @property
+    def rate(self) -> float:
+        """Adam's learning rate at the next step."""
+        return cosine(self.place.step, self._steps, self.config.lr, self.config.final_lr)
+
+    @property
+    def _steps(self) -> int:
+        return self.place.epochs * self.place.batches
+
+    def batches(self) -> Any:
+        """Iterate over what is left of the epoch."""
+        seek(self.train_batches, self.place.epoch, self.place.batch)
+        return iter(self.train_batches)
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        """Take one step on a batch.
+
+        Raises:
+            Diverged: the loss is not finite; the weights are as before the step.
+        """
+        place, config = self.place, self.config
+        key = (config.seed, place.epoch, place.batch, self.accelerator.process_index, DRAWS)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        self.objective.train()
+        start = self.start if place.step % config.start_every == 0 else None
+        result: BatchResult = self.objective(images, labels, start is not None)
+        sums = self.accelerator.reduce(Tally.sums(result, labels))
+        if not bool(torch.isfinite(result.loss.detach() + sums.sum())):
+            raise Diverged(
+                f"The loss is not finite in epoch {place.epoch + 1}, batch {place.batch + 1}. "
+                "Lower the learning rate, or start again with another seed."
+            )
+        self.task.zero_grad()
+        set_rate(self.task, self.rate)
+        if start is not None:
+            start.zero_grad()
+            set_rate(start, cosine(place.step, self._steps, config.start_lr, 0.0))
+        self.accelerator.backward(result.loss)
+        self.task.step()
+        if start is not None:
+            start.step()
+        self.tally = self.tally.plus(sums)
+        self.place = Place(place.epoch, place.batch + 1, place.batches, place.epochs)
+
+    def close_epoch(self) -> dict[str, Any]:
+        """Validate, keep the weights if they are the best yet, and begin the next epoch."""
+        rate = self.rate
+        found = evaluate(self.objective, self.validation_batches, self.accelerator)
+        validation = _plain(found)
+        epoch = self.place.epoch + 1
+        record = {"epoch": epoch, "lr": rate, "train": self.tally.means(), "validation": validation}
+        self.history.append(record)
+        if better(validation, self.best):
+            self.best = {"epoch": epoch, **validation}
+            self.best_weights = weights(self.model)
+        self.place = Place(epoch, 0, self.place.batches, self.place.epochs)
+        self.tally = Tally()
+        return record
+
+    def judge(self, advance: Callable[[int], None] | None = None) -> None:
+        """Measure the best weights on the test images, once; the model keeps its last weights."""
+        last = weights(self.model)
+        self.model.load_state_dict(self.best_weights)
+        found = evaluate(self.objective, self.test_batches, self.accelerator, advance)
+        self.test = _plain(found)
+        self.model.load_state_dict(last)
+
+    def checkpoint(self) -> Checkpoint:
+        """Write down everything that the rest of the run depends on."""
+        groups = {"model": weights(self.model), "best": self.best_weights}
+        groups["task"] = state_tensors(self.task)
+        if self.start is not None:
+            groups["start"] = state_tensors(self.start)
+        tensors = {f"{g}.{name}": t for g, group in groups.items() for name, t in group.items()}
+        meta = {
+            "about": self.about,
+            "rng": {"seed": self.config.seed, "drawn_from": "(seed, epoch, batch, process)"},
+            "place": asdict(self.place),
+            "tally": asdict(self.tally),
+            "history": self.history,
+            "best": self.best,
+            "test": self.test,
+        }
+        return Checkpoint(tensors, meta)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from what `checkpoint` wrote.
+
+        Raises:
+            CheckpointError: it belongs to a run with other settings or other images.
+        """
+        meta = checkpoint.meta
+        differ = differences(meta["about"], self.about)
+        if differ:
+            raise CheckpointError(
+                "The checkpoint belongs to another run:\n  " + "\n  ".join(differ)
+            )
+        self.model.load_state_dict(checkpoint.under("model"))
+        load_state(self.task, checkpoint.under("task"))
+        if self.start is not None:
+            load_state(self.start, checkpoint.under("start"))
+        self.place, self.tally = Place(**meta["place"]), Tally(**meta["tally"])
+        self.history, self.best, self.test = list(meta["history"]), meta["best"], meta["test"]
+        self.best_weights = checkpoint.under("best")
+
+
+def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
+    """Return accelerate's view of the devices and processes, as torchrun or the machine has them.
+
+    The initial point takes part in few steps, which data parallelism must be told.
+    """
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=config.precision, cpu=cpu, kwargs_handlers=[unused])
+
+
+def weights(model: ImageModel) -> dict[str, Tensor]:
+    """Return a copy of a model's parameters and buffers, on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
+def fingerprint(data: ImageData) -> dict[str, Any]:
+    """Return sizes and checksums, by which a resumed run knows its images."""
+    columns = {
+        "train_images": data.train_images,
+        "train_labels": data.train_labels,
+        "test_images": data.test_images,
+        "test_labels": data.test_labels,
+    }
+    return {
+        "name": data.name,
+        "source": data.source,
+        "train": len(data.train_labels),
+        "test": len(data.test_labels),
+        "crc32": {
+            name: zlib.crc32(t.contiguous().numpy().tobytes()) for name, t in columns.items()
+        },
+    }
+
+
+def _plain(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the figures that equal runs have in common, null where there is none."""
+    found = asdict(evaluation)
+    del found["seconds"]
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
