@@ -67,7 +67,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
     damping: float = 1.0
     regularization: float = 1e-8
     growth: float = 2.0
-    period: int = 2
+    period: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +88,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> AndersonState:
         batch, n = z0.shape[0], z0[0].numel()
-        images, gaps = z0.new_zeros(2, batch, self.memory, n).unbind()
+        images, gaps = z0.new_empty(2, batch, self.memory, n).unbind()
         state = self._evaluate(problem, z0, images, gaps, None, None, 0)
         return replace(state, best=state.size)
 
