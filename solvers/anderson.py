@@ -141,11 +141,16 @@ class Anderson(Solver[Equilibrium, AndersonState]):
     ) -> AndersonState:
         """Evaluate f at z and put the result in the place of the oldest."""
         fz = problem(z)
-        image, gap = fz.flatten(1), (fz - z).flatten(1)
+        slot = count % self.memory
+        image, before = fz.flatten(1), z.flatten(1)
+        images = _write(images, slot, image)
+        if torch.is_grad_enabled():
+            gap = image - before
+            gaps = _write(gaps, slot, gap)
+        else:
+            gap = torch.sub(image, before, out=gaps[:, slot])
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
-        slot = count % self.memory
-        images, gaps = _write(images, slot, image), _write(gaps, slot, gap)
         void = None if void is None else _write(void, slot, 0.0)
         best = size if best is None else best
         return AndersonState(z, fz, residual, images, gaps, void, size, best, count + 1)
