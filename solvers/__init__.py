@@ -5,7 +5,7 @@ from .broyden import Broyden
 from .compose import Then
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
-from .homotopy import Continuation
+from .homotopy import ArcLength, Continuation
 from .newton import NewtonKrylov
 from .ode import ODE, SteadyState
 from .picard import Picard
@@ -19,6 +19,7 @@ __all__ = [
     "ODE",
     "Adjoint",
     "Anderson",
+    "ArcLength",
     "Broyden",
     "Continuation",
     "Equilibrium",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .norms import TINY, norm
+from .problem import Counter
 
 LinearMap = Callable[[Tensor], Tensor]
 
@@ -51,6 +52,50 @@ def _double_vjp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tens
         (pulled,) = torch.autograd.grad(value, z, w, create_graph=True)
         (tangent,) = torch.autograd.grad(pulled, w, v, create_graph=keep)
     return (value, tangent) if keep else (value.detach(), tangent)
+
+
+def linearize(
+    function: LinearMap, z: Tensor, counter: object = None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return f(z) and the map v -> J(z) v, exact, for many products at one point.
+
+    f is evaluated once. J v is the derivative of w -> J^T w, whose graph is kept: a product is
+    one reverse pass over the graph of J^T w, without evaluating f again (for a small dense map
+    2 to 15 times faster than `jvp`). Where an operator of f has no second derivative, products
+    are those of `jvp`.
+
+    Arguments:
+        function: f; row i of its output may depend on row i of z alone.
+        z: where it is linearised, (B, ...).
+        counter: the `Counter` of f's evaluations, if any: a product counts as one.
+    """
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = z if keep and z.requires_grad else z.detach().requires_grad_()
+        value = function(at)
+        weight = torch.zeros_like(value, requires_grad=True)
+        pulled = None
+        if value.requires_grad:
+            (pulled,) = torch.autograd.grad(
+                value, at, weight, create_graph=True, materialize_grads=True
+            )
+
+    def push(v: Tensor) -> Tensor:
+        if isinstance(counter, Counter):
+            counter.count += 1
+        if pulled is None or not pulled.requires_grad:
+            return torch.zeros_like(value)
+        try:
+            (tangent,) = torch.autograd.grad(
+                pulled, weight, v, retain_graph=True, create_graph=keep, materialize_grads=True
+            )
+        except (NotImplementedError, RuntimeError) as error:
+            if "not implemented" not in str(error).lower():
+                raise
+            return jvp(function, z, v)[1]
+        return tangent
+
+    return (value if keep else value.detach()), push
 
 
 def gmres(

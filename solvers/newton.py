@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear import gmres, jvp
+from .linear import gmres, linearize
 from .norms import expand, norm
 from .problem import Equilibrium
 from .solver import Solver, State, start
@@ -51,8 +51,9 @@ class NewtonKrylov(Solver[Equilibrium, State]):
 
     def step(self, problem: Equilibrium, state: State) -> State:
         gap = state.fz - state.z
+        _, push = linearize(problem, state.z, problem.map)
         direction, _ = gmres(
-            lambda v: v - jvp(problem, state.z, v)[1],
+            lambda v: v - push(v),
             gap,
             rtol=forcing(state.residual),
             max_steps=self.krylov,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .linear import gmres, jvp
+from .linear import gmres, linearize
 from .newton import forcing
 from .norms import expand, norm
 from .problem import Equilibrium
@@ -66,8 +66,9 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
     def step(self, problem: Equilibrium, state: PseudoTransientState) -> PseudoTransientState:
         gap = state.fz - state.z
         shift = expand(1 + 1 / state.delta, gap).to(gap.dtype)
+        _, push = linearize(problem, state.z, problem.map)
         direction, _ = gmres(
-            lambda v: shift * v - jvp(problem, state.z, v)[1],
+            lambda v: shift * v - push(v),
             gap,
             rtol=forcing(state.residual),
             max_steps=self.krylov,

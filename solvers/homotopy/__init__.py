@@ -1,6 +1,28 @@
 """Homotopies: deform an easy equation into the one to be solved, and follow its root."""
 
-from .maps import FixedPoint, Homotopy
+from .arclength import ArcLength
+from .control import StepControl
+from .curve import Curve
+from .family import Family
+from .maps import Convex, Custom, FixedPoint, Homotopy, Input, Newton
 from .natural import Continuation
+from .predictor import Constant, Hermite, Predictor, Secant, Tangent
 
-__all__ = ["Continuation", "FixedPoint", "Homotopy"]
+__all__ = [
+    "ArcLength",
+    "Constant",
+    "Continuation",
+    "Convex",
+    "Curve",
+    "Custom",
+    "Family",
+    "FixedPoint",
+    "Hermite",
+    "Homotopy",
+    "Input",
+    "Newton",
+    "Predictor",
+    "Secant",
+    "StepControl",
+    "Tangent",
+]

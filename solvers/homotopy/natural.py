@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import gmres, linearize
 from ..newton import NewtonKrylov
-from ..norms import expand
-from ..problem import Equilibrium
-from ..solution import Solution
+from ..norms import TINY, expand, norm
+from ..problem import Counter, Equilibrium
 from ..solver import Solver, State, start
 from ..status import Status
+from .control import StepControl
+from .endgame import polish
+from .family import Family
 from .maps import FixedPoint, Homotopy
+from .predictor import Knot, Predictor, Secant
+
+TANGENT_RTOL = 1e-2  # linear tolerance of dz/dlambda: a predictor needs no more
 
 
 @dataclass(frozen=True)
@@ -23,14 +29,21 @@ class PathState(State):
     """Where each sample stands on its path; z is its root at lambda = `time`.
 
     Arguments:
+        slope: dz/dlambda at z, (B, ...).
+        last_z, last_slope: the same at the point before, (B, ...).
+        gap: lambda between the two, (B,); 0 at the start.
         ds: the next step in lambda, (B,).
-        slope: dz/dlambda by the last secant, (B, ...).
+        streak: easy steps in a row, int64 (B,).
         anchor: what the homotopy keeps of the start, (B, ...).
         code: each sample's `Status`, int8 (B,).
     """
 
-    ds: Tensor
     slope: Tensor
+    last_z: Tensor
+    last_slope: Tensor
+    gap: Tensor
+    ds: Tensor
+    streak: Tensor
     anchor: Tensor
     code: Tensor
 
@@ -39,17 +52,17 @@ class PathState(State):
 class Continuation(Solver[Equilibrium, PathState]):
     """Follow the root of z = h(z, lambda) from lambda = 0 to 1 in steps of lambda.
 
-    Every sample has its own lambda and step. A step predicts along the secant and corrects at
-    fixed lambda; it doubles where the corrector had it easy and halves where it failed. At
-    lambda = 1 the root is polished to the tolerance. Folds stop it: STEP_TOO_SMALL.
+    Every sample has its own lambda and step. A step predicts and corrects at fixed lambda; it
+    doubles where the corrector had it easy and halves where it failed. At lambda = 1 the root is
+    polished to the tolerance. Folds stop it, STEP_TOO_SMALL: `ArcLength` passes them. A sample
+    without a root at lambda = 0 ends LOST_PATH.
 
     Arguments:
         homotopy: the family of equations; its start is z0.
+        predictor: extrapolates the path.
         corrector: solver at fixed lambda; its tolerance is used for lambda < 1, this solver's
             own at lambda = 1.
-        ds: first step in lambda.
-        min_ds: smallest step; below it a sample ends STEP_TOO_SMALL.
-        easy: corrector steps up to which the next step doubles.
+        control: the length of the steps in lambda.
 
     References:
         E. Allgower, K. Georg (1990), Numerical continuation methods.
@@ -57,19 +70,11 @@ class Continuation(Solver[Equilibrium, PathState]):
 
     max_steps: int = 200
     homotopy: Homotopy = FixedPoint()
+    predictor: Predictor = Secant()
     corrector: Solver[Equilibrium, Any] = field(
         default_factory=lambda: NewtonKrylov(rtol=1e-3, max_steps=5, halvings=0)
     )
-    ds: float = 0.25
-    min_ds: float = 1e-4
-    easy: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.min_ds <= self.ds <= 1:
-            raise ValueError(
-                f"Continuation needs 0 < min_ds <= ds <= 1; got {self.min_ds} and {self.ds}."
-            )
+    control: StepControl = StepControl(ds=0.25, min_ds=1e-4, patience=1)
 
     @property
     def compacts_below(self) -> float:
@@ -77,48 +82,91 @@ class Continuation(Solver[Equilibrium, PathState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> PathState:
         first = start(problem, z0)
-        zeros = torch.zeros_like(first.residual)
+        lam = torch.zeros_like(first.residual)
+        evals = torch.ones_like(lam, dtype=torch.int64)
+        anchor = self.homotopy.anchor(problem, z0)
+        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
+        code = (first.residual <= tolerance).to(torch.int8)
+        z, residual = z0, first.residual
+        family, counter = self._family(problem, anchor)
+        if not self.homotopy.rooted:
+            root = run(family.at(lam), self.corrector, z0)
+            lost = (code == Status.RUNNING) & ~root.converged
+            code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
+            z = torch.where(expand(code == Status.CONVERGED, z0), z0, root.value)
+            evals = evals + root.evals
+            counter.count = 0
+        slope = self._slope(family, z, lam) if self.predictor.tangents else torch.zeros_like(z)
         return PathState(
-            z0,
+            z,
             first.fz,
-            first.residual,
-            ds=torch.full_like(zeros, self.ds),
-            slope=torch.zeros_like(z0),
-            anchor=self.homotopy.anchor(problem, z0),
-            code=(first.residual <= self.rtol).to(torch.int8),
-            evals=torch.ones_like(zeros, dtype=torch.int64),
-            time=zeros,
+            residual,
+            slope=slope,
+            last_z=z,
+            last_slope=slope,
+            gap=torch.zeros_like(lam),
+            ds=torch.full_like(lam, self.control.ds),
+            streak=torch.zeros_like(evals),
+            anchor=anchor,
+            code=code,
+            evals=evals + counter.count,
+            time=lam,
         )
 
     def step(self, problem: Equilibrium, state: PathState) -> PathState:
         assert state.evals is not None and state.time is not None
         lam = (state.time + state.ds).clamp(max=1)
-        advance = expand(lam - state.time, state.z)
-        equation = self.homotopy.at(problem, lam, state.anchor)
-        found = run(equation, self.corrector, state.z + advance * state.slope)
+        advance = lam - state.time
+        family, counter = self._family(problem, state.anchor)
+        guess = self.predictor(
+            Knot(state.last_z, state.last_slope), Knot(state.z, state.slope), state.gap, advance
+        )
+        found = run(family.at(lam), self.corrector, guess)
         ok = found.converged
         last = ok & (lam >= 1)
-        z, evals, steps = found.value, state.evals + found.evals, found.steps
+        z, evals = found.value, state.evals + found.evals
         residual = state.residual
         if bool(last.any()):
-            polished = self._polish(problem, z, last)
-            z = torch.where(expand(last, z), polished.value, z)
-            evals = evals + torch.where(last, polished.evals, 0)
-            residual = torch.where(last, polished.residual, residual)
-            ok = torch.where(last, polished.converged, ok)
+            solver = replace(
+                self.corrector,
+                rtol=self.rtol,
+                atol=self.atol,
+                max_steps=3 * self.corrector.max_steps,
+            )
+            answer = polish(problem, solver, z, last)
+            z = torch.where(expand(last, z), answer.value, z)
+            evals = evals + answer.evals
+            residual = torch.where(last, answer.residual.to(residual), residual)
+            ok = torch.where(last, answer.converged, ok)
         moved = expand(ok, z)
         z = torch.where(moved, z, state.z)
-        slope = torch.where(moved, (z - state.z) / advance, state.slope)
-        grown = torch.where(steps <= self.easy, 2 * state.ds, state.ds)
-        ds = torch.where(ok, grown, 0.5 * torch.minimum(state.ds, lam - state.time))
+        if self.predictor.tangents and not bool(last.all()):
+            counter.count = 0
+            slope = self._slope(family, z, torch.where(ok, lam, state.time))
+            evals = evals + counter.count
+        else:
+            slope = (z - state.z) / expand(advance, z)
+        ds, streak = self.control.next(
+            torch.where(ok, state.ds, torch.minimum(state.ds, advance)),
+            ok,
+            found.steps,
+            state.streak,
+        )
+        small = ~ok & (ds < self.control.smallest(z.dtype))
         code = torch.where(ok & last, Status.CONVERGED, state.code)
-        code = torch.where(~ok & (ds < self.min_ds), Status.STEP_TOO_SMALL, code).to(torch.int8)
+        code = torch.where(small, Status.STEP_TOO_SMALL, code).to(torch.int8)
+        if bool(small.any()):  # those end elsewhere than at a root of f
+            residual = torch.where(small, start(problem, z).residual, residual)
         return replace(
             state,
             z=z,
             residual=residual,
+            slope=torch.where(moved, slope, state.slope),
+            last_z=torch.where(moved, state.z, state.last_z),
+            last_slope=torch.where(moved, state.slope, state.last_slope),
+            gap=torch.where(ok, advance, state.gap),
             ds=ds,
-            slope=slope,
+            streak=streak,
             code=code,
             evals=evals,
             time=torch.where(ok, lam, state.time),
@@ -127,24 +175,31 @@ class Continuation(Solver[Equilibrium, PathState]):
     def status(self, state: PathState) -> Tensor | None:
         return state.code
 
-    def _polish(self, problem: Equilibrium, z: Tensor, last: Tensor) -> Solution[Tensor]:
-        """Solve z = f(z) to this solver's own tolerance for the samples `last`."""
-        polisher = replace(
-            self.corrector, rtol=self.rtol, atol=self.atol, max_steps=3 * self.corrector.max_steps
-        )
-        if problem.condition is None:
-            return run(problem, polisher, z)
-        index = last.nonzero().squeeze(1)
-        found = run(problem.rows(index), polisher, z[index])
+    def _family(self, problem: Equilibrium, anchor: Tensor) -> tuple[Family, Counter]:
+        """Return the family of the samples, and the counter of its evaluations."""
+        family = self.homotopy.family(problem, anchor)
+        counter = Counter(family.map)
+        return Family(counter, family.condition), counter
 
-        def spread(values: Tensor) -> Tensor:
-            blank = values.new_zeros(last.shape[0], *values.shape[1:])
-            return blank.index_copy(0, index, values)
+    def _slope(self, family: Family, z: Tensor, lam: Tensor) -> Tensor:
+        return slope(family, z, lam, rtol=TANGENT_RTOL, krylov=40)[0]
 
-        return Solution(
-            value=spread(found.value),
-            status=spread(found.status),
-            steps=spread(found.steps),
-            evals=spread(found.evals),
-            residual=spread(found.residual),
-        )
+
+def slope(
+    family: Family, z: Tensor, lam: Tensor, *, rtol: float, krylov: int
+) -> tuple[Tensor, Tensor]:
+    """Return dz/dlambda = (I - h_z)^-1 h_lambda at a root (Davidenko), and its linear residual."""
+    n = z[0].numel()
+
+    def joint(y: Tensor) -> Tensor:
+        return family(y[:, :n].reshape_as(z), y[:, n]).flatten(1)
+
+    _, push = linearize(joint, torch.cat((z.flatten(1), lam[:, None].to(z.dtype)), 1), family.map)
+    zero = torch.zeros_like(lam[:, None], dtype=z.dtype)
+
+    def operator(v: Tensor) -> Tensor:
+        return v - push(torch.cat((v, zero), dim=1))
+
+    rate = push(torch.cat((torch.zeros_like(z).flatten(1), zero + 1), dim=1))
+    found, miss = gmres(operator, rate, rtol=rtol, max_steps=krylov)
+    return found.reshape_as(z), miss

@@ -1,0 +1,239 @@
+"""Pseudo-arclength continuation: paths with folds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..driver import run
+from ..newton import NewtonKrylov
+from ..norms import TINY, dot, expand, norm
+from ..problem import Counter, Equilibrium
+from ..solver import Solver, State, start
+from ..status import Status
+from .control import StepControl
+from .curve import Curve, start_guide
+from .endgame import polish, scatter, where_crossed
+from .family import Family
+from .maps import FixedPoint, Homotopy
+from .predictor import Knot, Predictor, Tangent
+
+RANK = 0.1  # a tangent t with ||G' t|| above it is none: G' has lost rank, or GMRES its way
+
+
+@dataclass(frozen=True)
+class ArcState(State):
+    """Where each sample stands on its path; `time` is its lambda.
+
+    Arguments:
+        here, last: (w, tangent) at the last two points, each (B, n + 1).
+        gap: arclength between the two, (B,); 0 at the start.
+        ds: the next step, (B,).
+        streak: easy steps in a row, int64 (B,).
+        anchor: what the homotopy keeps of the start, (B, ...).
+        code: each sample's `Status`, int8 (B,).
+    """
+
+    w: Tensor
+    tangent: Tensor
+    last_w: Tensor
+    last_tangent: Tensor
+    gap: Tensor
+    ds: Tensor
+    streak: Tensor
+    anchor: Tensor
+    code: Tensor
+
+
+@dataclass(frozen=True)
+class ArcLength(Solver[Equilibrium, ArcState]):
+    """Follow the root of z = h(z, lambda) by arclength from lambda = 0 until it crosses 1.
+
+        G(w) = 0,   <tangent, w - w_last> = ds,   w = (z, lambda) scaled, see `Curve`.
+
+    lambda is an unknown like z: the path may turn back at folds and leave [0, 1]. Every sample
+    has its own step. Points are corrected loosely; where lambda crosses 1 the path is
+    interpolated and the root polished to the tolerance, so that a CONVERGED sample's residual is
+    that of f.
+
+    A sample ends STEP_TOO_SMALL where steps below the smallest fail, RANK_LOSS where they fail
+    for want of a tangent (a bifurcation, or `krylov` too small), LOST_PATH where the path runs
+    off beyond `bound`, or where it has no start.
+
+    Arguments:
+        homotopy: the family of equations; its start is z0.
+        predictor: extrapolates the path.
+        corrector: solver of the bordered equation; its tolerance is that of the path.
+        control: the length of the steps, in the metric of `Curve`.
+        theta: weight of z in that metric, in (0, 1).
+        krylov: dimension of the Krylov space of a tangent at most.
+        bound: a path whose root mean square of z exceeds `bound` (1 + that of z0), or whose
+            lambda exceeds `bound`, is lost.
+
+    References:
+        H. Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems.
+        L. Watson, S. Billups, A. Morgan (1987), HOMPACK (the endgame).
+    """
+
+    max_steps: int = 1000
+    homotopy: Homotopy = FixedPoint()
+    predictor: Predictor = Tangent()
+    corrector: Solver[Equilibrium, Any] = field(
+        default_factory=lambda: NewtonKrylov(rtol=1e-3, max_steps=4, halvings=0, krylov=100)
+    )
+    control: StepControl = StepControl()
+    theta: float = 0.5
+    krylov: int = 100
+    bound: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.theta < 1 and self.krylov >= 1 and self.bound > 1):
+            raise ValueError(
+                "ArcLength needs theta in (0, 1), krylov >= 1 and bound > 1; got "
+                f"theta={self.theta}, krylov={self.krylov}, bound={self.bound}."
+            )
+
+    @property
+    def compacts_below(self) -> float:
+        return 1.0  # a step is a nonlinear solve
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> ArcState:
+        first = start(problem, z0)
+        anchor = self.homotopy.anchor(problem, z0)
+        lam = torch.zeros_like(first.residual).to(z0.dtype)
+        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
+        code = (first.residual <= tolerance).to(torch.int8)
+        evals = torch.ones_like(lam, dtype=torch.int64)
+        z = z0
+        if not self.homotopy.rooted:
+            root = run(self.homotopy.family(problem, anchor).at(lam), self.corrector, z0)
+            z, evals = root.value, evals + root.evals
+            lost = (code == Status.RUNNING) & ~root.converged
+            code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
+        curve, counter = self._curve(problem, anchor, z)
+        w = curve.join(z, lam)
+        guide = start_guide(curve, z, 1.0)
+        tangent, miss = curve.tangent(w, guide, rtol=1e-2, krylov=self.krylov)
+        lost = (code == Status.RUNNING) & ~(miss < RANK)
+        return ArcState(
+            z,
+            first.fz,
+            first.residual,
+            w=w,
+            tangent=tangent,
+            last_w=w,
+            last_tangent=tangent,
+            gap=torch.zeros_like(lam),
+            ds=torch.full_like(lam, self.control.ds),
+            streak=torch.zeros_like(evals),
+            anchor=anchor,
+            code=torch.where(lost, Status.RANK_LOSS, code).to(torch.int8),
+            evals=evals + counter.count,
+            time=lam,
+        )
+
+    def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
+        assert state.evals is not None and state.time is not None
+        curve, counter = self._curve(problem, state.anchor, state.z)
+        here = Knot(state.w, state.tangent)
+        last = Knot(state.last_w, state.last_tangent)
+        guess = self.predictor(last, here, state.gap, state.ds)
+        equation = curve.slice(state.w, state.tangent, state.ds)
+        found = run(equation, self.corrector, guess - state.w)
+        evals = state.evals + found.evals
+        moved, w = found.value, state.w + found.value
+        length = norm(moved)
+        # The step along the tangent is ds exactly, so ds / length is the cosine of the turn.
+        ok = found.converged & (state.ds >= math.cos(self.control.turn) * length)
+        tangent, faint, products = self._tangent(curve, counter, ok, w, moved)
+        evals = evals + products
+        turns = dot(tangent, state.tangent) < math.cos(self.control.turn)
+        ok &= ~turns & ~faint
+        new = Knot(w, tangent)
+        z, lam = curve.split(new.y)
+        end = ok & ((lam >= 1) != (state.time >= 1))
+        residual, code = state.residual, state.code
+        if bool(end.any()):
+            crossing, _ = curve.split(where_crossed(curve, here, new, length))
+            answer = polish(problem, self._polisher(), crossing, end)
+            evals = evals + answer.evals
+            ok &= ~end | answer.converged
+            end &= answer.converged
+            z = torch.where(expand(end, z), answer.value, z)
+            code = torch.where(end, Status.CONVERGED, code)
+            residual = torch.where(end, answer.residual.to(residual), residual)
+        size = norm(new.y)
+        ds, streak = self.control.next(
+            state.ds, ok, found.steps, state.streak, scale=size.clamp_min(1)
+        )
+        small = ~ok & (ds < self.control.smallest(state.z.dtype))
+        why = torch.where(faint, Status.RANK_LOSS, Status.STEP_TOO_SMALL)
+        code = torch.where(small, why, code)
+        lost = ok & ~end & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
+        code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
+        take = expand(ok, state.w)
+        z = torch.where(expand(ok, z), z, state.z)
+        # A sample that ends elsewhere than at the root is given the residual of where it is.
+        ends = (code != Status.RUNNING) & ~end
+        if bool(ends.any()):
+            residual = torch.where(ends, start(problem, z).residual, residual)
+        return replace(
+            state,
+            z=z,
+            residual=residual,
+            w=torch.where(take, new.y, state.w),
+            tangent=torch.where(take, tangent, state.tangent),
+            last_w=torch.where(take, state.w, state.last_w),
+            last_tangent=torch.where(take, state.tangent, state.last_tangent),
+            gap=torch.where(ok, length, state.gap),
+            ds=ds,
+            streak=streak,
+            code=code,
+            evals=evals,
+            time=torch.where(ok, torch.where(end, 1.0, lam), state.time),
+        )
+
+    def status(self, state: ArcState) -> Tensor | None:
+        return state.code
+
+    def _curve(self, problem: Equilibrium, anchor: Tensor, z: Tensor) -> tuple[Curve, Counter]:
+        """Return the samples' curves, and the counter of their evaluations."""
+        family = self.homotopy.family(problem, anchor)
+        counter = Counter(family.map)
+        return Curve(Family(counter, family.condition), z.shape[1:], self.theta), counter
+
+    def _tangent(
+        self, curve: Curve, counter: Counter, ok: Tensor, w: Tensor, moved: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the tangents of the samples `ok` at w, which have none, and the products used."""
+        faint = torch.zeros_like(ok)
+        products = torch.zeros_like(ok, dtype=torch.int64)
+        secant = moved / expand(norm(moved).clamp_min(TINY), moved)
+        if not self.predictor.tangents or not bool(ok.any()):
+            return secant, faint, products
+        before = counter.count
+        if curve.family.condition is None:
+            tangent, miss = curve.tangent(w, secant, rtol=0.1, krylov=self.krylov)
+            faint = ~(miss < RANK)
+        else:
+            index = ok.nonzero().squeeze(1)
+            some, miss = curve.rows(index).tangent(
+                w[index], secant[index], rtol=0.1, krylov=self.krylov
+            )
+            tangent = scatter(some, index, secant)
+            faint = scatter(~(miss < RANK), index, faint)
+        return tangent, faint & ok, products + torch.where(ok, counter.count - before, 0)
+
+    def _polisher(self) -> Solver[Equilibrium, Any]:
+        return NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=self.krylov)
+
+    def _reach(self, state: ArcState) -> Tensor:
+        """Return the norm of z beyond which a path is lost, (B,)."""
+        root: float = state.z[0].numel() ** 0.5
+        size = norm(state.anchor) / state.anchor[0].numel() ** 0.5
+        return self.bound * root * (1 + size)

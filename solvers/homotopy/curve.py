@@ -1,0 +1,123 @@
+"""The root set of a family as a curve in (z, lambda): its equations, slices and tangents."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..linear import gmres, linearize
+from ..norms import dot, expand, norm
+from ..problem import Equilibrium
+from .family import Family
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The curve { (z, lambda): z = h(z, lambda) } of each sample, in coordinates
+
+        w = (sqrt(theta / n) z, sqrt(1 - theta) lambda),
+
+    (B, n + 1), whose Euclidean metric is (theta / n) <u, v> + (1 - theta) lam mu: so lambda
+    weighs as much as all of z, however long z is. Its equation is G(w) = 0 with
+
+        G = sqrt(theta / n) (z - h(z, lambda)).
+
+    Arguments:
+        family: the equations.
+        shape: of one sample's z.
+        theta: weight of z in the metric, in (0, 1).
+
+    References:
+        R. Seydel (2010), Practical bifurcation and stability analysis.
+    """
+
+    family: Family
+    shape: torch.Size
+    theta: float = 0.5
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The factors of z and of lambda in w."""
+        return math.sqrt(self.theta / self.shape.numel()), math.sqrt(1 - self.theta)
+
+    def join(self, z: Tensor, lam: Tensor) -> Tensor:
+        """Return w of z, (B, ...), and lambda, (B,)."""
+        a, b = self.scales
+        return torch.cat((a * z.flatten(1), b * lam[:, None].to(z.dtype)), dim=1)
+
+    def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z, (B, ...), and lambda, (B,), of a point; of a tangent, their derivatives."""
+        a, b = self.scales
+        return (w[:, :-1] / a).reshape(-1, *self.shape), w[:, -1] / b
+
+    def gap(self, w: Tensor) -> Tensor:
+        """Evaluate G(w), (B, n)."""
+        z, lam = self.split(w)
+        return self.scales[0] * (z - self.family(z, lam)).flatten(1)
+
+    def rows(self, index: Tensor) -> Curve:
+        """Return the curves of the samples `index` alone."""
+        return replace(self, family=self.family.rows(index))
+
+    def slice(self, here: Tensor, normal: Tensor, ds: Tensor) -> Equilibrium:
+        """Return the equation of the step d from `here` to where the curve meets a plane:
+
+            G(here + d) = 0,   <normal, d> = ds,
+
+        in the form d = d - (G, <normal, d> - ds), to which Newton's method is the bordered one:
+        any solver corrects the points of a path. As d is the unknown, a relative tolerance is
+        one of the length of the step, and points cannot drift off the curve in small steps.
+        """
+
+        def plane(d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, curve: Curve) -> Tensor:
+            off = dot(normal, d) - ds
+            return d - torch.cat((curve.gap(here + d), off[:, None]), dim=1)
+
+        condition = self.family.condition
+        if condition is None:
+            return Equilibrium(lambda d: plane(d, here, normal, ds, self))
+
+        def given(d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, *x: Tensor) -> Tensor:
+            curve = replace(self, family=replace(self.family, condition=x))
+            return plane(d, here, normal, ds, curve)
+
+        return Equilibrium(given, (here, normal, ds, *condition))
+
+    def tangent(
+        self, w: Tensor, guide: Tensor, *, rtol: float, krylov: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the unit tangent at w that points along `guide`, (B, n + 1), and its error.
+
+        Solves the bordered system [G'(w); guide^T] t = [0; 1] by GMRES for the difference from
+        the guide, so that little is left to do where the guide is the tangent nearby.
+
+        Arguments:
+            w: a point of the curve.
+            guide: a unit vector, not orthogonal to the tangent.
+            rtol: error of the linear solve relative to the turn from the guide.
+            krylov: dimension of the Krylov space at most.
+
+        Returns:
+            the tangent, and ||G'(w) t||, (B,), 0 for a true one: large where G'(w) has lost
+            rank.
+        """
+        _, push = linearize(self.gap, w, self.family.map)
+
+        def bordered(v: Tensor) -> Tensor:
+            return torch.cat((push(v), dot(guide, v)[:, None]), dim=1)
+
+        miss = torch.cat((push(guide), torch.zeros_like(w[:, :1])), dim=1)
+        change, error = gmres(bordered, -miss, rtol=rtol, max_steps=krylov)
+        t = guide + change
+        size = norm(t)
+        return t / expand(size, t), error * norm(miss) / size
+
+
+def start_guide(curve: Curve, z: Tensor, direction: float) -> Tensor:
+    """Return the unit vector of lambda, towards larger lambda where direction > 0."""
+    zero = torch.zeros_like(z)
+    unit = curve.join(zero, z.new_full((z.shape[0],), direction))
+    return unit / curve.scales[1]
