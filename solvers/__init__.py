@@ -5,12 +5,13 @@ from .broyden import Broyden
 from .compose import Then
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
-from .homotopy import ArcLength, Continuation
+from .homotopy import ArcLength, Continuation, Davidenko
 from .newton import NewtonKrylov
 from .ode import ODE, SteadyState
 from .picard import Picard
 from .problem import Equilibrium, InitialValue
 from .pseudo_transient import PseudoTransient
+from .robust import Robust, solved_by
 from .solution import Solution, SolveError, Trajectory
 from .solver import Solver, State
 from .status import Status
@@ -22,6 +23,7 @@ __all__ = [
     "ArcLength",
     "Broyden",
     "Continuation",
+    "Davidenko",
     "Equilibrium",
     "Gradient",
     "Implicit",
@@ -30,6 +32,7 @@ __all__ = [
     "Phantom",
     "Picard",
     "PseudoTransient",
+    "Robust",
     "Solution",
     "SolveError",
     "Solver",
@@ -40,4 +43,5 @@ __all__ = [
     "Trajectory",
     "Unroll",
     "solve",
+    "solved_by",
 ]

@@ -3,6 +3,7 @@
 from .arclength import ArcLength
 from .control import StepControl
 from .curve import Curve
+from .davidenko import Davidenko
 from .family import Family
 from .maps import Convex, Custom, FixedPoint, Homotopy, Input, Newton
 from .natural import Continuation
@@ -15,6 +16,7 @@ __all__ = [
     "Convex",
     "Curve",
     "Custom",
+    "Davidenko",
     "Family",
     "FixedPoint",
     "Hermite",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -107,23 +107,76 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         anchor = self.homotopy.anchor(problem, z0)
         lam = torch.zeros_like(first.residual).to(z0.dtype)
         tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
-        code = (first.residual <= tolerance).to(torch.int8)
-        evals = torch.ones_like(lam, dtype=torch.int64)
-        z = z0
-        if not self.homotopy.rooted:
-            root = run(self.homotopy.family(problem, anchor).at(lam), self.corrector, z0)
-            z, evals = root.value, evals + root.evals
-            lost = (code == Status.RUNNING) & ~root.converged
-            code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
-        curve, counter = self._curve(problem, anchor, z)
+        solved = first.residual <= tolerance
+        family = self.homotopy.family(problem, anchor)
+        state = self.begin(family, z0, lam, rooted=self.homotopy.rooted)
+        assert state.evals is not None
+        return replace(
+            state,
+            z=torch.where(expand(solved, z0), z0, state.z),
+            fz=first.fz,
+            residual=first.residual,
+            anchor=anchor,
+            code=torch.where(solved, Status.CONVERGED, state.code).to(torch.int8),
+            evals=state.evals + 1,
+        )
+
+    def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
+        assert state.time is not None and state.evals is not None
+        family = self.homotopy.family(problem, state.anchor)
+        new, ok = self.advance(family, state)
+        assert new.time is not None and new.evals is not None
+        end = ok & ((new.time >= 1) != (state.time >= 1))
+        if bool(end.any()):
+            last, here = Knot(new.last_w, new.last_tangent), Knot(new.w, new.tangent)
+            curve = Curve(family, state.z.shape[1:], self.theta)
+            crossing, _ = curve.split(where_crossed(curve, last, here, new.gap))
+            answer = polish(problem, self._polisher(), crossing, end)
+            evals = new.evals + answer.evals
+            # Where the polish fails the step was too long: the path is taken up from before it.
+            new = select(end & ~answer.converged, self._halved(state), new)
+            end &= answer.converged
+            assert new.time is not None
+            new = replace(
+                new,
+                z=torch.where(expand(end, new.z), answer.value, new.z),
+                residual=torch.where(end, answer.residual.to(new.residual), new.residual),
+                code=torch.where(end, Status.CONVERGED, new.code).to(torch.int8),
+                time=torch.where(end, 1.0, new.time).to(new.z.dtype),
+                evals=evals,
+            )
+        ends = (new.code != Status.RUNNING) & ~end
+        if bool(ends.any()):  # those end elsewhere than at a root of f
+            here_too = start(problem, new.z).residual
+            new = replace(new, residual=torch.where(ends, here_too, new.residual))
+        return new
+
+    def begin(
+        self, family: Family, z: Tensor, lam: Tensor, direction: float = 1.0, *, rooted: bool
+    ) -> ArcState:
+        """Return the state at the root of z = h(z, lam) near z, towards larger lambda first.
+
+        Arguments:
+            family: the equations, of the batch of z.
+            z, lam: the start, (B, ...) and (B,).
+            direction: -1 to set out towards smaller lambda.
+            rooted: whether z is that root, so that it need not be found.
+        """
+        evals = torch.zeros_like(lam, dtype=torch.int64)
+        code = torch.zeros_like(lam, dtype=torch.int8)
+        if not rooted:
+            root = run(family.at(lam), replace(self.corrector, max_steps=50), z)
+            z, evals = root.value, root.evals
+            code = torch.where(root.converged, code, Status.LOST_PATH).to(torch.int8)
+        curve, counter = self._curve(family, z)
         w = curve.join(z, lam)
-        guide = start_guide(curve, z, 1.0)
+        guide = start_guide(curve, z, direction)
         tangent, miss = curve.tangent(w, guide, rtol=1e-2, krylov=self.krylov)
         lost = (code == Status.RUNNING) & ~(miss < RANK)
         return ArcState(
             z,
-            first.fz,
-            first.residual,
+            z,
+            torch.full_like(lam, float("inf")),
             w=w,
             tangent=tangent,
             last_w=w,
@@ -131,81 +184,69 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             gap=torch.zeros_like(lam),
             ds=torch.full_like(lam, self.control.ds),
             streak=torch.zeros_like(evals),
-            anchor=anchor,
+            anchor=z,
             code=torch.where(lost, Status.RANK_LOSS, code).to(torch.int8),
             evals=evals + counter.count,
             time=lam,
         )
 
-    def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
-        assert state.evals is not None and state.time is not None
-        curve, counter = self._curve(problem, state.anchor, state.z)
+    def advance(self, family: Family, state: ArcState) -> tuple[ArcState, Tensor]:
+        """Return the state after one step along each curve, and which samples moved, bool (B,).
+
+        A sample whose step failed stays, with half the step; no heed is paid to lambda = 1.
+        """
+        assert state.evals is not None
+        curve, counter = self._curve(family, state.z)
         here = Knot(state.w, state.tangent)
         last = Knot(state.last_w, state.last_tangent)
-        guess = self.predictor(last, here, state.gap, state.ds)
-        equation = curve.slice(state.w, state.tangent, state.ds)
-        found = run(equation, self.corrector, guess - state.w)
-        evals = state.evals + found.evals
+        guess = self.predictor(last, here, state.gap, state.ds) - state.w
+        found = run(curve.slice(state.w, state.tangent, state.ds), self.corrector, guess)
         moved, w = found.value, state.w + found.value
         length = norm(moved)
         # The step along the tangent is ds exactly, so ds / length is the cosine of the turn.
-        ok = found.converged & (state.ds >= math.cos(self.control.turn) * length)
+        straight = math.cos(self.control.turn)
+        ok = found.converged & (state.ds >= straight * length)
         tangent, faint, products = self._tangent(curve, counter, ok, w, moved)
-        evals = evals + products
-        turns = dot(tangent, state.tangent) < math.cos(self.control.turn)
-        ok &= ~turns & ~faint
-        new = Knot(w, tangent)
-        z, lam = curve.split(new.y)
-        end = ok & ((lam >= 1) != (state.time >= 1))
-        residual, code = state.residual, state.code
-        if bool(end.any()):
-            crossing, _ = curve.split(where_crossed(curve, here, new, length))
-            answer = polish(problem, self._polisher(), crossing, end)
-            evals = evals + answer.evals
-            ok &= ~end | answer.converged
-            end &= answer.converged
-            z = torch.where(expand(end, z), answer.value, z)
-            code = torch.where(end, Status.CONVERGED, code)
-            residual = torch.where(end, answer.residual.to(residual), residual)
-        size = norm(new.y)
-        ds, streak = self.control.next(
-            state.ds, ok, found.steps, state.streak, scale=size.clamp_min(1)
-        )
-        small = ~ok & (ds < self.control.smallest(state.z.dtype))
+        ok &= ~faint & (dot(tangent, state.tangent) >= straight)
+        z, lam = curve.split(w)
+        size = norm(w).clamp_min(1)
+        ds, streak = self.control.next(state.ds, ok, found.steps, state.streak, size)
+        lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
         why = torch.where(faint, Status.RANK_LOSS, Status.STEP_TOO_SMALL)
-        code = torch.where(small, why, code)
-        lost = ok & ~end & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
+        code = torch.where(~ok & (ds < self.control.smallest(z.dtype)), why, state.code)
         code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
-        take = expand(ok, state.w)
-        z = torch.where(expand(ok, z), z, state.z)
-        # A sample that ends elsewhere than at the root is given the residual of where it is.
-        ends = (code != Status.RUNNING) & ~end
-        if bool(ends.any()):
-            residual = torch.where(ends, start(problem, z).residual, residual)
-        return replace(
+        new = replace(
             state,
             z=z,
-            residual=residual,
-            w=torch.where(take, new.y, state.w),
-            tangent=torch.where(take, tangent, state.tangent),
-            last_w=torch.where(take, state.w, state.last_w),
-            last_tangent=torch.where(take, state.tangent, state.last_tangent),
-            gap=torch.where(ok, length, state.gap),
+            w=w,
+            tangent=tangent,
+            last_w=state.w,
+            last_tangent=state.tangent,
+            gap=length,
+            time=lam,
+        )
+        return replace(
+            select(ok, new, state),
             ds=ds,
             streak=streak,
             code=code,
-            evals=evals,
-            time=torch.where(ok, torch.where(end, 1.0, lam), state.time),
-        )
+            evals=state.evals + found.evals + products,
+        ), ok
 
     def status(self, state: ArcState) -> Tensor | None:
         return state.code
 
-    def _curve(self, problem: Equilibrium, anchor: Tensor, z: Tensor) -> tuple[Curve, Counter]:
+    def _curve(self, family: Family, z: Tensor) -> tuple[Curve, Counter]:
         """Return the samples' curves, and the counter of their evaluations."""
-        family = self.homotopy.family(problem, anchor)
         counter = Counter(family.map)
         return Curve(Family(counter, family.condition), z.shape[1:], self.theta), counter
+
+    def _halved(self, state: ArcState) -> ArcState:
+        """Return the state with half the step."""
+        ds = 0.5 * state.ds
+        small = ds < self.control.smallest(ds.dtype)
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.code).to(torch.int8)
+        return replace(state, ds=ds, streak=torch.zeros_like(state.streak), code=code)
 
     def _tangent(
         self, curve: Curve, counter: Counter, ok: Tensor, w: Tensor, moved: Tensor
@@ -234,6 +275,16 @@ class ArcLength(Solver[Equilibrium, ArcState]):
 
     def _reach(self, state: ArcState) -> Tensor:
         """Return the norm of z beyond which a path is lost, (B,)."""
-        root: float = state.z[0].numel() ** 0.5
-        size = norm(state.anchor) / state.anchor[0].numel() ** 0.5
-        return self.bound * root * (1 + size)
+        start = norm(state.anchor) / state.anchor[0].numel() ** 0.5
+        farthest: Tensor = self.bound * (1 + start) * state.z[0].numel() ** 0.5
+        return farthest
+
+
+def select(chosen: Tensor, yes: ArcState, no: ArcState) -> ArcState:
+    """Return the rows `chosen`, bool (B,), of one state and the other rows of another."""
+    merged = {}
+    for each in fields(yes):
+        a, b = getattr(yes, each.name), getattr(no, each.name)
+        if a is not b and isinstance(a, Tensor):
+            merged[each.name] = torch.where(expand(chosen, a), a, b)
+    return replace(no, **merged)
