@@ -56,15 +56,15 @@ def stem(channels: int, hidden: int) -> nn.Sequential:
     )
 
 
-def classifier(width: int, head: int, num_classes: int, groups: int) -> nn.Sequential:
-    """Map answers (B, width, H, W) to logits, (B, num_classes)."""
+def classifier(width: int, head: int, num_classes: int, groups: int, pool: int) -> nn.Sequential:
+    """Map answers (B, width, H, W), averaged on a pool x pool grid, to logits (B, num_classes)."""
     return nn.Sequential(
         group_norm(width, groups),
         nn.ReLU(),
         nn.Conv2d(width, head, 1),
         nn.BatchNorm2d(head),
         nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
+        nn.AdaptiveAvgPool2d(pool),
         nn.Flatten(),
-        nn.Linear(head, num_classes),
+        nn.Linear(head * pool**2, num_classes),
     )

@@ -58,6 +58,7 @@ class ImageModel(nn.Module):
         *,
         hidden: int,
         head: int,
+        pool: int,
         groups: int,
         mean: Statistic,
         std: Statistic,
@@ -66,21 +67,24 @@ class ImageModel(nn.Module):
         super().__init__()
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"shape must be (channels, height, width); got {tuple(shape)}.")
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1; got {num_classes}.")
+        if num_classes < 1 or pool < 1:
+            raise ValueError(
+                f"num_classes and pool must be at least 1; got {num_classes} and {pool}."
+            )
         self.shape = tuple(shape)
         self.config: dict[str, Any] = {
             "shape": list(shape),
             "num_classes": num_classes,
             "hidden": hidden,
             "head": head,
+            "pool": pool,
             "groups": groups,
             "mean": mean if isinstance(mean, (int, float)) else list(mean),
             "std": std if isinstance(std, (int, float)) else list(std),
         }
         self.normalize = Normalize(shape[0], mean, std)
         self.stem = stem(shape[0], hidden)
-        self.head = classifier(hidden + augment, head, num_classes, groups)
+        self.head = classifier(hidden + augment, head, num_classes, groups, pool)
         self.initial_point = None
 
     def condition(self, images: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class AugmentedNeuralODE(ImageModel):
     It has no equilibrium that depends on x, so `with_solver` takes an `ODE` alone.
 
     Arguments:
-        shape, num_classes, hidden, head, groups, dropout, mean, std, on_failure: as in `HomoODE`.
+        shape, num_classes, hidden, head, pool, groups, dropout, mean, std, on_failure: as in
+            `HomoODE`.
         augment: channels added to the `hidden` ones of x.
         horizon: where the flow ends.
         solver: an `ODE`; dopri5 at 1e-3 by default.
@@ -36,6 +37,7 @@ class AugmentedNeuralODE(ImageModel):
         hidden: int = 64,
         augment: int = 16,
         head: int = 256,
+        pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
         mean: Statistic = 0.0,
@@ -51,6 +53,7 @@ class AugmentedNeuralODE(ImageModel):
             hidden=hidden,
             augment=augment,
             head=head,
+            pool=pool,
             groups=groups,
             mean=mean,
             std=std,
@@ -82,6 +85,7 @@ class NeuralODE(ImageModel):
         *,
         hidden: int = 64,
         head: int = 256,
+        pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
         mean: Statistic = 0.0,
@@ -92,7 +96,14 @@ class NeuralODE(ImageModel):
         on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__(
-            shape, num_classes, hidden=hidden, head=head, groups=groups, mean=mean, std=std
+            shape,
+            num_classes,
+            hidden=hidden,
+            head=head,
+            pool=pool,
+            groups=groups,
+            mean=mean,
+            std=std,
         )
         field = ConvField(hidden, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)

@@ -71,12 +71,19 @@ def test_images_of_any_size_give_logits_and_every_weight_a_gradient(kind, shape)
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_config_is_json_and_rebuilds_the_model(kind) -> None:
-    model = small(kind, mean=[0.25], std=0.5, dropout=0.2, horizon=2.0, on_failure="ignore").eval()
+    model = small(kind, mean=[0.25], std=0.5, pool=2, dropout=0.2, horizon=2.0).eval()
     twin = kind(**json.loads(json.dumps(model.config))).eval()
     assert twin.config == model.config
     twin.load_state_dict(model.state_dict())
     x = images()
     assert torch.equal(twin(x), model(x))
+
+
+def test_the_head_sees_where_things_are_with_more_than_one_cell_to_pool() -> None:
+    z = torch.randn(2, 8, 4, 4)
+    for pool, blind in ((1, True), (4, False)):
+        head = small(pool=pool).eval().head
+        assert torch.allclose(head(z), head(z.flip(3)), atol=1e-6) == blind
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -271,6 +278,8 @@ def test_wrong_images_are_named() -> None:
         model(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"shape must be \(channels, height, width\)"):
         HomoODE((8, 8))
+    with pytest.raises(ValueError, match="num_classes and pool must be at least 1; got 10 and 0"):
+        small(pool=0)
     with pytest.raises(ValueError, match="std must be above 0"):
         small(std=0.0)
     with pytest.raises(ValueError, match="mean must be a number or 1 of them"):
