@@ -1,6 +1,7 @@
 """Homotopies: deform an easy equation into the one to be solved, and follow its root."""
 
 from .arclength import ArcLength
+from .branch import Branch, Fold
 from .control import StepControl
 from .curve import Curve
 from .davidenko import Davidenko
@@ -8,9 +9,11 @@ from .family import Family
 from .maps import Convex, Custom, FixedPoint, Homotopy, Input, Newton
 from .natural import Continuation
 from .predictor import Constant, Hermite, Predictor, Secant, Tangent
+from .trace import trace
 
 __all__ = [
     "ArcLength",
+    "Branch",
     "Constant",
     "Continuation",
     "Convex",
@@ -19,6 +22,7 @@ __all__ = [
     "Davidenko",
     "Family",
     "FixedPoint",
+    "Fold",
     "Hermite",
     "Homotopy",
     "Input",
@@ -27,4 +31,5 @@ __all__ = [
     "Secant",
     "StepControl",
     "Tangent",
+    "trace",
 ]
