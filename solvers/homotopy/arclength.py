@@ -61,8 +61,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     that of f.
 
     A sample ends STEP_TOO_SMALL where steps below the smallest fail, RANK_LOSS where they fail
-    for want of a tangent (a bifurcation, or `krylov` too small), LOST_PATH where the path runs
-    off beyond `bound`, or where it has no start.
+    and the bordered system is singular (a bifurcation, or `krylov` too small), LOST_PATH where
+    the path runs off beyond `bound`, or where it has no start.
 
     Arguments:
         homotopy: the family of equations; its start is z0.
@@ -212,8 +212,11 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         size = norm(w).clamp_min(1)
         ds, streak = self.control.next(state.ds, ok, found.steps, state.streak, size)
         lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
-        why = torch.where(faint, Status.RANK_LOSS, Status.STEP_TOO_SMALL)
-        code = torch.where(~ok & (ds < self.control.smallest(z.dtype)), why, state.code)
+        small = ~ok & (ds < self.control.smallest(z.dtype))
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.code)
+        if bool(small.any()):
+            rank = faint | curve.singular(state.w, state.tangent, krylov=self.krylov)
+            code = torch.where(small & rank, Status.RANK_LOSS, code)
         code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
         new = replace(
             state,

@@ -13,7 +13,7 @@ from ..newton import NewtonKrylov
 from ..status import Status
 from .curve import Curve
 from .endgame import where_crossed
-from .predictor import Knot
+from .predictor import Knot, hermite
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,19 @@ class Branch:
     def points(self) -> Tensor:
         """Return the points w in the coordinates of `Curve`, (T, n + 1)."""
         return self.curve.join(self.z, self.lam)
+
+    def refined(self, parts: int = 8) -> tuple[Tensor, Tensor]:
+        """Return z, (T', ...), and lambda, (T',), of the cubics between the points, to be drawn.
+
+        Arguments:
+            parts: points for each step; T' = (T - 1) parts + 1.
+        """
+        w = self.points()
+        last, here = Knot(w[:-1], self.tangent[:-1]), Knot(w[1:], self.tangent[1:])
+        gap = self.s[1:] - self.s[:-1]
+        pieces = [hermite(last, here, gap, torch.full_like(gap, k / parts)) for k in range(parts)]
+        between = torch.stack(pieces, dim=1).flatten(0, 1)
+        return self.curve.split(torch.cat((between, w[-1:])))
 
     def roots(self, lam: float, rtol: float | None = None) -> Tensor:
         """Return the roots at one lambda, (R, ...), in the order in which the branch meets them.

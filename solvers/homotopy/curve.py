@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..linear import gmres, linearize
+from ..linear import LinearMap, gmres, linearize
 from ..norms import dot, expand, norm
 from ..problem import Equilibrium
 from .family import Family
@@ -104,16 +104,34 @@ class Curve:
             the tangent, and ||G'(w) t||, (B,), 0 for a true one: large where G'(w) has lost
             rank.
         """
+        bordered, push = self._bordered(w, guide)
+        miss = torch.cat((push(guide), torch.zeros_like(w[:, :1])), dim=1)
+        change, _ = gmres(bordered, -miss, rtol=rtol, max_steps=krylov)
+        t = guide + change
+        t = t / expand(norm(t), t)
+        return t, norm(push(t))  # measured: GMRES may break down on a singular system unseen
+
+    def singular(self, w: Tensor, guide: Tensor, *, krylov: int) -> Tensor:
+        """Say whether [G'(w); guide^T] is singular as far as GMRES can tell, bool (B,).
+
+        The system is solved for one right side; a singular one has no solution, or an immense
+        one.
+        """
+        bordered, _ = self._bordered(w, guide)
+        n = w.shape[1]
+        rhs = torch.linspace(1, 2, n, dtype=w.dtype, device=w.device).expand_as(w) / n**0.5
+        d, _ = gmres(bordered, rhs, rtol=1e-3, max_steps=krylov)
+        solved = norm(bordered(d) - rhs) <= 0.1 * norm(rhs)
+        return ~(solved & (norm(d) * torch.finfo(w.dtype).eps ** 0.5 < norm(rhs)))
+
+    def _bordered(self, w: Tensor, guide: Tensor) -> tuple[LinearMap, LinearMap]:
+        """Return the products with [G'(w); guide^T] and with G'(w)."""
         _, push = linearize(self.gap, w, self.family.map)
 
         def bordered(v: Tensor) -> Tensor:
             return torch.cat((push(v), dot(guide, v)[:, None]), dim=1)
 
-        miss = torch.cat((push(guide), torch.zeros_like(w[:, :1])), dim=1)
-        change, error = gmres(bordered, -miss, rtol=rtol, max_steps=krylov)
-        t = guide + change
-        size = norm(t)
-        return t / expand(size, t), error * norm(miss) / size
+        return bordered, push
 
 
 def start_guide(curve: Curve, z: Tensor, direction: float) -> Tensor:

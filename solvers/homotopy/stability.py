@@ -13,6 +13,7 @@ DENSE = 64
 """Up to this dimension the whole Jacobian is formed: cheaper than Arnoldi's iteration."""
 
 
+@torch.no_grad()
 def leading_eigenvalues(problem: Equilibrium, z: Tensor, count: int) -> Tensor:
     """Return the eigenvalues of the Jacobian at z with the largest real parts, complex128 (k,).
 

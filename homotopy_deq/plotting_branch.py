@@ -1,0 +1,89 @@
+"""Draw branches of roots: one coordinate against lambda, with folds and stability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from solvers.homotopy import Branch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito (2008)
+
+PARTS = 8  # points drawn for each step of a branch
+
+
+def largest(z: Tensor) -> Tensor:
+    """Return the largest entry of each root of a branch, (T,)."""
+    return z.flatten(1).amax(1)
+
+
+def branch_figure(
+    branches: Mapping[str, Branch],
+    height: Callable[[Tensor], Tensor] = largest,
+    *,
+    xlabel: str = "lambda",
+    ylabel: str = "largest entry of z",
+    logy: bool = False,
+) -> Figure:
+    """Draw branches against lambda, with a dot at each fold.
+
+    Roots that do not attract the flow z' = h(z) - z are dashed, where eigenvalues are known.
+
+    Arguments:
+        branches: what `trace` returned, by name.
+        height: maps roots (T, ...) to what is drawn, (T,).
+        xlabel, ylabel: axis labels.
+        logy: whether the vertical axis is logarithmic.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    dashed = False
+    for k, (name, branch) in enumerate(branches.items()):
+        color = COLORS[k % len(COLORS)]
+        z, lam = branch.refined(PARTS)
+        x, y = lam.cpu().tolist(), height(z).cpu().tolist()
+        known = branch.stable
+        stable = [True] * len(x)
+        if known is not None:  # a stretch between two points is as stable as the first
+            stable = known[:-1].repeat_interleave(PARTS).tolist() + [bool(known[-1])]
+        for first, last, good in _runs(stable):
+            label = name if first == 0 else None
+            style = "-" if good else "--"
+            dashed |= not good
+            axes.plot(
+                x[first : last + 1], y[first : last + 1], style,
+                color=color, label=label, linewidth=1.6,
+            )  # fmt: skip
+        folds = [(fold.lam, float(height(fold.z[None])[0])) for fold in branch.folds]
+        if folds:
+            axes.plot(*zip(*folds, strict=True), "o", color=color, markersize=5)
+        for at, value in folds:
+            axes.annotate(
+                f"{at:.4f}", (at, value), textcoords="offset points", xytext=(7, 4), fontsize=8
+            )
+    if dashed:
+        axes.plot([], [], "--", color="0.4", label="unstable", linewidth=1.2)
+    axes.plot([], [], "o", color="0.4", label="fold", markersize=5)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if logy:
+        axes.set_yscale("log")
+    axes.margins(x=0.1)
+    axes.grid(True, color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _runs(stable: list[bool]) -> list[tuple[int, int, bool]]:
+    """Return (first, last, stable) of each stretch; stretches share their border points."""
+    borders = [k for k in range(1, len(stable)) if stable[k] != stable[k - 1]]
+    firsts, lasts = [0, *borders], [*borders, len(stable) - 1]
+    return [(a, b, stable[a]) for a, b in zip(firsts, lasts, strict=True)]
