@@ -58,7 +58,8 @@ class Run:
         about: Mapping[str, Any],
     ) -> None:
         self.model, self.config, self.accelerator = model, config, accelerator
-        self.about = {**about, "training": asdict(config), "images": fingerprint(data)}
+        settings = {k: v for k, v in asdict(config).items() if k != "save_every"}
+        self.about = {**about, "training": settings, "images": fingerprint(data)}
         kept, held = split_validation(data, config.validation, config.seed)
         augment = Augmentation(config.flip, config.pad) if config.flip or config.pad else None
 

@@ -1,0 +1,140 @@
+"""The one table from names to objects: what a command line or a checkpoint calls things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from solvers import (
+    ODE,
+    Adjoint,
+    Anderson,
+    ArcLength,
+    Broyden,
+    Continuation,
+    Davidenko,
+    Equilibrium,
+    Implicit,
+    NewtonKrylov,
+    Phantom,
+    Picard,
+    PseudoTransient,
+    Robust,
+    Solver,
+    SteadyState,
+    Then,
+    Unroll,
+)
+from solvers.ode.initial_value import METHODS
+
+from ..models import DEQ, AugmentedNeuralODE, HomoODE, ImageModel, NeuralODE
+
+MODELS: Mapping[str, type[ImageModel]] = {
+    "homoode": HomoODE,
+    "deq": DEQ,
+    "neural-ode": NeuralODE,
+    "augmented-neural-ode": AugmentedNeuralODE,
+}
+
+SOLVERS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
+    "picard": Picard,
+    "anderson": Anderson,
+    "broyden": Broyden,
+    "newton-krylov": NewtonKrylov,
+    "pseudo-transient": PseudoTransient,
+    "steady-state": SteadyState,
+    "continuation": Continuation,
+    "arc-length": ArcLength,
+    "davidenko": Davidenko,
+    "robust": Robust,
+}
+
+GRADIENTS: Mapping[str, Callable[[], Any]] = {
+    "implicit": Implicit,
+    "phantom": Phantom,
+    "unroll": Unroll,
+    "adjoint": Adjoint,
+}
+
+ONE_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
+REST_STEP = 1.0
+"""Step in t of `ONE_STEP` methods towards a rest point, which is a fixed point of each of them
+whatever the step; all are stable there for a Jacobian of f with eigenvalues in the unit disk."""
+
+
+def pick(kind: str, name: str, valid: Iterable[str]) -> str:
+    """Return the name, or raise ValueError that lists the valid ones."""
+    names = list(valid)
+    if name in names:
+        return name
+    close = get_close_matches(name, names, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}.")
+
+
+@dataclass(frozen=True)
+class Path:
+    """A forward pass by name.
+
+    Arguments:
+        solver: one of `SOLVERS`, or a method of torchdiffeq. Fixed-point and continuation solvers
+            joined by "+" take over each other's failed samples; after a method they polish the
+            end of its flow: "rk4+anderson".
+        rtol, atol, max_steps: of every part, where given.
+        step_size: step in t of the methods without error control, where given.
+        horizon: where the flow ends, where given.
+    """
+
+    solver: str
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int | None = None
+    step_size: float | None = None
+    horizon: float | None = None
+
+    def __post_init__(self) -> None:
+        parts = self.solver.split("+")
+        valid = (*SOLVERS, *METHODS)
+        for k, part in enumerate(parts):
+            pick("solver", part, valid)
+            if k and part in METHODS:
+                raise ValueError(
+                    f"in {self.solver!r} the method {part} follows another solver: a flow comes "
+                    "first, as in rk4+anderson."
+                )
+
+    def put(self, model: ImageModel, gradient: str | None = None) -> ImageModel:
+        """Return the model with this forward pass; its weights are shared.
+
+        Raises:
+            ValueError: the model has no equilibrium, and the path looks for one.
+        """
+        first, *rest = self.solver.split("+")
+        rule = None if gradient is None else GRADIENTS[pick("gradient", gradient, GRADIENTS)]()
+        solver: Solver[Any, Any] = (
+            self._root([first, *rest])
+            if first in SOLVERS
+            else (self._flow(first, model.layer.rest_point))
+        )
+        polish = self._root(rest) if rest and first in METHODS else None
+        try:
+            return model.with_solver(solver, rule, t1=self.horizon, polish=polish)
+        except TypeError as error:
+            raise ValueError(f"--solver {self.solver}: {error}") from error
+
+    def _root(self, names: list[str]) -> Solver[Equilibrium, Any]:
+        parts = [replace(SOLVERS[name](), **self._limits()) for name in names]
+        return parts[0] if len(parts) == 1 else Then(*parts)
+
+    def _flow(self, method: str, rest_point: bool) -> ODE:
+        flow = ODE(method=method)
+        step = REST_STEP if rest_point and method in ONE_STEP else flow.step_size
+        flow = replace(flow, step_size=step if self.step_size is None else self.step_size)
+        # In "rk4+anderson" the limits are those of the polish.
+        return flow if "+" in self.solver else replace(flow, **self._limits())
+
+    def _limits(self) -> dict[str, Any]:
+        given = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
+        return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,56 @@
+"""The states that a forward pass goes through."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from solvers import ODE, Trajectory
+
+from ..models import ImageModel
+from ..regularization import relative_residual
+from .names import ONE_STEP
+
+STOPS = 10
+
+
+@torch.no_grad()
+def trajectory(model: ImageModel, images: Tensor) -> Trajectory[Tensor]:
+    """Return the states, residuals and evaluations along a model's forward pass.
+
+    Of a flow these are its ends at 10 horizons (or at each step of a method without error
+    control), each integrated from the start: an integrator that is stopped to be looked at and
+    started again would take more evaluations than it does undisturbed.
+
+    Arguments:
+        model: in eval mode.
+        images: (B, C, H, W), in [0, 1].
+    """
+    solver = model.layer.solver
+    x = model.condition(images)
+    if not isinstance(solver, ODE) or model.layer.polish is not None:
+        path = model.solve(images, record=True).solution.trajectory
+        assert path is not None
+        return (
+            path if not isinstance(solver, ODE) else _with_residuals(model, x, path.z, path.evals)
+        )
+    horizon = model.layer.t1
+    stops = max(1, round(horizon / solver.step_size)) if solver.method in ONE_STEP else STOPS
+    states, evals = [model.start(x)], [0]
+    for k in range(1, stops + 1):
+        found = model.with_solver(solver, t1=horizon * k / stops).solve(images).solution
+        states.append(found.value)
+        evals.append(round(float(found.evals.double().mean())))
+    return _with_residuals(model, x, torch.stack(states), torch.tensor(evals))
+
+
+def _with_residuals(
+    model: ImageModel, x: Tensor, states: Tensor, evals: Tensor
+) -> Trajectory[Tensor]:
+    """Measure how far each state of a flow (T, B, ...) is from rest; NaN where nothing rests."""
+    condition = model.layer.condition(x)
+    if model.layer.rest_point:
+        residual = [relative_residual(model.layer.cell, z, *condition) for z in states]
+    else:
+        residual = [z.new_full((len(z),), float("nan")) for z in states]
+    return Trajectory(states, torch.stack(residual), evals)

@@ -1,0 +1,177 @@
+"""All that decides what a run computes, with every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import DATASETS, ImageData, load
+from ..models import RECIPES, ImageModel, Recipe
+from ..training import CHECKPOINT, Checkpoint, CheckpointError, TrainConfig, load_checkpoint
+from . import names
+
+EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The choices behind a run, as numbers and names: what `train` takes, and a checkpoint keeps.
+
+    `None` stands for the default of the model, the solver or the data set's reader.
+    """
+
+    model: str
+    dataset: str
+    limit: int | None
+    test_limit: int | None
+    image_size: int | None
+    rest_point: bool
+    horizon: float | None
+    hidden: int
+    head: int
+    pool: int
+    groups: int
+    dropout: float
+    solver: str
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+    step_size: float | None
+    gradient: str | None
+    epochs: int
+    batch: int
+    lr: float
+    final_lr: float
+    start_lr: float
+    start_every: int
+    validation: float
+    residual_penalty: float
+    jacobian_penalty: float
+    flip: float
+    pad: int
+    precision: str
+    seed: int
+
+    @property
+    def path(self) -> names.Path:
+        """The forward pass that the run trains with."""
+        return names.Path(
+            self.solver, self.rtol, self.atol, self.max_steps, self.step_size, self.horizon
+        )
+
+    def config(self, save_every: float) -> TrainConfig:
+        """Return what the training loop takes of this."""
+        own = {f.name for f in fields(TrainConfig)}
+        taken = {name: value for name, value in asdict(self).items() if name in own}
+        return TrainConfig(**taken, save_every=save_every)
+
+    def data(self, root: Path | None, *, download: bool = False) -> ImageData:
+        """Load the images."""
+        return load(
+            self.dataset,
+            root,
+            limit=self.limit,
+            test_limit=self.test_limit,
+            seed=self.seed,
+            download=download,
+            image_size=self.image_size,
+        )
+
+    def build(self, data: ImageData) -> ImageModel:
+        """Make the model with fresh weights drawn from the seed."""
+        torch.manual_seed(self.seed)
+        settings: dict[str, Any] = {"on_failure": "ignore"}  # the commands report failures
+        settings |= {name: getattr(self, name) for name in Recipe().model_arguments()}
+        if self.model == "homoode":
+            settings["rest_point"] = self.rest_point
+        std = [max(value, 1e-3) for value in data.std]  # a channel that never changes has std 0
+        model = names.MODELS[self.model](
+            data.shape, data.num_classes, mean=data.mean, std=std, **settings
+        )
+        return self.path.put(model, self.gradient)
+
+
+def resolve(given: Mapping[str, Any]) -> Spec:
+    """Fill in what was not given (None) from the data set's recipe and the model's defaults.
+
+    Raises:
+        ValueError: a name or a number is not valid.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    model = names.pick("model", chosen.get("model", "homoode"), names.MODELS)
+    dataset = names.pick("dataset", chosen.get("dataset", "digits"), DATASETS)
+    recipe = RECIPES.get(dataset, Recipe())
+    rests = chosen.get("rest_point", True) if model == "homoode" else model == "deq"
+    flows = "rk4" if rests else "dopri5"
+    defaults: dict[str, Any] = {field.name: None for field in fields(Spec)}
+    defaults |= {f.name: f.default for f in fields(TrainConfig) if f.name in defaults}
+    defaults |= recipe.model_arguments() | recipe.training_arguments()
+    defaults |= {"epochs": EPOCHS, "solver": "anderson" if model == "deq" else flows}
+    if model != "homoode" or not rests:
+        defaults["residual_penalty"] = 0.0
+    settings = {**defaults, **chosen, "model": model, "dataset": dataset, "rest_point": rests}
+    spec = Spec(**settings)
+    if spec.gradient is not None:
+        names.pick("gradient", spec.gradient, names.GRADIENTS)
+    if chosen.get("rest_point") is not None and model != "homoode":
+        raise ValueError(f"--rest-point is a choice of homoode alone; got it for {model}.")
+    if spec.residual_penalty and not rests:
+        raise ValueError(f"{model} without a rest point has no residual to penalise.")
+    spec.path, spec.config(0.0)  # they check themselves
+    return spec
+
+
+def conflicts(spec: Spec, given: Mapping[str, Any]) -> list[str]:
+    """List the options that were given and differ from those that a run was started with."""
+    return [
+        f"--{name.replace('_', '-')}: the run has {getattr(spec, name)}, got {value}"
+        for name, value in given.items()
+        if value is not None and value != getattr(spec, name)
+    ]
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a path names: the file, or the one in a run's folder."""
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def spec_of(checkpoint: Checkpoint) -> Spec:
+    """Return the choices behind a checkpoint.
+
+    Raises:
+        CheckpointError: it was not written by `homotopy-deq train`.
+    """
+    try:
+        return Spec(**checkpoint.meta["about"]["spec"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"this checkpoint was not written by this version's homotopy-deq train ({error})."
+        ) from error
+
+
+def load_model(path: Path | str) -> ImageModel:
+    """Rebuild a trained model, in eval mode, with the weights that were best on validation.
+
+    Arguments:
+        path: a run's folder or its checkpoint file. Loading runs no code from it.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `load_checkpoint`.
+
+    Example:
+        >>> model = load_model("runs/homoode-digits").with_solver(Anderson())
+    """
+    return rebuild(load_checkpoint(find_checkpoint(Path(path))))
+
+
+def rebuild(checkpoint: Checkpoint) -> ImageModel:
+    """Return the model of a checkpoint, in eval mode: see `load_model`."""
+    spec = spec_of(checkpoint)
+    model = names.MODELS[spec.model](**checkpoint.meta["about"]["model"]["config"])
+    model = spec.path.put(model, spec.gradient)
+    model.load_state_dict(checkpoint.under("best") or checkpoint.under("model"))
+    return model.eval()
