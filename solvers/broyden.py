@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Broyden(Solver[Equilibrium, BroydenState]):
         C. T. Kelley (1995), Iterative methods for linear and nonlinear equations, ch. 7.
     """
 
-    max_steps: int = 200
+    max_steps: int = field(default=200, kw_only=True)
     memory: int = 30
     growth: float = 10.0
 

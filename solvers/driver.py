@@ -55,8 +55,12 @@ def run(
     check_kind(problem, solver)
     problem, z, unpack = pack(problem, z0)
     check_start(problem, z)
+    if z.shape[0] == 0:
+        return unpack(_Results(z).solution([], []))
     counted, counter = problem.counted()
-    return unpack(_loop(counted, counter, solver.recorded() if record else solver, z, record))
+    with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
+        found = _loop(counted, counter, solver.recorded() if record else solver, z, record)
+    return unpack(found)
 
 
 def check_kind(problem: object, solver: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from .solver import Solver, State, start
 class NewtonKrylov(Solver[Equilibrium, State]):
     """Solve (I - J) d = f(z) - z by GMRES with exact products J v, and step along d.
 
-    The step length is halved for each sample until ||f(z) - z|| falls enough. The linear
+    The step length is halved for each sample until ||f(z) - z|| falls enough; a sample for which
+    no length does takes z <- f(z) if that is better. The linear
     tolerance follows the residual, so that convergence is superlinear at the end. An evaluation
     a trial step and one a Krylov vector.
 
@@ -30,7 +31,7 @@ class NewtonKrylov(Solver[Equilibrium, State]):
         S. Eisenstat, H. Walker (1996), Choosing the forcing terms in an inexact Newton method.
     """
 
-    max_steps: int = 50
+    max_steps: int = field(default=50, kw_only=True)
     krylov: int = 40
     halvings: int = 6
 
@@ -80,13 +81,21 @@ def line_search(problem: Equilibrium, state: State, direction: Tensor, halvings:
         trial = start(problem, state.z + expand(length, direction) * direction)
         size = _size(trial)
         better = ~enough & (size < smallest)
-        best = State(
-            torch.where(expand(better, trial.z), trial.z, best.z),
-            torch.where(expand(better, trial.z), trial.fz, best.fz),
-            torch.where(better, trial.residual, best.residual),
-        )
+        best = _choose(better, trial, best)
         smallest = torch.where(better, size, smallest)
-    return best
+    stuck = smallest >= before
+    if not bool(stuck.any()):
+        return best
+    plain = start(problem, state.fz)  # at a kink no step along d may help, where Picard's does
+    return _choose(stuck & (_size(plain) < smallest), plain, best)
+
+
+def _choose(mask: Tensor, new: State, old: State) -> State:
+    return State(
+        torch.where(expand(mask, new.z), new.z, old.z),
+        torch.where(expand(mask, new.z), new.fz, old.fz),
+        torch.where(mask, new.residual, old.residual),
+    )
 
 
 def _size(state: State) -> Tensor:

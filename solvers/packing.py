@@ -21,12 +21,17 @@ def pack(
     """Return the problem on one tensor, its start, and the way back to the caller's form."""
     start = z0.value if isinstance(z0, Solution) else z0
     if not isinstance(start, tuple):
+        if isinstance(start, Tensor):
+            problem = _keep_autocast(problem, start.device.type)
+            if 0 in start.stride():  # expanded: its elements share memory
+                start = start.contiguous()
         return problem, start, lambda solution: cast("Solution[V]", solution)
     if not start or len({(t.shape[:1], t.dtype, t.device) for t in start}) != 1:
         raise ValueError(
             "A tuple state needs tensors with one batch size, dtype and device; got "
             f"{[(tuple(t.shape), str(t.dtype)) for t in start]}."
         )
+    problem = _keep_autocast(problem, start[0].device.type)
     shapes = [t.shape[1:] for t in start]
 
     def split(flat: Tensor, lead: int = 1) -> tuple[Tensor, ...]:
@@ -52,3 +57,23 @@ def pack(
     g = problem.field
     flat_ivp = replace(problem, field=lambda t, z, *x: join(cast("Any", g(t, split(z), *x))))
     return flat_ivp, join(start), unpack
+
+
+def _keep_autocast(problem: P, device: str) -> P:
+    """Return the problem with a map that computes in the caller's precision wherever it is called.
+
+    The solvers' own arithmetic never runs under autocast, and backward passes run outside it: the
+    map alone is in half precision, in all of them.
+    """
+    if not torch.is_autocast_enabled(device):
+        return problem
+    dtype = torch.get_autocast_dtype(device)
+    function = problem.map if isinstance(problem, Equilibrium) else problem.field
+
+    def cast_map(*args: Tensor) -> Tensor:
+        with torch.autocast(device, dtype):
+            return function(*args)
+
+    if isinstance(problem, Equilibrium):
+        return replace(problem, map=cast_map)
+    return replace(problem, field=cast_map)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ class Picard(Solver[Equilibrium, State]):
         E. Picard (1890). S. Banach (1922).
     """
 
-    max_steps: int = 200
+    max_steps: int = field(default=200, kw_only=True)
     damping: float = 1.0
 
     def __post_init__(self) -> None:

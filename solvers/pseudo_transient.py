@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
         C. T. Kelley, D. Keyes (1998), Convergence analysis of pseudo-transient continuation.
     """
 
-    max_steps: int = 200
+    max_steps: int = field(default=200, kw_only=True)
     delta: float = 1.0
     growth: float = 4.0
     max_delta: float = 1e8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +28,7 @@ class Robust(Solver[Equilibrium, ThenState]):
         max_steps: rungs to use at most, of the four.
     """
 
-    max_steps: int = 4
+    max_steps: int = field(default=4, kw_only=True)
 
     @property
     def ladder(self) -> Then:

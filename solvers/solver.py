@@ -46,7 +46,7 @@ class State:
         return replace(self, **chosen)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solver(ABC, Generic[P, S]):
     """A path to the answer of an equation: frozen settings and pure functions of a state.
 

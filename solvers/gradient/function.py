@@ -96,9 +96,6 @@ class _ImplicitFunction(torch.autograd.Function):
         ctx.call = call
         out = z.view_as(z)
         ctx.save_for_backward(out, *tensors)
-        device = z.device.type
-        enabled = torch.is_autocast_enabled(device)
-        ctx.autocast = (device, torch.get_autocast_dtype(device), enabled)
         return out
 
     @staticmethod
@@ -107,11 +104,9 @@ class _ImplicitFunction(torch.autograd.Function):
         call: _Call = ctx.call
         z, *tensors = ctx.saved_tensors
         condition, hidden = tensors[: len(call.inputs)], tensors[len(call.inputs) :]
-        # Forward and backward must linearise the same map: f in the precision of the forward pass.
-        with torch.autocast(*ctx.autocast):
-            if torch.is_grad_enabled():  # create_graph
-                return None, None, *_differentiable(call, z, v, condition, hidden)
-            return None, None, *call.pull(call.adjoint(v), hidden)
+        if torch.is_grad_enabled():  # create_graph
+            return None, None, *_differentiable(call, z, v, condition, hidden)
+        return None, None, *call.pull(call.adjoint(v), hidden)
 
 
 def _differentiable(

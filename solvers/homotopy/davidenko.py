@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
         D. Davidenko (1953), On a new method of numerical solution of systems of equations.
     """
 
-    max_steps: int = 1
+    max_steps: int = field(default=1, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     method: str = "rk4"
     step_size: float = 0.125

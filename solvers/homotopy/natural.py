@@ -68,7 +68,7 @@ class Continuation(Solver[Equilibrium, PathState]):
         E. Allgower, K. Georg (1990), Numerical continuation methods.
     """
 
-    max_steps: int = 200
+    max_steps: int = field(default=200, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Secant()
     corrector: Solver[Equilibrium, Any] = field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -56,9 +56,9 @@ class ODE(Solver[InitialValue, FlowTimeState]):
 
     answers: ClassVar[type[InitialValue]] = InitialValue
 
-    rtol: float = 1e-3
-    atol: float = 1e-3
-    max_steps: int = 10_000
+    rtol: float = field(default=1e-3, kw_only=True)
+    atol: float = field(default=1e-3, kw_only=True)
+    max_steps: int = field(default=10_000, kw_only=True)
     method: str = "dopri5"
     step_size: float = 0.1
     segments: int = 1

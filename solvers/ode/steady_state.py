@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class SteadyState(Solver[Equilibrium, FlowState]):
         P. Bogacki, L. Shampine (1989), A 3(2) pair of Runge-Kutta formulas.
     """
 
-    max_steps: int = 1000
+    max_steps: int = field(default=1000, kw_only=True)
     error: float = 0.1
     max_step: float = 1.0
     h: float = 0.5
