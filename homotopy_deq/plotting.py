@@ -54,7 +54,7 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
 def path_figure(
     paths: Mapping[str, Tensor], labels: Sequence[str] = (), *, columns: int = 3
 ) -> Figure:
-    """Draw how z travels, in the plane of the first two principal components of all the paths.
+    """Draw how z travels, in the plane of the first two principal components: see `project`.
 
     One panel a solver on the same axes, one colour a sample; a dot where a path begins and a
     star where it ends.
@@ -76,7 +76,7 @@ def path_figure(
             panel.plot(x, y, "-", color=color, linewidth=1.1, marker=".", markersize=3)
             panel.plot(x[-1:], y[-1:], "*", color=color, markersize=9, label=label, zorder=3)
             panel.plot(x[:1], y[:1], "o", color="0.25", markersize=4, zorder=3)
-        panel.set_title(f"{name} ({path.shape[0] - 1} steps)", fontsize=9)
+        panel.set_title(name, fontsize=9)
         _plain(panel)
     for panel in panels[len(paths) :]:
         panel.set_axis_off()
@@ -115,6 +115,8 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         panel.set_title(title, fontsize=9)
         if key == "converged":
             panel.set_ylim(-2, 102)
+        if key == "nfe":
+            panel.set_ylim(bottom=0)
         _plain(panel)
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.supxlabel("epoch", fontsize=9)
@@ -122,17 +124,21 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def project(paths: Sequence[Tensor]) -> list[Tensor]:
-    """Project paths (T, B, n) on the first two principal components of all points: (T, B, 2)."""
-    points = torch.cat([path.flatten(0, 1) for path in paths]).double().cpu()
-    points = points - points.mean(0)
-    # The eigenvectors of the Gram matrix are the left singular vectors, at the cost of the fewer.
-    values, vectors = torch.linalg.eigh(points @ points.T)
-    plane = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp_min(0).sqrt()
-    pieces = plane.split([path.shape[0] * path.shape[1] for path in paths])
-    return [
-        piece.view(path.shape[0], path.shape[1], 2)
-        for piece, path in zip(pieces, paths, strict=True)
-    ]
+    """Project paths (T, B, n) on their first two principal components: (T, B, 2).
+
+    The components are those of the points that are not much farther from their start than the
+    farthest end is: wild iterates of one solver must not choose the plane of the others.
+    """
+    far = [(path - path[0]).norm(dim=2) for path in paths]
+    reach = 1.5 * torch.stack([distance[-1].max() for distance in far]).max()
+    tame = torch.cat([path[distance <= reach] for path, distance in zip(paths, far, strict=True)])
+    tame = tame.double().cpu()
+    centre = tame.mean(0)
+    # The eigenvectors of the Gram matrix give the singular vectors, at the cost of the fewer.
+    values, vectors = torch.linalg.eigh((tame - centre) @ (tame - centre).T)
+    scale = values[-2:].flip(0).clamp_min(1e-30).sqrt()
+    plane = (tame - centre).T @ vectors[:, -2:].flip(1) / scale
+    return [(path.double().cpu() - centre) @ plane for path in paths]
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -53,10 +53,13 @@ def warn(message: str) -> None:
 
 
 def evaluation_table(title: str, rows: Mapping[str, Evaluation]) -> Table:
-    """Return the table of the same weights under several forward passes."""
+    """Return the table of the same weights under several forward passes.
+
+    The residuals are relative: the median over the images, and the worst.
+    """
     table = Table(title=title)
-    table.add_column("forward pass")
-    for column in ("accuracy", "NFE", "converged", "median residual", "worst", "seconds"):
+    table.add_column("forward pass", no_wrap=True)
+    for column in ("accuracy", "NFE", "converged", "residual", "worst", "seconds"):
         table.add_column(column, justify="right")
     for name, found in rows.items():
         table.add_row(

@@ -224,6 +224,7 @@ def command(
             f"{len(images.train_labels):,} images of {images.name} ({images.source}); "
             f"{accelerator.device}, writing to {folder}",
             highlight=False,
+            soft_wrap=True,
         )
     about = {
         "spec": asdict(spec),
@@ -250,6 +251,7 @@ def command(
             f"{test['nfe']:.1f} evaluations, {test['converged']:.1%} converged"
             + ("" if far is None else f", median residual {residual(far)}"),
             highlight=False,
+            soft_wrap=True,
         )
         console.print(f"checkpoint {outcome.checkpoint}", highlight=False)
 

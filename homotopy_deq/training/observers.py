@@ -168,6 +168,7 @@ class Bar:
             f"epoch {record['epoch']}/{place.epochs}  train {figures(train)}  "
             f"validation {figures(validation)}",
             highlight=False,
+            soft_wrap=True,
         )
         for part, means in (("train", train), ("validation", validation)):
             if means["converged"] < 1:
