@@ -130,8 +130,8 @@ def gmres(
     basis = [v]
     columns: list[Tensor] = []  # column k of the Hessenberg matrix, (B, k + 2)
     null = rhs.new_ones(batch, 1)
-    relative = torch.ones_like(beta)
     open_ = beta > 0  # samples whose space still grows
+    relative = open_.to(beta.dtype)
     for _ in range(max_steps):
         stacked = torch.stack(basis, dim=1)  # (B, k + 1, n)
         image = operator(basis[-1].view_as(rhs)).flatten(1)
@@ -150,7 +150,7 @@ def gmres(
         # A sample that has stopped keeps the rest of its system trivial: y_k = 0.
         column = torch.cat((h, torch.where(grows, left, 0).unsqueeze(1)), dim=1)
         unit = torch.zeros_like(column)
-        unit[:, -2] = 1
+        unit[:, -1] = 1  # a row of its own: the rows before are the system's
         columns.append(torch.where(open_[:, None], column, unit))
         v = torch.where(grows[:, None], image / torch.where(grows, left, 1)[:, None], 0)
         open_ = grows & (relative > rtol)
@@ -159,7 +159,7 @@ def gmres(
         basis.append(torch.where(open_[:, None], v, 0))
     steps = len(columns)
     if steps == 0:
-        return torch.zeros_like(rhs), torch.zeros_like(beta)
+        return torch.zeros_like(rhs), relative
     hessenberg = rhs.new_zeros(batch, steps + 1, steps)
     for k, column in enumerate(columns):
         hessenberg[:, : k + 2, k] = column
@@ -168,16 +168,20 @@ def gmres(
     y = _least_squares(hessenberg, target)
     stacked = torch.stack(basis[:steps], dim=1)
     d = torch.bmm(y.unsqueeze(1), stacked).view_as(rhs)
-    return d, relative
+    missed = target - torch.bmm(hessenberg, y.unsqueeze(2)).squeeze(2)
+    return d, norm(missed) / beta.clamp_min(TINY)
 
 
 def _least_squares(a: Tensor, b: Tensor) -> Tensor:
-    """Return argmin ||a y - b|| per sample, a (B, k + 1, k) of full rank or nearly so."""
+    """Return argmin ||a y - b|| per sample, a (B, k + 1, k), with y_k = 0 where r_kk vanishes.
+
+    That happens where A is singular; the direction in which A v = 0 is then left alone.
+    """
     q, r = torch.linalg.qr(a)
     diagonal = r.diagonal(dim1=1, dim2=2)
-    floor = torch.finfo(a.dtype).eps * diagonal.abs().amax(1, keepdim=True).clamp_min(TINY)
-    safe = torch.where(diagonal.abs() < floor, floor, diagonal)
-    r = r.triu(1) + torch.diag_embed(safe)
-    rhs = torch.bmm(b.unsqueeze(1), q).mT
+    largest = diagonal.abs().amax(1, keepdim=True)
+    null = (diagonal.abs() <= 10 * torch.finfo(a.dtype).eps * largest).unsqueeze(2)
+    r = torch.where(null, 0, r.triu(1)) + torch.diag_embed(torch.where(null[..., 0], 1, diagonal))
+    rhs = torch.where(null, 0, torch.bmm(b.unsqueeze(1), q).mT)
     solution: Tensor = torch.linalg.solve_triangular(r, rhs, upper=True)
     return solution.squeeze(2)
