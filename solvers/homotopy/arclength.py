@@ -17,11 +17,13 @@ from ..solver import Solver, State, start
 from ..status import Status
 from .control import StepControl
 from .curve import Curve, start_guide
+from .direct import NewtonDirect
 from .endgame import polish, scatter, where_crossed
 from .family import Family
 from .maps import FixedPoint, Homotopy
 from .predictor import Knot, Predictor, Tangent
 
+CORRECTION = 1e-3  # of a step's length; at 1e-2 one draw in twenty of the tanh suite is lost
 RANK = 0.1  # a tangent t with ||G' t|| above it is none: G' has lost rank, or GMRES its way
 
 
@@ -67,10 +69,13 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     Arguments:
         homotopy: the family of equations; its start is z0.
         predictor: extrapolates the path.
-        corrector: solver of the bordered equation; its tolerance is that of the path.
+        corrector: solver of the bordered equation; its tolerance, relative to the step, is that
+            of the path. By default Newton's method to 1e-3.
         control: the length of the steps, in the metric of `Curve`.
         theta: weight of z in that metric, in (0, 1).
-        krylov: dimension of the Krylov space of a tangent at most.
+        krylov: dimension of the Krylov spaces at most.
+        dense: up to this many entries of z Jacobians are formed and factored instead. At 50
+            entries that takes 2 to 5 times the evaluations, and in a large batch half the time.
         bound: a path whose root mean square of z exceeds `bound` (1 + that of z0), or whose
             lambda exceeds `bound`, is lost.
 
@@ -79,15 +84,14 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         L. Watson, S. Billups, A. Morgan (1987), HOMPACK (the endgame).
     """
 
-    max_steps: int = 1000
+    max_steps: int = field(default=1000, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Tangent()
-    corrector: Solver[Equilibrium, Any] = field(
-        default_factory=lambda: NewtonKrylov(rtol=1e-3, max_steps=4, halvings=0, krylov=100)
-    )
+    corrector: Solver[Equilibrium, Any] | None = None
     control: StepControl = StepControl()
     theta: float = 0.5
     krylov: int = 100
+    dense: int = 16
     bound: float = 1e4
 
     def __post_init__(self) -> None:
@@ -165,13 +169,13 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         evals = torch.zeros_like(lam, dtype=torch.int64)
         code = torch.zeros_like(lam, dtype=torch.int8)
         if not rooted:
-            root = run(family.at(lam), replace(self.corrector, max_steps=50), z)
+            root = run(family.at(lam), replace(self._corrector(z), max_steps=50), z)
             z, evals = root.value, root.evals
             code = torch.where(root.converged, code, Status.LOST_PATH).to(torch.int8)
         curve, counter = self._curve(family, z)
         w = curve.join(z, lam)
         guide = start_guide(curve, z, direction)
-        tangent, miss = curve.tangent(w, guide, rtol=1e-2, krylov=self.krylov)
+        tangent, miss = curve.tangent(w, guide, rtol=1e-2, krylov=self._space(z))
         lost = (code == Status.RUNNING) & ~(miss < RANK)
         return ArcState(
             z,
@@ -200,7 +204,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         here = Knot(state.w, state.tangent)
         last = Knot(state.last_w, state.last_tangent)
         guess = self.predictor(last, here, state.gap, state.ds) - state.w
-        found = run(curve.slice(state.w, state.tangent, state.ds), self.corrector, guess)
+        found = run(curve.slice(state.w, state.tangent, state.ds), self._corrector(state.z), guess)
         moved, w = found.value, state.w + found.value
         length = norm(moved)
         # The step along the tangent is ds exactly, so ds / length is the cosine of the turn.
@@ -261,17 +265,27 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         if not self.predictor.tangents or not bool(ok.any()):
             return secant, faint, products
         before = counter.count
+        krylov = 0 if len(w[0]) - 1 <= self.dense else self.krylov
         if curve.family.condition is None:
-            tangent, miss = curve.tangent(w, secant, rtol=0.1, krylov=self.krylov)
+            tangent, miss = curve.tangent(w, secant, rtol=0.1, krylov=krylov)
             faint = ~(miss < RANK)
         else:
             index = ok.nonzero().squeeze(1)
-            some, miss = curve.rows(index).tangent(
-                w[index], secant[index], rtol=0.1, krylov=self.krylov
-            )
+            some, miss = curve.rows(index).tangent(w[index], secant[index], rtol=0.1, krylov=krylov)
             tangent = scatter(some, index, secant)
             faint = scatter(~(miss < RANK), index, faint)
         return tangent, faint & ok, products + torch.where(ok, counter.count - before, 0)
+
+    def _space(self, z: Tensor) -> int:
+        """Return the dimension of the Krylov spaces for states like z, 0 for dense Jacobians."""
+        return 0 if z[0].numel() <= self.dense else self.krylov
+
+    def _corrector(self, z: Tensor) -> Solver[Equilibrium, Any]:
+        if self.corrector is not None:
+            return self.corrector
+        if self._space(z) == 0:
+            return NewtonDirect(rtol=CORRECTION, max_steps=4)
+        return NewtonKrylov(rtol=CORRECTION, max_steps=4, halvings=0, krylov=self.krylov)
 
     def _polisher(self) -> Solver[Equilibrium, Any]:
         return NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=self.krylov)

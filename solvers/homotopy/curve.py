@@ -11,6 +11,7 @@ from torch import Tensor
 from ..linear import LinearMap, gmres, linearize
 from ..norms import dot, expand, norm
 from ..problem import Equilibrium
+from .direct import jacobian, solve_dense
 from .family import Family
 
 
@@ -98,18 +99,34 @@ class Curve:
             w: a point of the curve.
             guide: a unit vector, not orthogonal to the tangent.
             rtol: error of the linear solve relative to the turn from the guide.
-            krylov: dimension of the Krylov space at most.
+            krylov: dimension of the Krylov space at most; 0 to form the Jacobian and factor it.
 
         Returns:
             the tangent, and ||G'(w) t||, (B,), 0 for a true one: large where G'(w) has lost
             rank.
         """
+        if krylov == 0:
+            return self._direct_tangent(w, guide)
         bordered, push = self._bordered(w, guide)
         miss = torch.cat((push(guide), torch.zeros_like(w[:, :1])), dim=1)
         change, _ = gmres(bordered, -miss, rtol=rtol, max_steps=krylov)
         t = guide + change
         t = t / expand(norm(t), t)
         return t, norm(push(t))  # measured: GMRES may break down on a singular system unseen
+
+    def _direct_tangent(self, w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
+        slope = jacobian(self.gap, w, self.family.map)
+        unit = torch.zeros_like(w)
+        unit[:, -1] = 1
+        t = solve_dense(torch.cat((slope, guide[:, None]), dim=1), unit)
+        t = t / expand(norm(t), t)
+        singular = ~(norm(torch.bmm(slope, t[:, :, None])) < 1e-3)
+        if bool(singular.any()):  # orthogonal to the guide, as at a fold: the null vector itself
+            null = torch.linalg.svd(slope[singular].nan_to_num())[2][:, -1]
+            sign = torch.where(dot(null, guide[singular]) < 0, -1, 1)
+            t = t.index_put((singular,), expand(sign, null) * null)
+        error: Tensor = norm(torch.bmm(slope, t[:, :, None]))
+        return t, error
 
     def singular(self, w: Tensor, guide: Tensor, *, krylov: int) -> Tensor:
         """Say whether [G'(w); guide^T] is singular as far as GMRES can tell, bool (B,).
@@ -120,7 +137,7 @@ class Curve:
         bordered, _ = self._bordered(w, guide)
         n = w.shape[1]
         rhs = torch.linspace(1, 2, n, dtype=w.dtype, device=w.device).expand_as(w) / n**0.5
-        d, _ = gmres(bordered, rhs, rtol=1e-3, max_steps=krylov)
+        d, _ = gmres(bordered, rhs, rtol=1e-3, max_steps=krylov or n)
         solved = norm(bordered(d) - rhs) <= 0.1 * norm(rhs)
         return ~(solved & (norm(d) * torch.finfo(w.dtype).eps ** 0.5 < norm(rhs)))
 

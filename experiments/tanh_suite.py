@@ -1,0 +1,189 @@
+"""Success of solvers on random equilibria z = tanh(W z + b), and what a success costs.
+
+    python experiments/tanh_suite.py [n] [draws] [float32|float64] [gain ...]
+
+W_ij ~ N(0, gain^2/n), b ~ N(0, 1/4), from 0; solved means ||f(z) - z|| <= tolerance ||f(z)||,
+checked here for every solver alike. Writes experiments/results/tanh_suite_<n>_<dtype>.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from experiments.results import Record  # noqa: E402
+from solvers import (  # noqa: E402
+    Anderson,
+    ArcLength,
+    Continuation,
+    Equilibrium,
+    PseudoTransient,
+    Robust,
+    Solver,
+    solve,
+    solved_by,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    n: int = 50
+    draws: int = 200
+    dtype: str = "float64"
+    gains: tuple[float, ...] = (0.5, 1.6, 2.0, 3.0)
+    peers: int = 40  # draws for the peers, which solve one at a time
+    budget: int = 2000  # evaluations that a peer may use
+
+    @property
+    def rtol(self) -> float:
+        return 1e-6 if self.dtype == "float64" else 1e-5
+
+
+Draws = tuple[Equilibrium, Tensor]
+
+
+def suite(gain: float, config: Config) -> Draws:
+    dtype = getattr(torch, config.dtype)
+    g = torch.Generator().manual_seed(config.seed)
+    n, draws = config.n, config.draws
+    w = torch.randn(draws, n, n, generator=g, dtype=dtype) * gain / n**0.5
+    b = torch.randn(draws, n, generator=g, dtype=dtype) * 0.5
+    cell = lambda z, w, b: torch.tanh(torch.bmm(w, z[:, :, None])[:, :, 0] + b)  # noqa: E731
+    return Equilibrium(cell, (w, b)), torch.zeros(draws, n, dtype=dtype)
+
+
+def good(problem: Equilibrium, z: Tensor, rtol: float) -> Tensor:
+    fz = problem(z)
+    return (fz - z).norm(dim=1) <= 1.01 * rtol * fz.norm(dim=1)
+
+
+def ours(config: Config, solver: Solver[Equilibrium, Any], draws: Draws) -> dict[str, Any]:
+    problem, z0 = draws
+    began = time.perf_counter()
+    found = solve(problem, solver, z0)
+    seconds = time.perf_counter() - began
+    solved = good(problem, found.value, config.rtol)
+    row = _row(solved.tolist(), found.evals.tolist(), seconds)
+    row["labelled converged above tolerance"] = int((found.converged & ~solved).sum())
+    if isinstance(solver, Robust):
+        row["solved by"] = solved_by(solver, found)
+    return row
+
+
+def scipy_peer(config: Config, method: str, draws: Draws) -> dict[str, Any]:
+    from scipy.optimize import root
+
+    problem, z0 = draws
+    solved, evals = [], []
+    began = time.perf_counter()
+    for k in range(min(config.peers, len(z0))):
+        one, count = problem.rows(torch.tensor([k])), [0]
+
+        def residual(z: Any, one: Equilibrium = one, count: list[int] = count) -> Any:
+            count[0] += 1
+            return one.residual(torch.from_numpy(z).to(z0.dtype)[None])[0].double().numpy()
+
+        # The tolerance is that of the residual's norm, with ||f(z)|| of about sqrt(n) / 2.
+        size = config.rtol * config.n**0.5 / 2
+        options: dict[str, dict[str, Any]] = {
+            "hybr": {"xtol": config.rtol / 10, "maxfev": config.budget},
+            "krylov": {"fatol": size / config.n**0.5, "maxiter": 100},
+            "df-sane": {"fatol": size, "ftol": 0.0, "maxfev": config.budget},
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                z = root(residual, z0[k].double().numpy(), method=method, options=options[method]).x
+                value = torch.from_numpy(z).to(z0.dtype)[None]
+                solved.append(bool(good(one, value, config.rtol)))
+            except Exception:  # krylov raises where its Jacobian breaks down: a failure like any
+                solved.append(False)
+        evals.append(count[0])
+    return _row(solved, evals, time.perf_counter() - began)
+
+
+def torchdeq_peer(config: Config, method: str, draws: Draws) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        import torchdeq.solver as peers
+
+    method_of: Callable[..., Any] = peers.get_solver(method)
+    problem, z0 = draws
+    solved, evals = [], []
+    began = time.perf_counter()
+    for k in range(min(config.peers, len(z0))):  # alone: its stopping rule couples a batch
+        one, count = problem.rows(torch.tensor([k])), [0]
+
+        def f(z: Tensor, one: Equilibrium = one, count: list[int] = count) -> Tensor:
+            count[0] += 1
+            return one(z)
+
+        z = method_of(f, z0[k : k + 1], max_iter=200, tol=config.rtol, stop_mode="rel")[0]
+        solved.append(bool(good(one, z.view_as(z0[:1]), config.rtol)))
+        evals.append(count[0])
+    return _row(solved, evals, time.perf_counter() - began)
+
+
+def _row(solved: list[bool], evals: list[int], seconds: float) -> dict[str, Any]:
+    costs = [count for count, ok in zip(evals, solved, strict=True) if ok]
+    return {
+        "solved %": round(100 * sum(solved) / len(solved), 2),
+        "median evaluations of a success": median(costs) if costs else None,
+        "draws": len(solved),
+        "seconds": round(seconds, 2),
+    }
+
+
+def rows(config: Config, gain: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    draws = suite(gain, config)
+    settings: dict[str, Any] = {"rtol": config.rtol}
+    for solver in (
+        Anderson(**settings), Continuation(**settings), PseudoTransient(**settings),
+        ArcLength(**settings), Robust(**settings),
+    ):  # fmt: skip
+        yield type(solver).__name__, ours(config, solver, draws)
+    for method in ("hybr", "krylov", "df-sane"):
+        yield f"scipy {method}", scipy_peer(config, method, draws)
+    for method in ("fixed_point_iter", "anderson", "broyden"):
+        yield f"torchdeq {method}", torchdeq_peer(config, method, draws)
+
+
+def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    name = f"tanh_suite_{config.n}_{config.dtype}"
+    record = Record(name, config)
+    table: dict[str, Any] = {}
+    for gain in config.gains:
+        table[str(gain)] = {}
+        for solver, row in rows(config, gain):
+            table[str(gain)][solver] = row
+            print(gain, solver, row, flush=True)
+        record.write({"relative residual": config.rtol, "by gain": table})
+
+
+def parse(words: list[str]) -> Config:
+    n, draws, dtype = (words + ["50", "200", "float64"][len(words) :])[:3]
+    gains = tuple(float(word) for word in words[3:]) or Config.gains
+    few = int(n) > 100  # the peers that difference their Jacobians take n evaluations for each
+    return Config(
+        n=int(n), draws=int(draws), dtype=dtype, gains=gains,
+        peers=10 if few else 40, budget=40 * int(n),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(parse(sys.argv[1:]))
