@@ -71,7 +71,6 @@ def main(config: Config, *, publish: bool = False) -> bool:
     outcome = train(
         model, data, settings, config.folder, about=about, overwrite=True, observers=[Bar(console)]
     )
-    model.eval()
     passes = {name: Pass(name).put(model) for name in PASSES}
     batches = loader(data.test_images, data.test_labels, 256, shuffle=False)
     accelerator = accelerator_for(settings)

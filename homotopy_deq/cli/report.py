@@ -59,7 +59,7 @@ def evaluation_table(title: str, rows: Mapping[str, Evaluation]) -> Table:
     """
     table = Table(title=title)
     table.add_column("forward pass", no_wrap=True)
-    for column in ("accuracy", "NFE", "converged", "residual", "worst", "seconds"):
+    for column in ("accuracy", "NFE", "converged", "residual", "worst", "s"):
         table.add_column(column, justify="right")
     for name, found in rows.items():
         table.add_row(

@@ -57,7 +57,7 @@ def evaluate(
     accelerator: Accelerator,
     advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Measure the model in an `Objective`, in eval mode, over all processes.
+    """Measure the model in an `Objective`, over all processes; it is left in eval mode.
 
     Arguments:
         objective: an `Objective`, prepared by the accelerator or not.
@@ -70,7 +70,6 @@ def evaluate(
         multiclass_calibration_error,
     )
 
-    training = objective.training
     objective.eval()
     began = time.perf_counter()
     parts: list[tuple[Tensor, ...]] = []
@@ -80,7 +79,6 @@ def evaluate(
         parts.append(tuple(c.cpu() for c in accelerator.gather_for_metrics(columns)))
         if advance is not None:
             advance(len(parts[-1][0]))
-    objective.train(training)
     labels, logits, loss, evals, converged, residual = (
         torch.cat(column) for column in zip(*parts, strict=True)
     )

@@ -13,6 +13,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from ..data import ImageData
 from ..models import ImageModel
+from .backward import FailedBackward
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .interrupt import Interrupt, Interrupted
@@ -69,7 +70,7 @@ def train(
     observers: Sequence[Observer] = (),
     accelerator: Accelerator | None = None,
 ) -> Outcome:
-    """Train a model, and leave it with the weights of the epoch that was best on validation.
+    """Train a model; leave it in eval mode, with the weights that were best on validation.
 
     The folder receives `checkpoint.safetensors` (after each epoch, and every `save_every` seconds),
     `metrics.jsonl` and `tensorboard/`. The test images choose nothing: they are looked at once,
@@ -110,8 +111,8 @@ def train(
     for observer in watching:
         observer.begin(run.place)
     try:
-        with Interrupt() as interrupt:
-            _epochs(run, path, interrupt, watching)
+        with Interrupt() as interrupt, FailedBackward() as failed:
+            _epochs(run, path, interrupt, failed, watching)
             if run.test is None:
                 run.judge()
                 _save(run, path)
@@ -119,11 +120,18 @@ def train(
         for observer in watching:
             observer.end()
     model.load_state_dict(run.best_weights)
+    model.eval()
     assert run.best is not None and run.test is not None
     return Outcome(path, run.best, run.test, run.history)
 
 
-def _epochs(run: Run, path: Path, interrupt: Interrupt, watching: Sequence[Observer]) -> None:
+def _epochs(
+    run: Run,
+    path: Path,
+    interrupt: Interrupt,
+    failed: FailedBackward,
+    watching: Sequence[Observer],
+) -> None:
     saved = time.monotonic()
     while run.place.epoch < run.place.epochs:
         for images, labels in run.batches():
@@ -140,6 +148,7 @@ def _epochs(run: Run, path: Path, interrupt: Interrupt, watching: Sequence[Obser
             if time.monotonic() - saved >= run.config.save_every:
                 _save(run, path)
                 saved = time.monotonic()
+        failed.tell(run.place.epoch + 1)
         record = run.close_epoch()
         _save(run, path)
         saved = time.monotonic()

@@ -121,9 +121,11 @@ class TensorBoard:
         if self._writer is not None:
             self._writer.close()
 
-    def _scalars(self, part: str, values: Mapping[str, float], step: int) -> None:
+    def _scalars(self, part: str, values: Mapping[str, float | None], step: int) -> None:
         assert self._writer is not None
         for name, value in values.items():
+            if value is None:  # a figure that this model has not
+                continue
             self._writer.add_scalar(f"{part}/{name}", value, step)
 
 
