@@ -14,6 +14,7 @@ from rich.table import Table
 
 from solvers.ode.initial_value import METHODS
 
+from .. import __version__
 from ..data import DATASETS
 from ..models import RECIPES, Recipe
 from ..training import Checkpoint, load_checkpoint
@@ -21,7 +22,7 @@ from . import names
 from .report import console, failing
 from .spec import find_checkpoint
 
-PACKAGES = ("homotopy-deq", "torch", "torchdiffeq", "accelerate", "safetensors", "numpy")
+PACKAGES = ("torch", "torchdiffeq", "accelerate", "safetensors", "numpy")
 
 
 @failing
@@ -36,6 +37,7 @@ def command(
         _checkpoint(load_checkpoint(find_checkpoint(run)))
         return
     facts = _table("installed")
+    facts.add_row("homotopy-deq", __version__)
     facts.add_row("python", platform.python_version())
     for package in PACKAGES:
         facts.add_row(package, version(package))

@@ -58,6 +58,8 @@ GRADIENTS: Mapping[str, Callable[[], Any]] = {
     "adjoint": Adjoint,
 }
 
+AT_ROOT, ALONG_FLOW = ("implicit", "phantom", "unroll"), ("unroll", "adjoint")
+
 ONE_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
 REST_STEP = 1.0
 """Step in t of `ONE_STEP` methods towards a rest point, which is a fixed point of each of them
@@ -120,9 +122,16 @@ class Path:
         )
         polish = self._root(rest) if rest and first in METHODS else None
         try:
-            return model.with_solver(solver, rule, t1=self.horizon, polish=polish)
+            found = model.with_solver(solver, rule, t1=self.horizon, polish=polish)
         except TypeError as error:
             raise ValueError(f"--solver {self.solver}: {error}") from error
+        fitting = AT_ROOT if found.layer.ends_at_root else ALONG_FLOW
+        if gradient is not None and gradient not in fitting:
+            raise ValueError(
+                f"--gradient {gradient} does not differentiate the answer of --solver "
+                f"{self.solver}; {' and '.join(fitting)} do."
+            )
+        return found
 
     def _root(self, names: list[str]) -> Solver[Equilibrium, Any]:
         parts = [replace(SOLVERS[name](), **self._limits()) for name in names]

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from homotopy_deq import ODE, Anderson
+from homotopy_deq.cli import app, load_model, names
+from homotopy_deq.data import load
+from homotopy_deq.training import CHECKPOINT, load_checkpoint
+from solvers import Then
+
+SMALL = ["--limit", "700", "--hidden", "16", "--groups", "4", "--epochs", "3", "--cpu"]
+
+
+def call(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
+
+
+def done(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*words: object) -> str:
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rest-point HomoODE trained by the command line; seconds."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "homoode"
+    assert "test accuracy" in done("train", "--out", folder, *SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A HomoODE as published, whose flow has no rest point."""
+    folder = tmp_path_factory.mktemp("runs") / "published"
+    flags = ["--no-rest-point", "--limit", 100, "--hidden", 4, "--head", 8, "--epochs", 1]
+    done("train", "--out", folder, *flags, "--solver", "euler")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "plot", "info"])
+def test_every_flag_says_what_it_is(command: str) -> None:
+    assert "--help" in done(command, "--help")
+
+
+def test_train_alone_is_a_rest_point_homoode_on_the_digits(run: Path) -> None:
+    spec = load_checkpoint(run / CHECKPOINT).meta["about"]["spec"]
+    assert (spec["model"], spec["dataset"], spec["rest_point"]) == ("homoode", "digits", True)
+    assert {path.name for path in run.iterdir()} >= {CHECKPOINT, "metrics.jsonl", "tensorboard"}
+
+
+def test_evaluate_compares_forward_passes_of_the_same_weights(run: Path, tmp_path: Path) -> None:
+    passes = ["dopri5", "anderson", "continuation", "rk4+anderson"]
+    flags = [word for name in passes for word in ("--solver", name)]
+    output = done("evaluate", run, *flags, "--limit", 100, "--json", tmp_path / "found.json")
+    assert all(name in output for name in passes)
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert list(found) == passes
+    assert found["anderson"]["converged"] == 1.0
+    assert found["anderson"]["residual_worst"] <= 1.01e-4  # the tolerance, and rounding
+    assert found["rk4+anderson"]["residual_worst"] <= 1.01e-4
+    # 100 images: two of them apart at most, as the weights had three epochs.
+    assert abs(found["dopri5"]["accuracy"] - found["anderson"]["accuracy"]) <= 0.02 + 1e-6
+
+
+def test_evaluate_alone_repeats_the_figure_of_the_training(run: Path, tmp_path: Path) -> None:
+    done("evaluate", run / CHECKPOINT, "--json", tmp_path / "found.json")
+    (found,) = json.loads((tmp_path / "found.json").read_text())["results"].values()
+    test = load_checkpoint(run / CHECKPOINT).meta["test"]
+    assert found["accuracy"] == test["accuracy"]
+    assert found["residual_median"] == pytest.approx(test["residual_median"], rel=1e-4)
+
+
+def test_evaluate_tells_how_many_samples_did_not_converge(run: Path) -> None:
+    output = done("evaluate", run, "--solver", "picard", "--max-steps", 1, "--limit", 20)
+    assert "20 of 20 samples did not converge" in output
+
+
+def test_a_flow_without_a_rest_point_has_no_equilibrium_to_solve_for(published: Path) -> None:
+    assert "rest_point" in refused("evaluate", published, "--solver", "anderson")
+    assert "rk4" in done("evaluate", published, "--solver", "rk4", "--limit", 20)
+    assert "no equilibrium" in done("plot", published, "--samples", 2, "--solver", "euler")
+
+
+def test_predict_names_class_and_probability(run: Path, tmp_path: Path) -> None:
+    images = load("digits").test_images[:12]
+    files = [tmp_path / f"{k}.png" for k in range(12)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[0].numpy()).save(file)
+    rows = json.loads(done("predict", run, *files, "--json", "--top", 2, "--cpu"))
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    model = load_model(run)
+    with torch.no_grad():
+        chance, best = model(images.float() / 255).softmax(1).topk(2)
+    for row, values, places in zip(rows, chance.tolist(), best.tolist(), strict=True):
+        assert [each["class"] for each in row["classes"]] == [str(k) for k in places]
+        assert [each["probability"] for each in row["classes"]] == pytest.approx(values, rel=1e-4)
+    assert "probability" in done("predict", run, files[0], "--solver", "anderson")
+
+
+def test_plot_writes_png_files(run: Path, tmp_path: Path) -> None:
+    flags = ["--solver", "rk4", "--solver", "anderson", "--samples", 2, "--batch", 8]
+    done("plot", run, *flags, "--out", tmp_path)
+    written = {path.name: path.read_bytes()[1:4] for path in tmp_path.iterdir()}
+    assert written == {f"{name}.png": b"PNG" for name in ("paths", "residuals", "training")}
+
+
+def test_info_lists_what_is_valid_and_what_a_checkpoint_holds(run: Path) -> None:
+    listed = done("info")
+    assert all(name in listed for name in ("newton-krylov", "dopri5", "fashion-mnist", "phantom"))
+    assert "epoch 3 of 3 done" in done("info", run)
+
+
+def test_resume_takes_the_settings_from_the_run(run: Path) -> None:
+    before = (run / CHECKPOINT).read_bytes()
+    done("train", "--out", run, "--resume")
+    done("train", "--out", run, "--resume", *SMALL)
+    assert (run / CHECKPOINT).read_bytes() == before
+    output = refused("train", "--out", run, "--resume", "--lr", 0.5, "--hidden", 16)
+    assert "--lr: the run has 0.003, got 0.5" in output and "--hidden" not in output
+    assert "--overwrite" in refused("train", "--out", run)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--model", "resnet"], "Valid: homoode, deq, neural-ode"),
+        (["--model", "homode"], "Did you mean 'homoode'?"),
+        (["--dataset", "imagenet"], "Valid: digits, mnist"),
+        (["--solver", "andersen"], "Did you mean 'anderson'?"),
+        (["--solver", "anderson+rk4"], "a flow comes first"),
+        (["--gradient", "magic"], "Valid: implicit, phantom, unroll, adjoint"),
+        (["--gradient", "implicit"], "unroll and adjoint do"),
+        (["--epochs", "0"], "epochs must be at least 1; got 0"),
+        (["--precision", "fp8"], "precision must be 'no' or 'bf16'"),
+        (["--no-rest-point", "--residual-penalty", "1"], "no residual to penalise"),
+        (["--no-rest-point", "--solver", "anderson"], "rest_point=True"),
+        (["--model", "deq", "--no-rest-point"], "homoode alone"),
+        (["--dataset", "cifar10", "--data", "nowhere"], "no CIFAR-10 in nowhere"),
+        (["--resume"], "to resume from"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    flags: list[str], told: str, tmp_path: Path
+) -> None:
+    assert told in refused("train", "--out", tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    for command in ("evaluate", "plot", "info"):
+        assert "There is no checkpoint" in refused(command, tmp_path)
+
+
+def test_every_name_makes_the_solver_that_it_names() -> None:
+    model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4, head=8)
+    for name, kind in names.SOLVERS.items():
+        assert type(names.Path(name, rtol=1e-3).put(model).layer.solver) is kind
+    for method in names.METHODS:
+        assert names.Path(method).put(model).layer.solver.method == method  # type: ignore[union-attr]
+    polished = names.Path("dopri5+anderson", rtol=1e-6, max_steps=7).put(model).layer
+    assert polished.polish == Anderson(rtol=1e-6, max_steps=7)
+    assert polished.solver == ODE(method="dopri5")
+    assert isinstance(names.Path("anderson+continuation").put(model).layer.solver, Then)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from homotopy_deq import plotting
+from solvers import Anderson, Equilibrium, Picard, Trajectory, solve
+
+
+@pytest.fixture
+def paths() -> dict[str, Trajectory[torch.Tensor]]:
+    matrix = 0.8 * torch.eye(5)
+    problem = Equilibrium(lambda z, x: z @ matrix + x, (torch.randn(3, 5),))
+    found = {}
+    for name, solver in (("picard", Picard()), ("anderson", Anderson())):
+        path = solve(problem, solver, torch.zeros(3, 5), record=True).trajectory
+        assert path is not None
+        found[name] = path
+    return found
+
+
+def test_a_projection_keeps_distances_within_a_plane() -> None:
+    flat = torch.randn(6, 4, 2).double() @ torch.linalg.qr(torch.randn(9, 2).double())[0].T
+    (seen,) = plotting.project([flat])
+    assert torch.allclose(
+        torch.cdist(seen.flatten(0, 1), seen.flatten(0, 1)),
+        torch.cdist(flat.flatten(0, 1), flat.flatten(0, 1)),
+        atol=1e-10,  # float64
+    )
+
+
+def test_a_wild_iterate_does_not_choose_the_plane_of_the_others() -> None:
+    calm = torch.linspace(0, 1, 5)[:, None, None] * torch.randn(1, 3, 8)
+    wild = calm.clone()
+    wild[2] += 1e3
+    alone = plotting.project([calm])[0]
+    beside = plotting.project([calm, wild])[0]
+    # Signs and order of the axes are free, and the tame points are seen twice: compare lengths.
+    assert torch.allclose(alone.norm(dim=2), beside.norm(dim=2), rtol=0.05, atol=0.05)
+
+
+def test_each_solver_has_a_line_that_ends_at_its_last_residual(
+    paths: dict[str, Trajectory[torch.Tensor]],
+) -> None:
+    axes = plotting.residual_figure(paths, 1e-4).axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    for name, path in paths.items():
+        assert lines[name][-1] == pytest.approx(float(path.residual[-1].median()), rel=1e-5)
+
+
+def test_each_sample_has_a_line_in_each_panel(
+    paths: dict[str, Trajectory[torch.Tensor]],
+) -> None:
+    figure = plotting.path_figure({k: p.z for k, p in paths.items()}, ["a", "b", "c"])
+    assert [axes.get_title() for axes in figure.axes] == ["picard", "anderson"]
+    assert all(len(axes.get_lines()) == 3 * 3 for axes in figure.axes)  # path, end and start
+
+
+def test_residuals_that_are_not_finite_can_be_drawn(tmp_path: Path) -> None:
+    residual = torch.tensor([[1.0, 1.0], [float("nan"), 0.1], [float("inf"), 0.0]])
+    path = Trajectory(torch.zeros(3, 2, 4), residual, torch.arange(3))
+    plotting.save(plotting.residual_figure({"x": path}, 1e-4), tmp_path / "r.png")
+
+
+def test_curves_show_what_was_measured() -> None:
+    figures = {"loss": 1.0, "accuracy": 0.5, "nfe": 20.0, "converged": 1.0}
+    records = [{"epoch": k, "train": figures, "validation": figures} for k in (1, 2)]
+    figure = plotting.training_figure(records)
+    assert figure.axes[1].get_lines()[0].get_ydata().tolist() == [50.0, 50.0]
+
+
+def test_no_figure_is_left_in_pyplot(tmp_path: Path) -> None:
+    test = plotting.path_figure({"x": torch.randn(3, 2, 4)})
+    plotting.save(test, tmp_path / "new" / "x.png")
+    assert (tmp_path / "new" / "x.png").stat().st_size > 1000
+    assert plt.get_fignums() == []
