@@ -87,6 +87,7 @@ class Continuation(Solver[Equilibrium, PathState]):
         anchor = self.homotopy.anchor(problem, z0)
         tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
         code = (first.residual <= tolerance).to(torch.int8)
+        code.masked_fill_(~torch.isfinite(first.residual), Status.NONFINITE)
         z, residual = z0, first.residual
         family, counter = self._family(problem, anchor)
         if not self.homotopy.rooted:
@@ -121,7 +122,9 @@ class Continuation(Solver[Equilibrium, PathState]):
         guess = self.predictor(
             Knot(state.last_z, state.last_slope), Knot(state.z, state.slope), state.gap, advance
         )
-        found = run(family.at(lam), self.corrector, guess)
+        # Where the root itself may be loose, as under autocast, so may the path to it be.
+        corrector = replace(self.corrector, rtol=max(self.corrector.rtol, self.rtol))
+        found = run(family.at(lam), corrector, guess)
         ok = found.converged
         last = ok & (lam >= 1)
         z, evals = found.value, state.evals + found.evals
@@ -155,8 +158,10 @@ class Continuation(Solver[Equilibrium, PathState]):
         small = ~ok & (ds < self.control.smallest(z.dtype))
         code = torch.where(ok & last, Status.CONVERGED, state.code)
         code = torch.where(small, Status.STEP_TOO_SMALL, code).to(torch.int8)
-        if bool(small.any()):  # those end elsewhere than at a root of f
-            residual = torch.where(small, start(problem, z).residual, residual)
+        underway = ~(ok & last)  # at a root of h, not of f: a failure reports the residual of f
+        if bool(underway.any()):
+            residual = torch.where(underway, start(problem, z).residual, residual)
+            evals = evals + underway
         return replace(
             state,
             z=z,
