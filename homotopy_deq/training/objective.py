@@ -66,8 +66,9 @@ class Objective(nn.Module):
                 loss = loss + self.residual_weight * residual_penalty(cell, z, *condition)
             if self.jacobian_weight:
                 loss = loss + self.jacobian_weight * jacobian_penalty(cell, z, *condition)
-            if with_start and model.initial_point is not None:
-                loss = loss + model.initial_point.loss(z)
+            if model.initial_point is not None:
+                # Times 0, not left out: data parallelism wants every parameter in every step.
+                loss = loss + float(with_start) * model.initial_point.loss(z)
         elif model.layer.rest_point:
             residual = relative_residual(cell, z, *condition)
         else:

@@ -10,10 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import (  # type: ignore[import-untyped]
-    Accelerator,
-    DistributedDataParallelKwargs,
-)
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -196,12 +193,8 @@ class Run:
 
 
 def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
-    """Return accelerate's view of the devices and processes, as torchrun or the machine has them.
-
-    The initial point takes part in few steps, which data parallelism must be told.
-    """
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=config.precision, cpu=cpu, kwargs_handlers=[unused])
+    """Return accelerate's view of the devices and processes: torchrun's, or the machine's."""
+    return Accelerator(mixed_precision=config.precision, cpu=cpu)
 
 
 def weights(model: ImageModel) -> dict[str, Tensor]:
