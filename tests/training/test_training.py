@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -185,22 +186,8 @@ def test_approximate_gradients_are_told_once_an_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    flags = [
-        "--limit",
-        "100",
-        "--hidden",
-        "4",
-        "--head",
-        "8",
-        "--groups",
-        "2",
-        "--batch",
-        "8",
-        "--epochs",
-        "1",
-        "--start-every",
-        "2",
-    ]
+    sizes = {"limit": 100, "hidden": 4, "head": 8, "groups": 2, "batch": 8, "epochs": 1}
+    flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "homotopy_deq.cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
