@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import torch
+
+from solvers import (
+    Anderson,
+    Equilibrium,
+    NewtonKrylov,
+    Picard,
+    PseudoTransient,
+    Status,
+    SteadyState,
+    Then,
+    solve,
+)
+from tests.problems import DOUBLE, normal
+
+
+def slopes(*values: float, batch_seen: list[int] | None = None) -> Equilibrium:
+    """z = slope z + 1, a slope for each sample."""
+
+    def f(z: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        if batch_seen is not None:
+            batch_seen.append(z.shape[0])
+        return slope * z + 1
+
+    return Equilibrium(f, (torch.tensor(values, dtype=DOUBLE)[:, None],))
+
+
+def test_only_failed_samples_are_handed_on_and_steps_say_who_solved_them() -> None:
+    seen: list[int] = []
+    problem = slopes(0.1, 3.0, 0.5, -4.0, batch_seen=seen)
+    ladder = Then(Picard(max_steps=20), NewtonKrylov())
+    found = solve(problem, ladder, torch.zeros(4, 1, dtype=DOUBLE)).check()
+    assert found.steps.tolist() == [1, 2, 1, 2]
+    alone = solve(slopes(0.1, 3.0, 0.5, -4.0), Picard(max_steps=20), torch.zeros(4, 1).double())
+    assert found.evals[[0, 2]].equal(alone.evals[[0, 2]])
+    assert (found.evals[[1, 3]] > 21).all()
+    assert seen[-1] == 2  # Newton saw two samples
+    exact = 1 / (1 - torch.tensor([0.1, 3.0, 0.5, -4.0], dtype=DOUBLE))
+    torch.testing.assert_close(found.value[:, 0], exact, rtol=2e-4, atol=0)
+
+
+def test_closure_runs_on_the_full_batch_with_the_same_answers() -> None:
+    start = torch.zeros(4, 1, dtype=DOUBLE)
+    open_, ladder = slopes(0.1, 3.0, 0.5, -4.0), Then(Picard(max_steps=20), NewtonKrylov())
+    one = solve(open_, ladder, start)
+    two = solve(Equilibrium(lambda z: open_(z)), ladder, start)
+    assert one.steps.equal(two.steps) and one.status.equal(two.status)
+    torch.testing.assert_close(one.value, two.value, rtol=1e-12, atol=1e-12)
+
+
+def test_failed_iterate_is_left_for_the_start_and_a_near_miss_is_kept() -> None:
+    starts: list[torch.Tensor] = []
+
+    def f(z: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        starts.append(z.clone())
+        return slope * z + 1
+
+    slope = torch.tensor([[3.0], [0.9]], dtype=DOUBLE)
+    start = torch.full((2, 1), 0.25, dtype=DOUBLE)
+    # After 70 steps of slope 0.9 the residual is 6e-5: within 10 times the tolerance 1e-5.
+    solve(Equilibrium(f, (slope,)), Then(Picard(rtol=1e-5, max_steps=70), Picard(rtol=1e-5)), start)
+    second = starts[71]
+    assert second[0] == 0.25
+    assert abs(float(second[1]) - 10) < 0.1
+
+
+def test_best_answer_of_all_solvers_is_returned_where_none_converged() -> None:
+    """Picard ends on z = -2 z + 3 with a large residual, the flow with a small one."""
+    problem = Equilibrium(lambda z: -2 * z + 3)
+    flow, plain = SteadyState(rtol=1e-12, max_steps=4), Picard(rtol=1e-12, max_steps=4)
+    start = torch.zeros(1, 1, dtype=DOUBLE)
+    alone = solve(problem, flow, start)
+    for ladder in (Then(flow, plain), Then(plain, flow)):
+        found = solve(problem, ladder, start)
+        assert found.status.tolist() == [Status.MAX_STEPS]
+        assert found.value.equal(alone.value)
+        torch.testing.assert_close(found.residual, alone.residual)
+
+
+def test_later_solver_replaces_a_nonfinite_sample() -> None:
+    problem = Equilibrium(lambda z: z * z - 3.75 * z + 3)  # roots 0.75 and 4
+    start = torch.full((1, 1), 5.0, dtype=DOUBLE)
+    assert solve(problem, Picard(), start).status.tolist() == [Status.NONFINITE]
+    found = solve(problem, Then(Picard(), NewtonKrylov()), start).check()
+    assert abs(float(found.value) - 4) < 1e-3
+
+
+def test_tolerances_are_those_of_the_solvers_within() -> None:
+    problem = slopes(0.5, 0.9)
+    ladder = Then(Anderson(rtol=1e-2), PseudoTransient(rtol=1e-9))
+    found = solve(problem, ladder, torch.zeros(2, 1, dtype=DOUBLE)).check()
+    assert (found.residual <= 1e-2).all() and (found.steps == 1).all()
+
+
+def test_a_ladder_can_be_a_rung() -> None:
+    inner = Then(Picard(max_steps=3), Picard(max_steps=5))
+    found = solve(slopes(0.1, 3.0), Then(inner, NewtonKrylov()), normal(0, 2, 1)).check()
+    assert found.steps.tolist() == [1, 2]
+
+
+def test_flow_hands_over_to_anderson_for_the_last_digits() -> None:
+    problem = slopes(0.9, -1.5, 0.3)
+    ladder = Then(SteadyState(rtol=1e-3), Anderson(rtol=1e-12))
+    rough = solve(problem, ladder, torch.zeros(3, 1, dtype=DOUBLE)).check()
+    assert (rough.residual <= 1e-3).all()  # each stage stops at its own tolerance
