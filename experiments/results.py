@@ -66,7 +66,7 @@ def commit() -> str:
     """Name the commit that runs, with "+changes" where Python files differ from it."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "--", "*.py") else "")
+        return head + ("+changes" if _git("status", "--porcelain", "-uno", "--", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return "not in a git checkout"
 

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -112,8 +112,11 @@ class Run:
         self.objective.train()
         start = self.start if place.step % config.start_every == 0 else None
         result: BatchResult = self.objective(images, labels, start is not None)
-        sums = self.accelerator.reduce(Tally.sums(result, labels))
-        if not bool(torch.isfinite(result.loss.detach() + sums.sum())):
+        loss = result.loss.detach().double()
+        sums = cast(
+            "Tensor", self.accelerator.reduce(torch.cat([Tally.sums(result, labels), loss[None]]))
+        )
+        if not bool(torch.isfinite(sums).all()):  # in all processes, or in none
             raise Diverged(
                 f"The loss is not finite in epoch {place.epoch + 1}, batch {place.batch + 1}. "
                 "Lower the learning rate, or start again with another seed."
@@ -127,7 +130,7 @@ class Run:
         self.task.step()
         if start is not None:
             start.step()
-        self.tally = self.tally.plus(sums)
+        self.tally = self.tally.plus(sums[:-1])
         self.place = Place(place.epoch, place.batch + 1, place.batches, place.epochs)
 
     def close_epoch(self) -> dict[str, Any]:
