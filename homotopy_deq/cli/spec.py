@@ -84,8 +84,9 @@ class Spec:
     def build(self, data: ImageData) -> ImageModel:
         """Make the model with fresh weights drawn from the seed."""
         torch.manual_seed(self.seed)
-        settings: dict[str, Any] = {"on_failure": "ignore"}  # the commands report failures
-        settings |= {name: getattr(self, name) for name in Recipe().model_arguments()}
+        settings: dict[str, Any] = {
+            name: getattr(self, name) for name in Recipe().model_arguments()
+        }
         if self.model == "homoode":
             settings["rest_point"] = self.rest_point
         std = [max(value, 1e-3) for value in data.std]  # a channel that never changes has std 0
