@@ -53,7 +53,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
     Arguments:
         memory: number m of evaluations kept; 2 m n numbers a sample.
         damping: mixing beta in (0, 1].
-        regularization: relative increase of the Gram matrix's diagonal.
+        regularization: relative increase of the Gram matrix's diagonal, at least 4 ulp.
         growth: residual growth over the best that makes a sample restart.
         period: steps from one mixing to the next; 1 mixes in every step.
 
@@ -105,7 +105,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         used = min(state.count, self.memory)
         images, gaps = state.images[:, :used], state.gaps[:, :used]
         gram = torch.bmm(gaps, gaps.mT)
-        gram.diagonal(dim1=1, dim2=2).mul_(1 + self.regularization).add_(TINY)
+        ridge = max(self.regularization, 4 * torch.finfo(gram.dtype).eps)  # less is rounded away
+        gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(TINY)
         if void is not None:
             gram = gram + torch.diag_embed(void[:, :used])
         alpha = torch.linalg.solve_ex(gram, gram.new_ones(*gram.shape[:2], 1))[0]
