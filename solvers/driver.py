@@ -86,13 +86,14 @@ def _loop(
     state = solver.init(problem, z0)
     step = 0
     while True:
-        if record:
-            evals.append(counter.count)
-            trace.append(results.frozen(state))
         code = solver.status(state)
         if step >= solver.max_steps:
             code = _expired(code, state)
-        if code is not None and results.retire(state, code, step, counter.count):
+        finished = code is not None and results.retire(state, code, step, counter.count)
+        if record:
+            evals.append(counter.count)
+            trace.append(results.frozen(state))
+        if finished:
             running = int(results.running.sum())
             if running == 0:
                 break
@@ -122,6 +123,7 @@ class _Results:
         self.value = z0.clone()
         dtype = torch.promote_types(z0.dtype, torch.float32)
         self.residual = torch.full((batch,), float("inf"), dtype=dtype, device=z0.device)
+        self.time = torch.zeros_like(self.residual)
         self.status = np.zeros(batch, np.int8)
         self.steps = np.zeros(batch, np.int64)
         self.evals = np.zeros(batch, np.int64)
@@ -144,6 +146,8 @@ class _Results:
         target = torch.from_numpy(full[usable]).to(state.z.device)
         self.value = _put(self.value, target, state.z.index_select(0, source))
         self.residual = _put(self.residual, target, state.residual.index_select(0, source))
+        if state.time is not None:
+            self.time = _put(self.time, target, state.time.index_select(0, source))
         return True
 
     def compact(self, like: Tensor) -> Tensor:
@@ -154,11 +158,13 @@ class _Results:
         return torch.from_numpy(keep).to(like.device)
 
     def frozen(self, state: State) -> tuple[Tensor, ...]:
-        """Return z, residual and time, with each finished sample at its answer."""
+        """Return z, residual and time, with each finished sample where it finished."""
         running = torch.from_numpy(self.running).to(state.z.device)
         z = torch.where(expand(running, state.z), state.z, self.value)
         residual = torch.where(running, state.residual, self.residual.to(state.residual.dtype))
-        return (z, residual) if state.time is None else (z, residual, state.time)
+        if state.time is None:
+            return z, residual
+        return z, residual, torch.where(running, state.time, self.time.to(state.time.dtype))
 
     def solution(self, evals: list[int], trace: list[tuple[Tensor, ...]]) -> Solution[Tensor]:
         device = self.value.device
