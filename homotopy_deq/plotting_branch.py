@@ -22,6 +22,11 @@ def largest(z: Tensor) -> Tensor:
     return z.flatten(1).amax(1)
 
 
+def rms(z: Tensor) -> Tensor:
+    """Return the root mean square of each root of a branch, (T,)."""
+    return z.flatten(1).square().mean(1).sqrt()
+
+
 def branch_figure(
     branches: Mapping[str, Branch],
     height: Callable[[Tensor], Tensor] = largest,
@@ -70,7 +75,8 @@ def branch_figure(
             )
     if dashed:
         axes.plot([], [], "--", color="0.4", label="unstable", linewidth=1.2)
-    axes.plot([], [], "o", color="0.4", label="fold", markersize=5)
+    if any(branch.folds for branch in branches.values()):
+        axes.plot([], [], "o", color="0.4", label="fold", markersize=5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if logy:
         axes.set_yscale("log")

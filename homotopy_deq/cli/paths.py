@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from solvers import ODE, Trajectory
+from solvers import ODE, Equilibrium, NewtonKrylov, Trajectory
+from solvers.homotopy import FixedPoint, trace
+from solvers.homotopy.trace import TRACKER
 
 from ..models import ImageModel
+from ..plotting_branch import branch_figure, rms
 from ..regularization import relative_residual
 from .names import ONE_STEP
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STOPS = 10
 
@@ -42,6 +52,24 @@ def trajectory(model: ImageModel, images: Tensor) -> Trajectory[Tensor]:
         states.append(found.value)
         evals.append(round(float(found.evals.double().mean())))
     return _with_residuals(model, x, torch.stack(states), torch.tensor(evals))
+
+
+@torch.no_grad()
+def branches(model: ImageModel, images: Tensor, names: Sequence[str]) -> Figure:
+    """Draw the roots of z = z0 + lambda (f(z) - z0) for each image, lambda from 0 to 1.
+
+    Arguments:
+        model: with a rest point.
+        images: (B, C, H, W), in [0, 1].
+        names: of the images.
+    """
+    x = model.condition(images)
+    start, layer = model.start(x), model.layer
+    problem = Equilibrium(layer.cell, layer.condition(x))
+    tracker = replace(TRACKER, max_steps=100, corrector=NewtonKrylov(rtol=1e-4, halvings=0))
+    found = trace(FixedPoint().of(problem, start), start, tracker=tracker)
+    labels = [f"{k + 1}: {name}" for k, name in enumerate(names)]
+    return branch_figure(dict(zip(labels, found, strict=True)), rms, ylabel="root mean square of z")
 
 
 def _with_residuals(

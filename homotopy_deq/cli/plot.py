@@ -13,11 +13,12 @@ from ..training import load_checkpoint
 from . import options
 from .names import Path as Pass
 from .names import pick
-from .paths import trajectory
+from .paths import branches, trajectory
 from .report import console, failing
 from .spec import find_checkpoint, rebuild, spec_of
 
-KINDS = ("paths", "residuals", "training")
+KINDS = ("paths", "residuals", "training", "branch")
+DEFAULT = KINDS[:3]  # a branch takes longer, and is asked for
 EQUILIBRIUM = ("rk4", "dopri5", "anderson", "newton-krylov", "continuation", "steady-state")
 FLOW = ("dopri5", "rk4", "euler")
 
@@ -29,7 +30,8 @@ def command(
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             help="paths (of z, in the plane of its principal components), residuals (against "
-            "evaluations) or training (curves); once or more. Default: all."
+            "evaluations), training (curves) or branch (of roots of z = lambda f(z), lambda from 0 "
+            "to 1); once or more. Default: all but branch."
         ),
     ] = None,
     solver: options.Solvers = None,
@@ -42,7 +44,7 @@ def command(
     ] = None,
 ) -> None:
     """Draw a trained model's paths, residuals and training curves as PNG files."""
-    kinds = [pick("kind", name, KINDS) for name in kind or KINDS]
+    kinds = [pick("kind", name, KINDS) for name in kind or DEFAULT]
     file = find_checkpoint(run)
     checkpoint = load_checkpoint(file)
     spec, model = spec_of(checkpoint), rebuild(checkpoint)
@@ -52,13 +54,16 @@ def command(
     if "residuals" in kinds and not rests:
         kinds.remove("residuals")
         console.print("No residuals: this model's flow has no equilibrium.", highlight=False)
+    if "branch" in kinds and not rests:
+        kinds.remove("branch")
+        console.print("No branch: this model's flow has no equilibrium.", highlight=False)
     if "training" in kinds and not checkpoint.meta["history"]:
         kinds.remove("training")
         console.print("No training curves: no epoch is done yet.", highlight=False)
     if "training" in kinds:
         _say(plotting.save(plotting.training_figure(checkpoint.meta["history"]),
                            folder / "training.png"))  # fmt: skip
-    if not {"paths", "residuals"} & set(kinds):
+    if not {"paths", "residuals", "branch"} & set(kinds):
         return
     images = spec.data(data)
     chosen = stratified_order(images.test_labels, spec.seed)[: max(samples, batch)]
@@ -71,6 +76,9 @@ def command(
         paths = {name: trajectory(each, pixels[:batch]) for name, each in passes.items()}
         rtol = spec.rtol if spec.rtol is not None else 1e-4
         _say(plotting.save(plotting.residual_figure(paths, rtol), folder / "residuals.png"))
+    if "branch" in kinds:
+        names = [images.classes[k] for k in images.test_labels[chosen[:samples]].tolist()]
+        _say(plotting.save(branches(model, pixels[:samples], names), folder / "branch.png"))
 
 
 def _say(path: Path) -> None:

@@ -139,7 +139,8 @@ class Curve:
         rhs = torch.linspace(1, 2, n, dtype=w.dtype, device=w.device).expand_as(w) / n**0.5
         d, _ = gmres(bordered, rhs, rtol=1e-3, max_steps=krylov or n)
         solved = norm(bordered(d) - rhs) <= 0.1 * norm(rhs)
-        return ~(solved & (norm(d) * torch.finfo(w.dtype).eps ** 0.5 < norm(rhs)))
+        immense = norm(d) * math.sqrt(torch.finfo(w.dtype).eps) >= norm(rhs)
+        return torch.logical_or(~solved, immense)
 
     def _bordered(self, w: Tensor, guide: Tensor) -> tuple[LinearMap, LinearMap]:
         """Return the products with [G'(w); guide^T] and with G'(w)."""

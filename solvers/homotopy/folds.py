@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,9 +61,8 @@ def _between(curve: Curve, last: Knot, here: Knot, gap: float) -> Fold | None:
         return float(tangent[0, -1])
 
     try:
-        step = brentq(
-            slope_at, 0.0, reach, xtol=1e-3 * precise(dtype) ** 0.5, rtol=1e-10, maxiter=60
-        )
+        tolerance: Any = {"xtol": 1e-3 * precise(dtype) ** 0.5, "rtol": 1e-10}
+        step: Any = brentq(slope_at, 0.0, reach, maxiter=60, **tolerance)
     except ValueError:  # the sign does not change between corrected points
         return None
     slope = slope_at(float(step))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,12 +47,13 @@ def leading_eigenvalues(problem: Equilibrium, z: Tensor, count: int) -> Tensor:
         image = vector + push(vector.view_as(z)).flatten()
         return np.asarray(image.double().cpu().numpy())
 
-    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
+    make: Any = LinearOperator  # its __new__ hides its arguments from type checkers
+    operator = make((n, n), matvec=product, dtype=np.float64)
     v0 = np.ones(n)  # ARPACK's own start is random
+    settings: Any = {"which": "LR", "return_eigenvectors": False, "tol": 1e-8}
+    found: Any
     try:
-        found = eigs(
-            operator, k=min(count, n - 2), which="LR", v0=v0, return_eigenvectors=False, tol=1e-8
-        )
+        found = eigs(operator, k=min(count, n - 2), v0=v0, **settings)
     except ArpackNoConvergence as error:
         found = error.eigenvalues
     found = np.concatenate([found - 1, np.full(max(count - len(found), 0), np.nan)])
