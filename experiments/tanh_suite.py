@@ -91,11 +91,13 @@ def scipy_peer(config: Config, method: str, draws: Draws) -> dict[str, Any]:
     solved, evals = [], []
     began = time.perf_counter()
     for k in range(min(config.peers, len(z0))):
-        one, count = problem.rows(torch.tensor([k])), [0]
+        assert problem.condition is not None  # in float64: scipy differences, with steps of 1e-8
+        row = tuple(x[k : k + 1].double() for x in problem.condition)
+        one, count = Equilibrium(problem.map, row), [0]
 
         def residual(z: Any, one: Equilibrium = one, count: list[int] = count) -> Any:
             count[0] += 1
-            return one.residual(torch.from_numpy(z).to(z0.dtype)[None])[0].double().numpy()
+            return one.residual(torch.from_numpy(z)[None])[0].numpy()
 
         # The tolerance is that of the residual's norm, with ||f(z)|| of about sqrt(n) / 2.
         size = config.rtol * config.n**0.5 / 2
@@ -108,7 +110,7 @@ def scipy_peer(config: Config, method: str, draws: Draws) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             try:
                 z = root(residual, z0[k].double().numpy(), method=method, options=options[method]).x
-                value = torch.from_numpy(z).to(z0.dtype)[None]
+                value = torch.from_numpy(z)[None]
                 solved.append(bool(good(one, value, config.rtol)))
             except Exception:  # krylov raises where its Jacobian breaks down: a failure like any
                 solved.append(False)
