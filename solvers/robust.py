@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,26 +10,31 @@ from torch import Tensor
 
 from .anderson import Anderson
 from .compose import Then, ThenState
-from .homotopy import ArcLength, Continuation
+from .homotopy import ArcLength, Continuation, StepControl
 from .problem import Equilibrium
 from .pseudo_transient import PseudoTransient
 from .solution import Solution, V
 from .solver import Solver
 from .status import summarize
 
+# A tracker that leaves its path for another has taken too wide a turn: half the angle of
+# ArcLength's default, and shorter steps, for the one draw in a hundred that needs them.
+CAREFUL = StepControl(ds=0.05, max_ds=0.2, turn=math.pi / 12)
+
 
 @dataclass(frozen=True)
 class Robust(Solver[Equilibrium, ThenState]):
-    """Try Anderson, natural continuation, pseudo-transient continuation and arclength in turn.
+    """Try Anderson, natural continuation, pseudo-transient continuation and arclength in turn,
+    the last once more with shorter steps.
 
     Each rung receives only the samples that the rungs before failed on, so that an easy batch
     costs what Anderson costs. `solved_by` says who solved how many.
 
     Arguments:
-        max_steps: rungs to use at most, of the four.
+        max_steps: rungs to use at most, of the five.
     """
 
-    max_steps: int = field(default=4, kw_only=True)
+    max_steps: int = field(default=5, kw_only=True)
 
     @property
     def ladder(self) -> Then:
@@ -39,6 +45,7 @@ class Robust(Solver[Equilibrium, ThenState]):
             Continuation(rtol=rtol, atol=atol),
             PseudoTransient(rtol=rtol, atol=atol),
             ArcLength(rtol=rtol, atol=atol),
+            ArcLength(rtol=rtol, atol=atol, control=CAREFUL),
         )
 
     @property
