@@ -54,9 +54,10 @@ def command(
     console.print(valid)
     default = Recipe()
     settings = [*default.model_arguments(), *default.training_arguments()]
-    recipes = Table("data set", *settings, title="recipes")
-    for name, recipe in {**RECIPES, "any other": default}.items():
-        recipes.add_row(name, *(f"{getattr(recipe, each):g}" for each in settings))
+    columns = {**RECIPES, "any other": default}
+    recipes = Table("recipe", *columns, title="recipes")
+    for name in settings:
+        recipes.add_row(name, *(f"{getattr(recipe, name):g}" for recipe in columns.values()))
     console.print(recipes)
 
 
