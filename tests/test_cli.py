@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from homotopy_deq import ODE, Anderson
 from homotopy_deq.cli import app, load_model, names
+from homotopy_deq.cli.spec import resolve
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 from solvers import Then
@@ -146,6 +147,7 @@ def test_resume_takes_the_settings_from_the_run(run: Path) -> None:
         (["--solver", "anderson+rk4"], "a flow comes first"),
         (["--gradient", "magic"], "Valid: implicit, phantom, unroll, adjoint"),
         (["--gradient", "implicit"], "unroll and adjoint do"),
+        (["--backward-rtol", "1e-3"], "of the implicit gradient"),
         (["--epochs", "0"], "epochs must be at least 1; got 0"),
         (["--precision", "fp8"], "precision must be 'no' or 'bf16'"),
         (["--no-rest-point", "--residual-penalty", "1"], "no residual to penalise"),
@@ -165,6 +167,13 @@ def test_bad_input_is_refused_before_anything_is_written(
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for command in ("evaluate", "plot", "info"):
         assert "There is no checkpoint" in refused(command, tmp_path)
+
+
+def test_bf16_asks_for_no_more_than_it_can_resolve() -> None:
+    spec = resolve({"model": "deq", "precision": "bf16"})
+    assert spec.rtol == spec.backward_rtol == 1e-2
+    assert resolve({"model": "deq", "precision": "bf16", "rtol": 0.1}).rtol == 0.1
+    assert resolve({"precision": "bf16"}).rtol is None  # a flow has no such tolerance
 
 
 def test_every_name_makes_the_solver_that_it_names() -> None:

@@ -55,7 +55,9 @@ def command(
     default = Recipe()
     settings = [*default.model_arguments(), *default.training_arguments()]
     columns = {**RECIPES, "any other": default}
-    recipes = Table("recipe", *columns, title="recipes")
+    recipes = Table(title="recipes")
+    for name in ("", *columns):
+        recipes.add_column(name, overflow="fold", no_wrap=not name)
     for name in settings:
         recipes.add_row(name, *(f"{getattr(recipe, name):g}" for recipe in columns.values()))
     console.print(recipes)

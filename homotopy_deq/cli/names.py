@@ -107,14 +107,30 @@ class Path:
                     "first, as in rk4+anderson."
                 )
 
-    def put(self, model: ImageModel, gradient: str | None = None) -> ImageModel:
+    @property
+    def at_root(self) -> bool:
+        """Whether the pass ends at an equilibrium, where `implicit` is the default gradient."""
+        return self.solver.split("+")[-1] in SOLVERS
+
+    def put(
+        self, model: ImageModel, gradient: str | None = None, backward_rtol: float | None = None
+    ) -> ImageModel:
         """Return the model with this forward pass; its weights are shared.
 
+        Arguments:
+            model: any.
+            gradient: one of `GRADIENTS`; by default that of the pass.
+            backward_rtol: relative tolerance of the linear equation of the implicit gradient.
+
         Raises:
-            ValueError: the model has no equilibrium, and the path looks for one.
+            ValueError: the model has no equilibrium and the path looks for one, or the gradient
+                does not fit the path.
         """
         first, *rest = self.solver.split("+")
-        rule = None if gradient is None else GRADIENTS[pick("gradient", gradient, GRADIENTS)]()
+        self.check(gradient, backward_rtol)
+        rule = None if gradient is None else GRADIENTS[gradient]()
+        if backward_rtol is not None:
+            rule = Implicit(Anderson(rtol=backward_rtol))
         solver: Solver[Any, Any] = (
             self._root([first, *rest])
             if first in SOLVERS
@@ -122,16 +138,24 @@ class Path:
         )
         polish = self._root(rest) if rest and first in METHODS else None
         try:
-            found = model.with_solver(solver, rule, t1=self.horizon, polish=polish)
+            return model.with_solver(solver, rule, t1=self.horizon, polish=polish)
         except TypeError as error:
             raise ValueError(f"--solver {self.solver}: {error}") from error
-        fitting = AT_ROOT if found.layer.ends_at_root else ALONG_FLOW
-        if gradient is not None and gradient not in fitting:
+
+    def check(self, gradient: str | None, backward_rtol: float | None) -> None:
+        """Raise ValueError unless the gradient differentiates what this path finds."""
+        fitting = AT_ROOT if self.at_root else ALONG_FLOW
+        if gradient is not None and pick("gradient", gradient, GRADIENTS) not in fitting:
             raise ValueError(
                 f"--gradient {gradient} does not differentiate the answer of --solver "
                 f"{self.solver}; {' and '.join(fitting)} do."
             )
-        return found
+        implicit = self.at_root and gradient in (None, "implicit")
+        if backward_rtol is not None and not implicit:
+            raise ValueError(
+                f"--backward-rtol is of the implicit gradient; --solver {self.solver} with "
+                f"--gradient {gradient or 'unroll'} has none."
+            )
 
     def _root(self, names: list[str]) -> Solver[Equilibrium, Any]:
         parts = [replace(SOLVERS[name](), **self._limits()) for name in names]

@@ -32,7 +32,7 @@ Rtol = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         help="Relative tolerance: of the residual ||f(z) - z|| / ||f(z)||, or of a flow's local "
-        "error. Default: the solver's, 1e-4 or 1e-3."
+        "error. Default: the solver's, 1e-4 or 1e-3; 1e-2 for equilibria trained in bf16."
     ),
 ]
 Atol = Annotated[

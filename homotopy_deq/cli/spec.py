@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..training import CHECKPOINT, Checkpoint, CheckpointError, TrainConfig, loa
 from . import names
 
 EPOCHS = 10
+BF16_RTOL = 1e-2
+"""Tolerance of equilibria and their gradients in bfloat16, whose rounding unit is 2^-8 = 4e-3."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Spec:
     max_steps: int | None
     step_size: float | None
     gradient: str | None
+    backward_rtol: float | None
     epochs: int
     batch: int
     lr: float
@@ -93,7 +96,7 @@ class Spec:
         model = names.MODELS[self.model](
             data.shape, data.num_classes, mean=data.mean, std=std, **settings
         )
-        return self.path.put(model, self.gradient)
+        return self.path.put(model, self.gradient, self.backward_rtol)
 
 
 def resolve(given: Mapping[str, Any]) -> Spec:
@@ -116,14 +119,17 @@ def resolve(given: Mapping[str, Any]) -> Spec:
         defaults["residual_penalty"] = 0.0
     settings = {**defaults, **chosen, "model": model, "dataset": dataset, "rest_point": rests}
     spec = Spec(**settings)
-    if spec.gradient is not None:
-        names.pick("gradient", spec.gradient, names.GRADIENTS)
+    if spec.precision == "bf16" and spec.path.at_root:
+        rtol = BF16_RTOL if spec.rtol is None else spec.rtol
+        backward = BF16_RTOL if spec.backward_rtol is None else spec.backward_rtol
+        implicit = spec.gradient in (None, "implicit")
+        spec = replace(spec, rtol=rtol, backward_rtol=backward if implicit else None)
     if chosen.get("rest_point") is not None and model != "homoode":
         raise ValueError(f"--rest-point is a choice of homoode alone; got it for {model}.")
     if spec.residual_penalty and not rests:
         raise ValueError(f"{model} without a rest point has no residual to penalise.")
-    _ = spec.path  # it and the training's settings check themselves
-    spec.config(0.0)
+    spec.path.check(spec.gradient, spec.backward_rtol)
+    spec.config(0.0)  # checks itself
     return spec
 
 
@@ -174,6 +180,6 @@ def rebuild(checkpoint: Checkpoint) -> ImageModel:
     """Return the model of a checkpoint, in eval mode: see `load_model`."""
     spec = spec_of(checkpoint)
     model = names.MODELS[spec.model](**checkpoint.meta["about"]["model"]["config"])
-    model = spec.path.put(model, spec.gradient)
+    model = spec.path.put(model, spec.gradient, spec.backward_rtol)
     model.load_state_dict(checkpoint.under("best") or checkpoint.under("model"))
     return model.eval()

@@ -99,6 +99,14 @@ def command(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    backward_rtol: Annotated[
+        Real,
+        typer.Option(
+            help="Relative tolerance of the implicit gradient's linear solve. Default: 1e-6, with "
+            "bf16 1e-2.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     epochs: Annotated[
         Whole,
         typer.Option(help="Passes over the images. Default: 10.", rich_help_panel=TRAINING),
