@@ -71,4 +71,5 @@ class Adjoint:
         value = solver.integrate(
             problem, copies[0], t, odeint_adjoint, adjoint_params=(*inputs, *hidden)
         )
-        return tie((value,), (*copies, *hidden), (*originals, *hidden))[0]
+        once = "The gradient of Adjoint has no derivative itself; use Unroll() for a second one."
+        return tie((value,), (*copies, *hidden), (*originals, *hidden), once=once)[0]

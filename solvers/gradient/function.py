@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..norms import expand
 from ..problem import Equilibrium, check_start
 from ..solver import Solver
 from .graph import leaves
@@ -60,15 +61,20 @@ class _Call:
 
     def adjoint(self, v: Tensor) -> Tensor:
         """Return u = J^T u + v, without a graph."""
+        # Each sample is solved for v of size 1, as the equation is linear: the cotangent of a
+        # sample that is classified with confidence is near the smallest numbers.
+        size = v.flatten(1).abs().amax(1)
+        size = expand(torch.where(size > 0, size, 1), v)
+        unit = v / size
         with torch.no_grad():
-            found = run(Equilibrium(lambda u: v + self.vjp(u)), self.solver, v)
+            found = run(Equilibrium(lambda u: unit + self.vjp(u)), self.solver, unit)
         if not bool(found.converged.all()):
             warnings.warn(
                 f"Implicit gradient: {found.report()} Its gradient is approximate.",
                 BackwardWarning,
                 stacklevel=2,
             )
-        return found.value
+        return found.value * size
 
     def pull(self, u: Tensor, hidden: list[Tensor]) -> list[Tensor | None]:
         """Return u^T df/dt for each input t of the condition and each hidden parameter."""
@@ -135,38 +141,70 @@ def _differentiable(
 
 
 def tie(
-    outputs: tuple[Tensor, ...], copies: tuple[Tensor, ...], originals: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...],
+    copies: tuple[Tensor, ...],
+    originals: tuple[Tensor, ...],
+    *,
+    once: str = "",
 ) -> tuple[Tensor, ...]:
     """Return the outputs as functions of the originals, by their gradient in the copies.
 
     `outputs` are computed from `copies`, leaf tensors (a parameter may be its own copy), each of
-    which stands for the original at its place.
+    which stands for the original at its place. Where the graph between them can be differentiated
+    only once, `once` is what is said to who tries again.
     """
-    tied: tuple[Tensor, ...] = _Tie.apply((outputs, copies), *originals)
+    tied: tuple[Tensor, ...] = _Tie.apply((outputs, copies, once), *originals)
     return tied
 
 
 class _Tie(torch.autograd.Function):
-    """The outputs of a graph over copies, as functions of the originals."""
+    """The outputs of a graph over copies, as functions of the originals, to any order."""
 
     @staticmethod
     def forward(ctx: Any, graph: Any, *originals: Tensor) -> Any:
-        ctx.outputs, ctx.copies = graph
+        ctx.outputs, ctx.copies, ctx.once = graph
+        ctx.save_for_backward(*originals)
         return tuple(output.detach().clone() for output in ctx.outputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        differentiable = torch.is_grad_enabled()  # create_graph
+        again = differentiable and not ctx.once
+        v = tuple(c.detach().requires_grad_() for c in cotangents) if again else cotangents
         wanted = [k for k, tensor in enumerate(ctx.copies) if tensor.requires_grad]
         with torch.enable_grad():
             found = torch.autograd.grad(
                 ctx.outputs,
                 [ctx.copies[k] for k in wanted],
-                cotangents,
+                v,
                 retain_graph=True,
+                create_graph=again,
                 allow_unused=True,
             )
+        present = [k for k, gradient in zip(wanted, found, strict=True) if gradient is not None]
+        values = tuple(gradient for gradient in found if gradient is not None)
+        if again and values:
+            values = tie(values, (*ctx.copies, *v), (*ctx.saved_tensors, *cotangents))
+        elif differentiable and values:
+            values = _Refuse.apply(ctx.once, len(values), *values, *ctx.saved_tensors, *cotangents)
         gradients: list[Tensor | None] = [None] * len(ctx.copies)
-        for k, gradient in zip(wanted, found, strict=True):
+        for k, gradient in zip(present, values, strict=True):
             gradients[k] = gradient
         return None, *gradients
+
+
+class _Refuse(torch.autograd.Function):
+    """The first of its tensors, as functions of all of them that cannot be differentiated.
+
+    torch's once_differentiable raises under backward(), but autograd.grad goes round it without
+    a word and returns what the rest of the graph contributes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reason: str, count: int, *tensors: Tensor) -> Any:
+        ctx.reason = reason
+        return tuple(tensor.clone() for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise RuntimeError(ctx.reason)
