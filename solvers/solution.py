@@ -61,7 +61,7 @@ class Solution(Generic[V]):
         failed = int((~self.converged).sum())
         if failed == 0:
             return ""
-        worst = float(self.residual.max())
+        worst = float(self.residual.detach().max())
         return (
             f"{failed} of {self.status.numel()} samples did not converge "
             f"(worst residual {worst:.1e}): {summarize(self.status)}."
