@@ -144,9 +144,12 @@ def gmres(
         left = norm(image)
         breakdown = left <= 10 * torch.finfo(rhs.dtype).eps * size
         grows = open_ & ~breakdown & torch.isfinite(left)
-        entry = -(null * h).sum(1) / torch.where(grows, left, 1)
+        reach = -(null * h).sum(1)
+        # On breakdown the system is solved exactly, unless A maps the space into a smaller one.
+        exact = breakdown & (reach.abs() > 10 * torch.finfo(rhs.dtype).eps * size * norm(null))
+        entry = reach / torch.where(grows, left, 1)
         null = torch.cat((null, torch.where(grows, entry, 0).unsqueeze(1)), dim=1)
-        relative = torch.where(open_, torch.where(breakdown, 0, 1 / norm(null)), relative)
+        relative = torch.where(open_, torch.where(exact, 0, 1 / norm(null)), relative)
         # A sample that has stopped keeps the rest of its system trivial: y_k = 0.
         column = torch.cat((h, torch.where(grows, left, 0).unsqueeze(1)), dim=1)
         unit = torch.zeros_like(column)

@@ -114,6 +114,15 @@ def test_singular_operator_gives_no_huge_answer(dtype: torch.dtype) -> None:
     assert d[0, 5] == 0 and residual[0] < 1e-4
 
 
+def test_reported_residual_of_a_singular_system_is_the_true_one() -> None:
+    shift = torch.diag(torch.ones(2, dtype=torch.float64), 1)  # nilpotent: breaks down at once
+    rhs = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    d, relative = gmres(lambda v: v @ shift.T, rhs, rtol=1e-12, max_steps=3)
+    true = (rhs - d @ shift.T).norm(dim=1) / rhs.norm(dim=1)
+    torch.testing.assert_close(relative, true)  # up to rounding
+    assert (relative > 0.5).all()
+
+
 def test_state_of_any_shape_is_one_vector_to_gmres() -> None:
     a = EYE6 - contractions(2, 6, 0.5, 0)
     b = normal(1, 2, 1, 2, 3)
