@@ -83,7 +83,9 @@ def linearize(
     def push(v: Tensor) -> Tensor:
         if isinstance(counter, Counter):
             counter.count += 1
-        if pulled is None or not pulled.requires_grad:
+        if pulled is None:  # constant, or evaluated under no_grad
+            return jvp(function, z, v)[1]
+        if not pulled.requires_grad:
             return torch.zeros_like(value)
         try:
             (tangent,) = torch.autograd.grad(

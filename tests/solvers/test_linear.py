@@ -196,3 +196,12 @@ def test_error_of_the_map_is_not_swallowed() -> None:
 
     with pytest.raises(RuntimeError, match="my own mistake"):
         jvp(broken, normal(0, 1, 2), normal(1, 1, 2))
+
+
+def test_map_that_hides_its_graph_still_has_a_jacobian() -> None:
+    """A map that runs under no_grad looks constant to reverse mode: J v = 0, without a word."""
+    z, v = normal(0, 3, 5), normal(1, 3, 5)
+    _, exact = torch.autograd.functional.jvp(MAPS["tanh"], z, v)
+    hidden = torch.no_grad()(MAPS["tanh"])
+    torch.testing.assert_close(linearize(hidden, z)[1](v), exact, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(jvp(hidden, z, v)[1], exact, rtol=1e-13, atol=1e-13)
