@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.optim import Optimizer
+
+from solvers import SolveError
 
 from ..data import Augmentation, ImageData, loader, seek, split_validation
 from ..models import ImageModel
@@ -111,16 +113,23 @@ class Run:
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self.objective.train()
         start = self.start if place.step % config.start_every == 0 else None
-        result: BatchResult = self.objective(images, labels, start is not None)
-        loss = result.loss.detach().double()
-        sums = cast(
-            "Tensor", self.accelerator.reduce(torch.cat([Tally.sums(result, labels), loss[None]]))
-        )
-        if not bool(torch.isfinite(sums).all()):  # in all processes, or in none
+        result: BatchResult | None = None
+        failure: SolveError | None = None
+        try:
+            result = self.objective(images, labels, start is not None)
+            loss = result.loss.detach().double()
+            sums = torch.cat([Tally.sums(result, labels), loss[None]])
+        except SolveError as error:  # `Unroll` has no finite gradient; the others wait in reduce
+            failure = error
+            sums = torch.full(
+                (len(fields(Tally)) + 1,), math.nan, dtype=torch.double, device=labels.device
+            )
+        sums = cast("Tensor", self.accelerator.reduce(sums))
+        if result is None or not bool(torch.isfinite(sums).all()):  # in all processes, or in none
             raise Diverged(
                 f"The loss is not finite in epoch {place.epoch + 1}, batch {place.batch + 1}. "
                 "Lower the learning rate, or start again with another seed."
-            )
+            ) from failure
         self.task.zero_grad()
         set_rate(self.task, self.rate)
         if start is not None:

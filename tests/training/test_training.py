@@ -156,6 +156,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
             run(tmp_path, lr=1e30)
 
 
+def test_weights_that_are_not_finite_are_told_as_divergence_by_unroll_too(tmp_path: Path) -> None:
+    images = data()
+    network = model(images, gradient=Unroll())
+    with torch.no_grad():
+        for parameter in network.layer.cell.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(Diverged, match="epoch 1, batch 1"):
+        train(network, images, CONFIG, tmp_path)
+
+
 def test_the_rate_follows_a_cosine_between_its_ends() -> None:
     rates = [cosine(step, 10, 1e-3, 1e-6) for step in range(11)]
     assert rates[0] == 1e-3 and rates[5] == pytest.approx((1e-3 + 1e-6) / 2)
