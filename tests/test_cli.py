@@ -147,6 +147,9 @@ def test_resume_takes_the_settings_from_the_run(run: Path) -> None:
         (["--solver", "anderson+rk4"], "a flow comes first"),
         (["--gradient", "magic"], "Valid: implicit, phantom, unroll, adjoint"),
         (["--gradient", "implicit"], "unroll and adjoint do"),
+        (["--solver", "robust", "--max-steps", "9"], "a step of robust is a whole solve"),
+        (["--solver", "rk4+davidenko", "--max-steps", "9"], "a step of davidenko is a whole way"),
+        (["--test-limit", "0"], "--test-limit"),
         (["--backward-rtol", "1e-3"], "of the implicit gradient"),
         (["--epochs", "0"], "epochs must be at least 1; got 0"),
         (["--precision", "fp8"], "precision must be 'no' or 'bf16'"),
@@ -174,6 +177,23 @@ def test_bf16_asks_for_no_more_than_it_can_resolve() -> None:
     assert spec.rtol == spec.backward_rtol == 1e-2
     assert resolve({"model": "deq", "precision": "bf16", "rtol": 0.1}).rtol == 0.1
     assert resolve({"precision": "bf16"}).rtol is None  # a flow has no such tolerance
+
+
+def test_the_solver_of_the_training_keeps_its_settings_unless_others_are_given() -> None:
+    settings = {"rtol": 0.1, "max_steps": 7, "horizon": 2.0}
+    spec = resolve({"model": "deq", "solver": "anderson", **settings})
+    assert spec.path_by("anderson", rtol=None) == names.Path("anderson", **settings)  # type: ignore[arg-type]
+    assert spec.path_by("anderson", rtol=1e-3).rtol == 1e-3
+    assert spec.path_by("anderson", rtol=1e-3).max_steps == 7
+    assert spec.path_by("broyden") == names.Path("broyden")
+
+
+def test_other_solvers_of_a_run_in_bf16_ask_for_no_more_than_it_can_resolve() -> None:
+    spec = resolve({"precision": "bf16"})
+    assert spec.path_by("anderson").rtol == spec.path_by("rk4+anderson").rtol == 1e-2
+    assert spec.path_by("anderson", rtol=0.1).rtol == 0.1
+    assert spec.path_by("dopri5").rtol is None
+    assert resolve({}).path_by("anderson").rtol is None
 
 
 def test_every_name_makes_the_solver_that_it_names() -> None:

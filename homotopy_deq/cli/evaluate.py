@@ -16,7 +16,6 @@ from rich.progress import Progress
 from ..data import loader, stratified_order
 from ..training import Evaluation, Objective, accelerator_for, evaluate, load_checkpoint
 from . import options
-from .names import Path as Pass
 from .report import console, evaluation_table, failing, warn
 from .spec import find_checkpoint, rebuild, spec_of
 
@@ -47,14 +46,14 @@ def command(
     """
     checkpoint = load_checkpoint(find_checkpoint(run))
     spec, model = spec_of(checkpoint), rebuild(checkpoint)
-    changed = any(v is not None for v in (rtol, atol, max_steps, step_size, horizon))
-    chosen = solver or [spec.solver]
-    passes = {
-        name: Pass(name, rtol, atol, max_steps, step_size, horizon).put(model)
-        if solver or changed
-        else model
-        for name in chosen
+    given = {
+        "rtol": rtol,
+        "atol": atol,
+        "max_steps": max_steps,
+        "step_size": step_size,
+        "horizon": horizon,
     }
+    passes = {name: spec.path_by(name, **given).put(model) for name in solver or [spec.solver]}
     if output is not None and not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {output}: there is no folder {output.parent}.")
     if threads is not None:

@@ -58,6 +58,12 @@ GRADIENTS: Mapping[str, Callable[[], Any]] = {
     "adjoint": Adjoint,
 }
 
+WHOLE_STEPS: Mapping[str, str] = {
+    "robust": "whole solve by the next solver of its escalation",
+    "davidenko": "whole way from lambda = 0 to 1",
+}
+"""Solvers whose `max_steps` does not bound the iterations, and what it counts instead."""
+
 AT_ROOT, ALONG_FLOW = ("implicit", "phantom", "unroll"), ("unroll", "adjoint")
 
 ONE_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
@@ -98,6 +104,12 @@ class Path:
 
     def __post_init__(self) -> None:
         parts = self.solver.split("+")
+        for part in parts:
+            if self.max_steps is not None and part in WHOLE_STEPS:
+                raise ValueError(
+                    f"--max-steps {self.max_steps} with --solver {self.solver}: a step of {part} "
+                    f"is a {WHOLE_STEPS[part]}. Leave --max-steps out, or choose another solver."
+                )
         valid = (*SOLVERS, *METHODS)
         for k, part in enumerate(parts):
             pick("solver", part, valid)

@@ -16,7 +16,7 @@ Data = Annotated[
 ]
 Limit = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="Use so many test images, each class in its share. Default: all."),
+    typer.Option(min=1, help="Use so many test images, each class in its share. Default: all."),
 ]
 Solvers = Annotated[
     Optional[list[str]],  # noqa: UP045

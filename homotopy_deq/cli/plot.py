@@ -11,7 +11,6 @@ from .. import plotting
 from ..data import stratified_order
 from ..training import load_checkpoint
 from . import options
-from .names import Path as Pass
 from .names import pick
 from .paths import branches, trajectory
 from .report import console, failing
@@ -49,7 +48,8 @@ def command(
     checkpoint = load_checkpoint(file)
     spec, model = spec_of(checkpoint), rebuild(checkpoint)
     rests = model.layer.rest_point
-    passes = {name: Pass(name).put(model) for name in solver or (EQUILIBRIUM if rests else FLOW)}
+    chosen_passes = solver or (EQUILIBRIUM if rests else FLOW)
+    passes = {name: spec.path_by(name).put(model) for name in chosen_passes}
     folder = out or file.parent / "plots"
     if "residuals" in kinds and not rests:
         kinds.remove("residuals")

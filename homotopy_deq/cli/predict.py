@@ -13,9 +13,8 @@ from rich.table import Table
 from ..data import read_images
 from ..training import load_checkpoint
 from . import options
-from .names import Path as Pass
 from .report import console, failing
-from .spec import find_checkpoint, rebuild
+from .spec import find_checkpoint, rebuild, spec_of
 
 
 @failing
@@ -38,7 +37,7 @@ def command(
     checkpoint = load_checkpoint(find_checkpoint(run))
     model = rebuild(checkpoint)
     if solver is not None:
-        model = Pass(solver).put(model)
+        model = spec_of(checkpoint).path_by(solver).put(model)
     classes = checkpoint.meta["about"]["classes"]
     channels, height, width = model.shape
     pixels = read_images(images, (channels, height, width))

@@ -66,6 +66,24 @@ class Spec:
             self.solver, self.rtol, self.atol, self.max_steps, self.step_size, self.horizon
         )
 
+    def path_by(self, solver: str, **given: Any) -> names.Path:
+        """Return a forward pass through the trained model, by the name of its solver.
+
+        The solver of the training keeps its settings but for those given. Another solver has its
+        own, and at a root of a run in bf16 the tolerance of bf16.
+
+        Arguments:
+            solver: as in `names.Path`.
+            given: its other arguments; None stands for not given.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        if solver == self.solver:
+            return replace(self.path, **given)
+        path = names.Path(solver, **given)
+        if self.precision == "bf16" and path.at_root and path.rtol is None:
+            path = replace(path, rtol=BF16_RTOL)
+        return path
+
     def config(self, save_every: float) -> TrainConfig:
         """Return what the training loop takes of this."""
         own = {f.name for f in fields(TrainConfig)}
