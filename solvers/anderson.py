@@ -94,7 +94,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
 
     def step(self, problem: Equilibrium, state: AndersonState) -> AndersonState:
         if state.count % self.period:
-            best, void, z = state.best, state.void, state.fz
+            best, void = state.best, state.void
+            z = state.fz if self.damping == 1 else state.z.lerp(state.fz, self.damping)
         else:
             best, void = self._restart(state)
             z = self._mix(state, void).view_as(state.z)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .norms import expand
 from .packing import pack
 from .problem import Counter, InitialValue, check_start
-from .solution import Solution, Trajectory, V
+from .solution import Solution, SolveError, Trajectory, V
 from .solver import P, Solver, State
 from .status import Status
 
@@ -80,6 +80,9 @@ def _loop(
     problem: Any, counter: Counter, solver: Solver[Any, Any], z0: Tensor, record: bool
 ) -> Solution[Tensor]:
     may_compact = problem.condition is not None and not record
+    watched = torch.is_grad_enabled()  # then a finished sample must not run on where it can leave
+    share = 1.0 if watched else solver.compacts_below
+    poisoned = False
     results = _Results(z0)
     trace: list[tuple[Tensor, ...]] = []
     evals: list[int] = []
@@ -89,6 +92,8 @@ def _loop(
         code = solver.status(state)
         if step >= solver.max_steps:
             code = _expired(code, state)
+        if watched and code is not None:
+            poisoned |= bool((code == Status.NONFINITE).any())
         finished = code is not None and results.retire(state, code, step, counter.count)
         if record:
             evals.append(counter.count)
@@ -97,12 +102,19 @@ def _loop(
             running = int(results.running.sum())
             if running == 0:
                 break
-            if may_compact and running <= solver.compacts_below * len(results.running):
+            if may_compact and running <= share * len(results.running):
                 index = results.compact(state.z)
                 problem, state = problem.rows(index), state.rows(index)
         state = solver.step(problem, state)
         step += 1
-    return results.solution(evals, trace)
+    found = results.solution(evals, trace)
+    if poisoned:  # by any row that the steps were taken for, finished or not
+        raise SolveError(
+            found,
+            "A sample became non-finite on the way: its steps would make the "
+            "gradient of every shared parameter NaN. Use Implicit() or Phantom().",
+        )
+    return found
 
 
 def _expired(code: Tensor | None, state: State) -> Tensor:

@@ -111,6 +111,11 @@ def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
     """Raise ValueError unless z0 is a floating (B, ...) state that fits the condition."""
     if not isinstance(z0, Tensor) or not torch.is_floating_point(z0):
         raise ValueError(f"z0 must be a floating-point tensor; got {_describe(z0)}.")
+    if z0.dtype.itemsize < 4:
+        raise ValueError(
+            f"z0 must be in single or double precision; got {z0.dtype}. For half precision keep "
+            "the state in float32 and evaluate the map under torch.autocast."
+        )
     if z0.dim() < 2:
         raise ValueError(
             f"z0 must have the batch first and at least one more dimension, (B, ...); got shape "

@@ -77,6 +77,6 @@ class Solution(Generic[V]):
 class SolveError(RuntimeError):
     """Some samples did not converge; `.solution` holds what was computed."""
 
-    def __init__(self, solution: Solution[Any]) -> None:
-        super().__init__(solution.report())
+    def __init__(self, solution: Solution[Any], reason: str = "") -> None:
+        super().__init__(" ".join(part for part in (solution.report(), reason) if part))
         self.solution = solution

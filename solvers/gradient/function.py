@@ -32,7 +32,7 @@ def attach(problem: Equilibrium, z: Tensor, solver: Solver[Equilibrium, Any]) ->
     hidden = tuple(t for t in leaves(image) if id(t) not in known)
     if image.grad_fn is None:
         return z
-    call = _Call(problem, solver, root, inputs, image)
+    call = _Call(problem, solver, root, inputs, image, hidden)
     attached: Tensor = _ImplicitFunction.apply(call, z.detach(), *condition, *hidden)
     return attached
 
@@ -46,6 +46,7 @@ class _Call:
     root: Tensor  # z*, a leaf
     inputs: tuple[Tensor, ...]  # the condition, as leaves
     image: Tensor  # f(z*), with the graph from the leaves
+    hidden: tuple[Tensor, ...]  # the parameters that the map closes over
 
     def vjp(self, u: Tensor) -> Tensor:
         """Return J^T u."""
@@ -100,7 +101,7 @@ class _ImplicitFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, z: Tensor, *tensors: Tensor) -> Tensor:
         ctx.call = call
-        out = z.view_as(z)
+        out = z.clone()
         ctx.save_for_backward(out, *tensors)
         return out
 
@@ -108,11 +109,11 @@ class _ImplicitFunction(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         (v,) = cotangents
         call: _Call = ctx.call
+        if not torch.is_grad_enabled():  # the output is not needed, so it may have been changed
+            return None, None, *call.pull(call.adjoint(v), list(call.hidden))
         z, *tensors = ctx.saved_tensors
         condition, hidden = tensors[: len(call.inputs)], tensors[len(call.inputs) :]
-        if torch.is_grad_enabled():  # create_graph
-            return None, None, *_differentiable(call, z, v, condition, hidden)
-        return None, None, *call.pull(call.adjoint(v), hidden)
+        return None, None, *_differentiable(call, z, v, condition, hidden)
 
 
 def _differentiable(

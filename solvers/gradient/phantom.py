@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..norms import expand
 from ..packing import pack
 from ..problem import Equilibrium
 from ..solution import Solution, V
 from ..solver import Solver
+from ..status import Status
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Phantom:
             found = run(packed, solver, start.detach(), record=record)
         if torch.is_grad_enabled():
             z = root = found.value
+            keep = expand(found.status == Status.NONFINITE, root)  # no step from where f explodes
             for _ in range(self.steps):
-                z = z + self.damping * (packed(z) - z)
+                z = torch.where(keep, z, z + self.damping * (packed(z) - z))
             found = replace(found, value=_Keep.value_of(root, z))
         return unpack(found)
 

@@ -9,9 +9,8 @@ import torch
 
 from ..driver import run
 from ..problem import Equilibrium, InitialValue
-from ..solution import Solution, SolveError, V
+from ..solution import Solution, V
 from ..solver import Solver
-from ..status import Status
 
 P = TypeVar("P", Equilibrium, InitialValue)
 
@@ -23,7 +22,8 @@ class Unroll:
     The exact gradient of what was computed, at memory that grows with the steps.
 
     Raises:
-        SolveError: a sample became NONFINITE; its steps would make the gradient of every shared
+        SolveError: a sample became non-finite on the way, even if another solver of a ladder went
+            on to solve it; its steps would make the gradient of every shared
             parameter NaN, even with its loss masked. `Implicit` and `Phantom` stay finite.
         ValueError: the method is not differentiable (scipy_solver).
     """
@@ -34,7 +34,4 @@ class Unroll:
         """Return the solution with the gradient of all steps attached to its value."""
         if torch.is_grad_enabled() and getattr(solver, "method", None) == "scipy_solver":
             raise ValueError("scipy_solver is not differentiable; use Adjoint() with it.")
-        found = run(problem, solver, z0, record=record)
-        if torch.is_grad_enabled() and bool((found.status == Status.NONFINITE).any()):
-            raise SolveError(found)
-        return found
+        return run(problem, solver, z0, record=record)

@@ -149,10 +149,9 @@ class ArcLength(Solver[Equilibrium, ArcState]):
                 time=torch.where(end, 1.0, new.time).to(new.z.dtype),
                 evals=evals,
             )
-        ends = (new.code != Status.RUNNING) & ~end
-        if bool(ends.any()):  # those end elsewhere than at a root of f
-            here_too = start(problem, new.z).residual
-            new = replace(new, residual=torch.where(ends, here_too, new.residual))
+        if not bool(end.all()):  # the others stand elsewhere than at a root of f
+            there = start(problem, new.z).residual
+            new = replace(new, residual=torch.where(end, new.residual, there))
         return new
 
     def begin(

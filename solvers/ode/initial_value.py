@@ -146,6 +146,8 @@ class ODE(Solver[InitialValue, FlowTimeState]):
             t = torch.tensor([start, end], dtype=z.dtype, device=z.device)
             return self.integrate(problem, z, t, odeint), full + Status.CONVERGED
         except AssertionError as error:
+            if not str(error).startswith(("underflow in dt", "max_num_steps", "non-finite")):
+                raise  # the field's own
             if z.shape[0] == 1 or problem.condition is None:
                 many = "max_num_steps" in str(error)
                 return z, full + (Status.MAX_STEPS if many else Status.STEP_TOO_SMALL)
