@@ -150,10 +150,10 @@ def _epochs(
                 saved = time.monotonic()
         failed.tell(run.place.epoch + 1)
         record = run.close_epoch()
+        for observer in watching:  # before saving: a kill in between has the epoch told twice
+            observer.epoch(run.place, record)
         _save(run, path)
         saved = time.monotonic()
-        for observer in watching:
-            observer.epoch(run.place, record)
 
 
 def _stopping(accelerator: Accelerator, interrupt: Interrupt) -> bool:

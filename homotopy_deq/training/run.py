@@ -99,6 +99,8 @@ class Run:
 
     def batches(self) -> Any:
         """Iterate over what is left of the epoch."""
+        if self.place.batch >= self.place.batches:
+            return iter(())  # accelerate's loader may make None of an empty one
         seek(self.train_batches, self.place.epoch, self.place.batch)
         return iter(self.train_batches)
 

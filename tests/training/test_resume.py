@@ -15,10 +15,12 @@ from homotopy_deq.cli import app
 from homotopy_deq.training import (
     CHECKPOINT,
     METRICS,
+    Checkpoint,
     CheckpointError,
     Interrupted,
     load_checkpoint,
     read_metrics,
+    save_checkpoint,
 )
 from tests.training.tiny import CONFIG, At, run
 
@@ -118,6 +120,23 @@ def test_a_resumed_run_writes_each_epoch_to_the_metrics_once(tmp_path: Path) -> 
         run(tmp_path, At(7, crash))
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"epoch": 2, "cut sho')
+    run(tmp_path, resume=True)
+    assert [record["epoch"] for record in read_metrics(tmp_path / METRICS)] == [1, 2]
+
+
+def test_a_kill_before_the_checkpoint_of_an_epoch_loses_no_line_of_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(path: Path, checkpoint: Checkpoint) -> None:
+        if checkpoint.meta["history"]:
+            crash()
+        save_checkpoint(path, checkpoint)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("homotopy_deq.training.loop.save_checkpoint", save)
+        run(tmp_path)
+    place = load_checkpoint(tmp_path / CHECKPOINT).meta["place"]
+    assert (place["epoch"], place["batch"]) == (0, place["batches"])
     run(tmp_path, resume=True)
     assert [record["epoch"] for record in read_metrics(tmp_path / METRICS)] == [1, 2]
 
