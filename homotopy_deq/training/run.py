@@ -58,14 +58,25 @@ class Run:
     ) -> None:
         self.model, self.config, self.accelerator = model, config, accelerator
         settings = {k: v for k, v in asdict(config).items() if k != "save_every"}
-        self.about = {**about, "training": settings, "images": fingerprint(data)}
+        self.about = {
+            **about,
+            "training": settings,
+            "images": fingerprint(data),
+            "processes": accelerator.num_processes,  # share the samples and the random numbers
+        }
         kept, held = split_validation(data, config.validation, config.seed)
         augment = Augmentation(config.flip, config.pad) if config.flip or config.pad else None
 
         def prepared(images: Tensor, labels: Tensor, train: bool) -> Any:
             change = augment if train else None
             raw = loader(
-                images, labels, config.batch, shuffle=train, augment=change, seed=config.seed
+                images,
+                labels,
+                config.batch,
+                shuffle=train,
+                augment=change,
+                seed=config.seed,
+                drop_last=train and accelerator.num_processes > 1,  # see `seek`
             )
             return accelerator.prepare(raw)
 
@@ -81,6 +92,11 @@ class Run:
         self.start: Optimizer | None = None
         if point is not None:
             self.start = accelerator.prepare(start_optimizer(point.parameters(), config.start_lr))
+        if not len(self.train_batches):
+            raise ValueError(
+                f"{len(kept)} train images make no full batch of {config.batch} for each of "
+                f"{accelerator.num_processes} processes: lower --batch."
+            )
         self.place = Place(0, 0, len(self.train_batches), config.epochs)
         self.tally = Tally()
         self.history: list[dict[str, Any]] = []
@@ -189,10 +205,11 @@ class Run:
         """Go on from what `checkpoint` wrote.
 
         Raises:
-            CheckpointError: it belongs to a run with other settings or other images.
+            CheckpointError: it belongs to a run with other settings, other images or another
+                number of processes.
         """
         meta = checkpoint.meta
-        differ = differences(meta["about"], self.about)
+        differ = differences({"processes": 1, **meta["about"]}, self.about)
         if differ:
             raise CheckpointError(
                 "The checkpoint belongs to another run:\n  " + "\n  ".join(differ)

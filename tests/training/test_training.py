@@ -206,5 +206,6 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     meta = load_checkpoint(tmp_path / "run" / CHECKPOINT).meta
-    assert meta["place"]["batches"] == 6  # 90 images in batches of 2 x 8
+    assert meta["place"]["batches"] == 5  # 90 images in full batches of 2 x 8
+    assert meta["about"]["processes"] == 2
     assert meta["test"]["samples"] == 359  # without the images that pad the last batch
