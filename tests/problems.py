@@ -41,11 +41,6 @@ class Case:
     z0: Tensor
     answer: Tensor
 
-    def closed(self) -> Equilibrium:
-        """Return the same equation as a map that closes over its condition."""
-        problem = self.problem
-        return Equilibrium(lambda z: problem(z))
-
 
 def affine(z: Tensor, a: Tensor, x: Tensor) -> Tensor:
     """f(z) = A z + x with an A for each sample, (B, n, n)."""

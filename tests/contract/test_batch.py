@@ -70,7 +70,7 @@ def test_sample_does_not_see_its_batch_mates(solver: AnySolver, kind: str, close
     closed=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=4, phases=[Phase.explicit, Phase.generate])  # shrinking takes minutes
+@settings(max_examples=3, phases=[Phase.explicit, Phase.generate])  # shrinking takes minutes
 def test_batch_of_many_is_many_batches_of_one(
     solver: AnySolver, kinds: list[str], closed: bool, seed: int
 ) -> None:

@@ -24,7 +24,8 @@ ORDER = {
 def accurate(method: str) -> ODE:
     """Return settings with which the method should be right to 1e-3 and better."""
     if method in ADAPTIVE or method == "scipy_solver":
-        return ODE(method, rtol=1e-7, atol=1e-9)
+        rtol = 1e-5 if method == "adaptive_heun" else 1e-7  # of second order: steps are short
+        return ODE(method, rtol=rtol, atol=rtol / 100)
     return ODE(method, step_size=1e-3 if method == "euler" else 1e-2)
 
 
@@ -108,7 +109,7 @@ def blowing_up(rate: Tensor) -> InitialValue:
 @pytest.mark.parametrize("method", ["dopri5", "adaptive_heun", "rk4", "euler"])
 def test_one_exploding_sample_does_not_take_its_mates_along(method: str) -> None:
     rate = torch.tensor([0.5, 10.0, -1.0, 0.1], dtype=DOUBLE)
-    settings = ODE(method, rtol=1e-6, atol=1e-6, step_size=1e-3, max_steps=2000)
+    settings = ODE(method, rtol=1e-5, atol=1e-5, step_size=1e-3, max_steps=1000)
     found = solve(blowing_up(rate), settings, torch.ones(4, 1, dtype=DOUBLE))
     if method in ADAPTIVE:
         assert found.status[1] in (Status.STEP_TOO_SMALL, Status.MAX_STEPS, Status.NONFINITE)
