@@ -1,0 +1,201 @@
+"""Write the README's figures from the committed results, and only from these.
+
+python experiments/tables.py            (rewrites what stands between the README's two marks)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+
+
+def result(name: str) -> dict[str, Any]:
+    """Return experiments/results/NAME.json."""
+    found: dict[str, Any] = json.loads((ROOT / f"experiments/results/{name}.json").read_text())
+    return found
+
+
+def measured() -> str:
+    """Return the Markdown of all tables."""
+    return "\n\n".join((demo(), agreement(), gains(), bench(), fashion(), step()))
+
+
+def source(name: str) -> str:
+    """Say where a table's figures come from."""
+    body = result(name)
+    threads = "one thread" if body["threads"] == 1 else f"{body['threads']} threads"
+    return (
+        f"(`{body['command']}`, seed {body['seed']}, commit {body['commit']}, {threads} of "
+        f"{body['device']}; [JSON](experiments/results/{name}.json))"
+    )
+
+
+def demo() -> str:
+    """One set of weights under many forward passes."""
+    body = result("demo")["result"]
+    rows = [
+        f"| {name} | {100 * row['accuracy']:.2f}% | {row['nfe']:.1f} | "
+        f"{row['residual_median']:.1e} |"
+        for name, row in body["forward passes"].items()
+    ]
+    return "\n".join(
+        [
+            "**One set of weights, many forward passes.** A rest-point HomoODE trained on the "
+            f"built-in digits along rk4, then evaluated on {_samples(body)} test images "
+            + source("demo"),
+            "",
+            "| forward pass | accuracy | evaluations of f | median relative residual |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _samples(body: dict[str, Any]) -> int:
+    return int(next(iter(body["forward passes"].values()))["samples"])
+
+
+def agreement() -> str:
+    """The pairwise differences of one DEQ's equilibria."""
+    body = result("agreement")["result"]
+    single, double = body["float32"], body["float64"]
+    names = list(single["solvers"])
+    rows = []
+    for i, a in enumerate(names[1:], 1):
+        cells = [
+            f"{single['pairs'][f'{a} - {b}']:.0e} / {double['pairs'][f'{a} - {b}']:.0e}"
+            for b in names[:i]
+        ]
+        rows.append(f"| {a} | " + " | ".join(cells + [""] * (len(names) - 1 - i)) + " |")
+    return "\n".join(
+        [
+            "**Every solver finds the same equilibrium.** Largest relative difference over "
+            "256 test images of one trained DEQ, float32 / float64, solved to relative residuals "
+            f"of {single['rtol']:g} / {double['rtol']:g} " + source("agreement"),
+            "",
+            "| | " + " | ".join(names[:-1]) + " |",
+            "|---" * len(names) + "|",
+            *rows,
+        ]
+    )
+
+
+def gains() -> str:
+    """Success on random maps that do not contract."""
+    body = result("tanh_suite_50_float64")["result"]["by gain"]
+    columns = list(body)
+    names = [name for name in body[columns[0]] if all(name in body[gain] for gain in columns)]
+    rows = []
+    for name in names:
+        cells = []
+        for gain in columns:
+            row = body[gain][name]
+            evals = row["median evaluations of a success"]
+            cells.append(f"{row['solved %']:.0f}" + (f" ({evals:.0f})" if evals else ""))
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            "**Hard equilibria.** Random z = tanh(W z + b), 50 unknowns, from z = 0, float64, to a "
+            "relative residual of 1e-6: percent solved of 200 draws a gain, 40 for the peers "
+            "(median evaluations, Jacobian products included) " + source("tanh_suite_50_float64"),
+            "",
+            "| solver | " + " | ".join(f"gain {gain}" for gain in columns) + " |",
+            "|---" * (len(columns) + 1) + "|",
+            *rows,
+        ]
+    )
+
+
+def bench() -> str:
+    """Forward and backward beside torchdeq."""
+    body = result("bench")["result"]
+    lines = [
+        "**Speed beside torchdeq 0.1.0**, f(z) = tanh(W z + U x + b), batch 64, width 256, W "
+        "symmetric positive, float32, milliseconds (median) at a verified relative residual of "
+        "1e-4 " + source("bench"),
+        "",
+        "| forward | " + " | ".join(f"{case}: ms | evaluations" for case in body["forward"]) + " |",
+        "|---" * (1 + 2 * len(body["forward"])) + "|",
+    ]
+    for name in next(iter(body["forward"].values()))["solvers"]:
+        cells = []
+        for case in body["forward"].values():
+            row = case["solvers"][name]
+            late = "" if row["converged"] else " (not converged)"
+            cells += [f"{row['ms']['median']:.2f}", f"{row['evaluations']}{late}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    cases = body["backward"]
+    lines += [
+        "",
+        "| backward | " + " | ".join(f"{case}: ms | error of dW" for case in cases) + " |",
+        "|---" * (1 + 2 * len(cases)) + "|",
+    ]
+    for name in next(iter(cases.values())):
+        cells = []
+        for case in cases.values():
+            cells += [f"{case[name]['ms']['median']:.2f}", f"{case[name]['error']:.0e}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    over, hard = body["overhead"], body["one hard sample among 256"]
+    lines += [
+        "",
+        "Anderson's time over evaluations x f: "
+        + ", ".join(f"{r['ratio']:.2f} ({name}, f {r['f, ms']:.2f} ms)" for name, r in over.items())
+        + f". One hard sample among 256 ({hard['evaluations of the hard sample']} evaluations, the "
+        f"easy {hard['evaluations of the easy samples']}): {hard['ratio']:.2f} x the time of 256 "
+        "easy ones.",
+    ]
+    return "\n".join(lines)
+
+
+def fashion() -> str:
+    """Training on real images, killed and resumed."""
+    body = result("fashion_mnist")["result"]
+    solvers = ", ".join(
+        f"{name} {100 * row['accuracy']:.2f}%" for name, row in body["forward passes"].items()
+    )
+    same = "the same bytes" if body["checkpoints identical"] else "OTHER bytes"
+    return (
+        "**Real images.** The rest-point HomoODE on 10,000 images of Fashion-MNIST, 3 epochs: "
+        f"{100 * body['test accuracy']:.2f}% on the 10,000 test images in "
+        f"{body['seconds']:.0f} s; a run killed with -9 after {body['killed after']} and resumed "
+        f"ended with {same}. Its weights under other forward passes: {solvers} "
+        + source("fashion_mnist")
+    )
+
+
+def step() -> str:
+    """The CIFAR-10 training step."""
+    body = result("cifar_step")["result"]
+    rows = [
+        f"| {name} | {r['forward, s']:.2f} | {r['step, s']:.2f} | "
+        f"{r['evaluations forward']:.0f} | {r['peak memory, MiB']} |"
+        for name, r in body.items()
+    ]
+    parameters = next(iter(body.values()))["parameters"]
+    return "\n".join(
+        [
+            "**One training step of HomoODE as published** (CIFAR-10 configuration, "
+            f"{parameters:,} parameters, batch 64, dopri5 at 1e-3, random images) "
+            + source("cifar_step"),
+            "",
+            "| precision, gradient | forward, s | step, s | evaluations forward | peak MiB |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def main() -> None:
+    """Rewrite the README's tables."""
+    path = ROOT / "README.md"
+    head, rest = path.read_text().split(BEGIN)
+    tail = rest.split(END)[1]
+    path.write_text(f"{head}{BEGIN}\n\n{measured()}\n\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    main()
