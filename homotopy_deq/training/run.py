@@ -134,9 +134,10 @@ class Run:
         result: BatchResult | None = None
         failure: SolveError | None = None
         try:
-            result = self.objective(images, labels, start is not None)
-            loss = result.loss.detach().double()
-            sums = torch.cat([Tally.sums(result, labels), loss[None]])
+            found: BatchResult = self.objective(images, labels, start is not None)
+            loss = found.loss.detach().double()
+            sums = torch.cat([Tally.sums(found, labels), loss[None]])
+            result = found
         except SolveError as error:  # `Unroll` has no finite gradient; the others wait in reduce
             failure = error
             sums = torch.full(
