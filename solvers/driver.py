@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def run(
 ) -> Solution[V]:
     """Do what `solve` does, in the caller's grad mode (`Unroll` differentiates through it)."""
     check_kind(problem, solver)
+    if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
+        with torch.inference_mode(False), torch.no_grad():
+            if problem.condition is not None:
+                problem = replace(problem, condition=_thaw(problem.condition))
+            return run(problem, solver, _thaw(z0), record=record)
     problem, z, unpack = pack(problem, z0)
     check_start(problem, z)
     if z.shape[0] == 0:
@@ -61,6 +67,15 @@ def run(
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
         found = _loop(counted, counter, solver.recorded() if record else solver, z, record)
     return unpack(found)
+
+
+def _thaw(value: Any) -> Any:
+    """Copy the tensors that were made in inference mode, which no graph may hold."""
+    if isinstance(value, Solution):
+        return replace(value, value=_thaw(value.value))
+    if isinstance(value, tuple):
+        return tuple(_thaw(each) for each in value)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def check_kind(problem: object, solver: object) -> None:

@@ -187,3 +187,13 @@ def test_statuses_are_numbers_with_advice(solver: AnySolver) -> None:
     assert set(solution.status.tolist()) == {Status.CONVERGED}
     assert solution.report() == ""
     assert solution.check() is solution
+
+
+@every_solver
+def test_inference_mode_changes_nothing(solver: AnySolver) -> None:
+    case = linear()
+    plain = solve(case.problem, solver, case.z0)
+    with torch.inference_mode():
+        a, x = (t.clone() for t in case.problem.condition or ())
+        found = solve(Equilibrium(case.problem.map, (a, x)), solver, torch.zeros_like(x))
+    assert found.evals.equal(plain.evals) and found.value.equal(plain.value)
