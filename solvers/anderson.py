@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .buffer import write
 from .norms import TINY
 from .problem import Equilibrium
 from .solver import Solver, State
@@ -145,22 +146,14 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         fz = problem(z)
         slot = count % self.memory
         image, before = fz.flatten(1), z.flatten(1)
-        images = _write(images, slot, image)
+        images = write(images, slot, image)
         if torch.is_grad_enabled():
             gap = image - before
-            gaps = _write(gaps, slot, gap)
+            gaps = write(gaps, slot, gap)
         else:
             gap = torch.sub(image, before, out=gaps[:, slot])
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
-        void = None if void is None else _write(void, slot, 0.0)
+        void = None if void is None else write(void, slot, 0.0)
         best = size if best is None else best
         return AndersonState(z, fz, residual, images, gaps, void, size, best, count + 1)
-
-
-def _write(buffer: Tensor, slot: int, value: Tensor | float) -> Tensor:
-    """Put a value into a slot, in place unless autograd is watching."""
-    if torch.is_grad_enabled():
-        buffer = buffer.clone()
-    buffer[:, slot] = value
-    return buffer

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .norms import dot, norm, relative
+from .buffer import write
+from .norms import TINY, dot, norm
 from .problem import Equilibrium
 from .solver import Solver, State, start
 
@@ -87,8 +88,8 @@ class Broyden(Solver[Equilibrium, BroydenState]):
         scale = dot(dz, HdF)
         small = scale.abs() <= torch.finfo(z.dtype).eps * norm(dz) * norm(HdF)
         inverse = torch.where(small, 0, 1 / torch.where(small, 1, scale))
-        left = _write(left, count, (dz - HdF) * inverse[:, None])
-        right = _write(right, count, dzH)
+        left = write(left, count, (dz - HdF) * inverse[:, None])
+        right = write(right, count, dzH)
 
         grew = size > self.growth * state.best
         best = torch.minimum(size, state.best)
@@ -96,7 +97,8 @@ class Broyden(Solver[Equilibrium, BroydenState]):
             keep = (~grew)[:, None, None]
             left, right = left * keep, right * keep
             best = torch.where(grew, size, best)
-        return BroydenState(z, fz, relative(fz - z, fz), left, right, best, count + 1)
+        residual = size / norm(fz).clamp_min(TINY)
+        return BroydenState(z, fz, residual, left, right, best, count + 1)
 
 
 def _apply(left: Tensor, right: Tensor, v: Tensor) -> Tensor:
@@ -105,11 +107,3 @@ def _apply(left: Tensor, right: Tensor, v: Tensor) -> Tensor:
         return -v
     overlap = torch.bmm(v.unsqueeze(1), right.mT)
     return torch.baddbmm(v.unsqueeze(1), overlap, left, beta=-1).squeeze(1)
-
-
-def _write(buffer: Tensor, slot: int, value: Tensor) -> Tensor:
-    """Put a value into a slot, in place unless autograd is watching."""
-    if torch.is_grad_enabled():
-        buffer = buffer.clone()
-    buffer[:, slot] = value
-    return buffer

@@ -1,0 +1,14 @@
+"""Histories that a solver keeps: m slots a sample, (B, m, ...)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def write(buffer: Tensor, slot: int, value: Tensor | float) -> Tensor:
+    """Put a value into a slot, in place unless autograd is watching."""
+    if torch.is_grad_enabled():
+        buffer = buffer.clone()
+    buffer[:, slot] = value
+    return buffer
