@@ -11,12 +11,20 @@ import torch
 
 from ..data import DATASETS, ImageData, load
 from ..models import RECIPES, ImageModel, Recipe
-from ..training import CHECKPOINT, Checkpoint, CheckpointError, TrainConfig, load_checkpoint
+from ..training import (
+    CHECKPOINT,
+    Checkpoint,
+    CheckpointError,
+    Smoothing,
+    TrainConfig,
+    load_checkpoint,
+)
 from . import names
 
 EPOCHS = 10
 BF16_RTOL = 1e-2
 """Tolerance of equilibria and their gradients in bfloat16, whose rounding unit is 2^-8 = 4e-3."""
+CONSISTENCY_SAMPLES = 2  # Jeong & Shin 2020, section 4
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,12 @@ class Spec:
     pad: int
     precision: str
     seed: int
+    noise: float | None = None
+    noise_samples: int | None = None
+    adversary_steps: int | None = None
+    adversary_radius: float | None = None
+    consistency: float | None = None
+    consistency_entropy: float | None = None
 
     @property
     def path(self) -> names.Path:
@@ -88,7 +102,37 @@ class Spec:
         """Return what the training loop takes of this."""
         own = {f.name for f in fields(TrainConfig)}
         taken = {name: value for name, value in asdict(self).items() if name in own}
-        return TrainConfig(**taken, save_every=save_every)
+        return TrainConfig(**taken, save_every=save_every, smoothing=self.smoothing)
+
+    @property
+    def smoothing(self) -> Smoothing | None:
+        """How the run trains for certification, or None.
+
+        Raises:
+            ValueError: what needs noise is given without it, or a number is out of range.
+        """
+        given = {
+            "samples": self.noise_samples,
+            "adversary_steps": self.adversary_steps,
+            "adversary_radius": self.adversary_radius,
+            "consistency": self.consistency,
+            "entropy": self.consistency_entropy,
+        }
+        settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if self.noise is not None:
+            if self.consistency:
+                settings = {"samples": CONSISTENCY_SAMPLES, **settings}
+            elif self.consistency_entropy is not None:
+                raise ValueError("--consistency-entropy goes with --consistency: give both.")
+            return Smoothing(self.noise, **settings)
+        if settings:
+            options = {"samples": "noise-samples", "entropy": "consistency-entropy"}
+            named = ", ".join(f"--{options.get(k, k.replace('_', '-'))}" for k in settings)
+            raise ValueError(
+                f"{named}: these train for certification under Gaussian noise, and no noise was "
+                "given. Add --noise SIGMA, such as --noise 0.25."
+            )
+        return None
 
     def data(self, root: Path | None, *, download: bool = False) -> ImageData:
         """Load the images."""

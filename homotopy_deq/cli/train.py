@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ..training import Bar, accelerator_for, check_folder, load_checkpoint, train
-from . import options
+from . import certified, options
 from .report import console, failing, residual
 from .spec import Spec, conflicts, find_checkpoint, resolve, spec_of
 
@@ -179,6 +179,12 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    noise: certified.Noise = None,
+    noise_samples: certified.NoiseSamples = None,
+    adversary_steps: certified.AdversarySteps = None,
+    adversary_radius: certified.AdversaryRadius = None,
+    consistency: certified.Consistency = None,
+    consistency_entropy: certified.ConsistencyEntropy = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -261,6 +267,9 @@ def command(
             highlight=False,
             soft_wrap=True,
         )
+        if outcome.noisy is not None:
+            noisy = f"test accuracy {outcome.noisy['accuracy']:.2%} under noise of {spec.noise:g}"
+            console.print(f"{noisy}, one draw an image", highlight=False)
         console.print(f"checkpoint {outcome.checkpoint}", highlight=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .smoothing import Smoothing
+
 Precision = Literal["no", "bf16"]
 
 
@@ -28,6 +30,8 @@ class TrainConfig:
         pad: pixels of black around a train image before it is cropped at random.
         precision: "bf16" computes in bfloat16 under autocast; "no" in float32.
         seed: of the split, the order, the augmentation and the dropout; 0 or more.
+        smoothing: noise, adversary and consistency of training for certification; None for none.
+            Validation then measures under noise, so the best epoch is that of what is certified.
         save_every: seconds between two checkpoints within an epoch; 0 saves after each batch.
 
     References:
@@ -48,6 +52,7 @@ class TrainConfig:
     pad: int = 0
     precision: Precision = "no"
     seed: int = 0
+    smoothing: Smoothing | None = None
     save_every: float = 30.0
 
     def __post_init__(self) -> None:

@@ -34,12 +34,15 @@ class Outcome:
         best: the epoch with the best validation figures, and these.
         test: the figures of that epoch's weights on the test images.
         history: the record of each epoch.
+        noisy: as `test`, with the test images under a fixed draw of the noise that the model was
+            trained under; None without noise.
     """
 
     checkpoint: Path
     best: Mapping[str, Any]
     test: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
+    noisy: Mapping[str, Any] | None = None
 
 
 def check_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -122,7 +125,7 @@ def train(
     model.load_state_dict(run.best_weights)
     model.eval()
     assert run.best is not None and run.test is not None
-    return Outcome(path, run.best, run.test, run.history)
+    return Outcome(path, run.best, run.test, run.history, run.noisy_test)
 
 
 def _epochs(

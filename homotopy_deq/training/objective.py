@@ -8,19 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..adversary import smoothed
 from ..models import ImageModel
 from ..regularization import jacobian_penalty, relative_residual, residual_penalty
+from .smoothing import Smoothing, consistency_loss, noisy
 
 
 class BatchResult(NamedTuple):
-    """What one batch gave.
+    """What one batch gave. Under several draws of noise an image's figures are their means.
 
     Arguments:
         loss: what is to be minimised, penalties included, 0-d.
-        logits: (B, num_classes).
+        logits: (B, num_classes); under several draws the log of the mean probabilities.
         cross_entropy: of each sample, (B,).
         evals: evaluations of the map or field that each sample took, (B,).
-        converged: which samples' solver succeeded, bool (B,).
+        converged: which samples' solver succeeded, under every draw, bool (B,).
         residual: ||f(z) - z|| / ||f(z)|| of each sample's answer, (B,); NaN where the model's
             equation has no equilibrium. Only outside training.
     """
@@ -43,25 +45,38 @@ class Objective(nn.Module):
         model: the classifier.
         residual_weight: of the mean squared relative residual at the answer.
         jacobian_weight: of the squared Frobenius norm of df/dz at the answer.
+        smoothing: the noise to train under, None for none. Outside training it adds none.
     """
 
     def __init__(
-        self, model: ImageModel, residual_weight: float = 0.0, jacobian_weight: float = 0.0
+        self,
+        model: ImageModel,
+        residual_weight: float = 0.0,
+        jacobian_weight: float = 0.0,
+        smoothing: Smoothing | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.residual_weight = residual_weight
         self.jacobian_weight = jacobian_weight
+        self.smoothing = smoothing
 
     def forward(self, images: Tensor, labels: Tensor, with_start: bool = False) -> BatchResult:
         """Solve for the batch; `with_start` adds the initial point's loss."""
         model = self.model
+        smoothing = self.smoothing if self.training else None
+        draws = 1 if smoothing is None else smoothing.samples
+        if smoothing is not None:
+            images, labels = noisy(model, images, labels, smoothing), labels.repeat(draws)
         output = model.solve(images)
         cell, z, condition = model.layer.cell, output.solution.value, output.condition
         cross_entropy = F.cross_entropy(output.logits.float(), labels, reduction="none")
         loss = cross_entropy.mean()
         if self.training:
             residual = torch.zeros_like(cross_entropy)
+            if smoothing is not None and smoothing.consistency:
+                weights = smoothing.consistency, smoothing.entropy
+                loss = loss + consistency_loss(output.logits, draws, *weights)
             if self.residual_weight:
                 loss = loss + self.residual_weight * residual_penalty(cell, z, *condition)
             if self.jacobian_weight:
@@ -73,11 +88,25 @@ class Objective(nn.Module):
             residual = relative_residual(cell, z, *condition)
         else:
             residual = torch.full_like(cross_entropy, float("nan"))
-        return BatchResult(
+        solution = output.solution
+        found = BatchResult(
             loss,
             output.logits,
             cross_entropy.detach(),
-            output.solution.evals,
-            output.solution.converged,
+            solution.evals,
+            solution.converged,
             residual.detach(),
         )
+        return found if draws == 1 else _over(found, draws)
+
+
+def _over(each: BatchResult, draws: int) -> BatchResult:
+    """Return the figures of the images from those of their draws, the first draw's first."""
+    return BatchResult(
+        each.loss,
+        smoothed(each.logits.detach(), draws),
+        each.cross_entropy.reshape(draws, -1).mean(0),
+        each.evals.reshape(draws, -1).double().mean(0),
+        each.converged.reshape(draws, -1).all(0),
+        each.residual.reshape(draws, -1).mean(0),
+    )

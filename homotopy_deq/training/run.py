@@ -24,6 +24,7 @@ from .evaluate import Evaluation, evaluate
 from .objective import BatchResult, Objective
 from .observers import Place
 from .optim import cosine, load_state, set_rate, start_optimizer, state_tensors, task_optimizer
+from .smoothing import TEST, VALIDATION, held_noise
 from .tally import Tally, better
 
 DRAWS = 2  # tells these random numbers from those of the shuffling (0) and augmentation (1)
@@ -82,10 +83,17 @@ class Run:
 
         images, labels = data.train_images, data.train_labels
         self.train_batches = prepared(images[kept], labels[kept], True)
-        self.validation_batches = prepared(images[held], labels[held], False)
-        self.test_batches = prepared(data.test_images, data.test_labels, False)
+        smoothing = config.smoothing
+        judged, tested = images[held], data.test_images
+        self.test_batches = prepared(tested, data.test_labels, False)
+        self.noisy_batches: Any = None  # the test images under noise, where that is trained for
+        if smoothing is not None:
+            judged = held_noise(judged, smoothing.noise, config.seed, VALIDATION)
+            tested = held_noise(tested, smoothing.noise, config.seed, TEST)
+            self.noisy_batches = prepared(tested, data.test_labels, False)
+        self.validation_batches = prepared(judged, labels[held], False)
         self.objective = accelerator.prepare(
-            Objective(model, config.residual_penalty, config.jacobian_penalty)
+            Objective(model, config.residual_penalty, config.jacobian_penalty, smoothing)
         )
         self.task = accelerator.prepare(task_optimizer(model.task_parameters(), config.lr))
         point = model.initial_point
@@ -103,6 +111,7 @@ class Run:
         self.best: dict[str, Any] | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.test: dict[str, Any] | None = None
+        self.noisy_test: dict[str, Any] | None = None
 
     @property
     def rate(self) -> float:
@@ -177,11 +186,17 @@ class Run:
         return record
 
     def judge(self, advance: Callable[[int], None] | None = None) -> None:
-        """Measure the best weights on the test images, once; the model keeps its last weights."""
+        """Measure the best weights on the test images, once; the model keeps its last weights.
+
+        A run under noise measures them on the images as they are and under a fixed draw of it.
+        """
         last = weights(self.model)
         self.model.load_state_dict(self.best_weights)
         found = evaluate(self.objective, self.test_batches, self.accelerator, advance)
         self.test = _plain(found)
+        if self.noisy_batches is not None:
+            found = evaluate(self.objective, self.noisy_batches, self.accelerator)
+            self.noisy_test = _plain(found)
         self.model.load_state_dict(last)
 
     def checkpoint(self) -> Checkpoint:
@@ -200,6 +215,8 @@ class Run:
             "best": self.best,
             "test": self.test,
         }
+        if self.noisy_test is not None:
+            meta["noisy_test"] = self.noisy_test
         return Checkpoint(tensors, meta)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -221,6 +238,7 @@ class Run:
             load_state(self.start, checkpoint.under("start"))
         self.place, self.tally = Place(**meta["place"]), Tally(**meta["tally"])
         self.history, self.best, self.test = list(meta["history"]), meta["best"], meta["test"]
+        self.noisy_test = meta.get("noisy_test")
         self.best_weights = checkpoint.under("best")
 
 
