@@ -1,0 +1,259 @@
+"""Lower bounds on the probability of a class, and the radii that follow from them.
+
+G is the base classifier that is certified, S what was computed in its place, N the number of noisy
+samples. A bound may err downwards only: each result is rounded towards the smaller claim.
+
+| rule | counts | asks for |
+|---|---|---|
+| `clopper_pearson` | votes of G, or of an S that says A only where G does | i.i.d. noise |
+| `audited_lower` | votes of any S, k of those for A audited at random | i.i.d. noise |
+| `product_lower` | the same | i.i.d. noise, S a function of its own sample alone |
+"""
+
+from __future__ import annotations
+
+from decimal import ROUND_FLOOR, Decimal
+from typing import SupportsIndex
+
+from .binomial import (
+    EPS,
+    SLACK,
+    binomial_band,
+    check_level,
+    clopper_pearson,
+    counts,
+    randomized_clopper_pearson,
+)
+
+__all__ = [
+    "audited_lower",
+    "binomial_band",
+    "clopper_pearson",
+    "floor_radius",
+    "hypergeometric_upper",
+    "product_lower",
+    "radius",
+    "randomized_clopper_pearson",
+    "required_probability",
+    "srs_paper_lower",
+    "srs_theorem_lower",
+]
+
+SPLIT = 0.7  # of alpha, to the audit: within 1% of the best radius for p .7-.999, k 200-4000
+ROUNDING = 32 * EPS  # relative; scipy's quantile and distribution of N(0, 1) err by less
+
+
+def hypergeometric_upper(
+    population: SupportsIndex, audited: SupportsIndex, disagreements: SupportsIndex, alpha: float
+) -> int:
+    """Return an upper confidence bound on the wrong votes among M, of which k were looked at.
+
+    D = max{D : P(Hypergeom(M, D, k) <= b) > alpha}. The k must be a uniform random subset: the
+    first k miss what goes wrong later in a chain.
+
+    Arguments:
+        population: M, votes.
+        audited: k, votes computed again.
+        disagreements: b, of the k, those that turned out otherwise.
+        alpha: the chance of a D below the truth, in (0, 1).
+
+    Raises:
+        ValueError: unless 0 <= b <= k <= M and 0 < alpha < 1.
+    """
+    b, k, m = _audit(disagreements, audited, population, "population")
+    check_level(alpha)
+    from scipy.stats import hypergeom
+
+    low, high = b, m - k + b  # b were seen to be wrong, k - b to be right
+    while low < high:
+        middle = (low + high + 1) // 2
+        if hypergeom.cdf(b, m, middle, k) > alpha * (1 - SLACK):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def audited_lower(
+    votes: SupportsIndex,
+    trials: SupportsIndex,
+    audited: SupportsIndex,
+    disagreements: SupportsIndex,
+    alpha: float,
+    split: float = SPLIT,
+) -> tuple[float, int]:
+    """Return a lower bound on P(G = A) from votes of any S, corrected by a random audit.
+
+    D = `hypergeometric_upper`(M, k, b, alpha2) and p = `clopper_pearson`(M - D, N, alpha1): at
+    least M - D of the M votes are G's as well. Valid under any dependence between the votes.
+
+    Arguments:
+        votes: M, samples on which S = A.
+        trials: N, samples drawn.
+        audited: k, of the M, chosen uniformly at random after the chain has ended.
+        disagreements: b, of the k, those on which G is not A.
+        alpha: the chance of a bound above P(G = A), alpha1 + alpha2.
+        split: alpha2 / alpha, fixed before the data. The audit is the smaller sample, hence the
+            larger share.
+
+    Returns:
+        p and D.
+
+    Raises:
+        ValueError: for impossible counts, alpha or split.
+    """
+    m, n = counts(votes, trials)
+    b, k, _ = _audit(disagreements, audited, m, "votes")
+    counted, checked = _divide(alpha, split)
+    wrong = hypergeometric_upper(m, k, b, checked)
+    return clopper_pearson(m - wrong, n, counted), wrong
+
+
+def product_lower(
+    votes: SupportsIndex,
+    trials: SupportsIndex,
+    audited: SupportsIndex,
+    disagreements: SupportsIndex,
+    alpha: float,
+    split: float = SPLIT,
+) -> float:
+    """Return P(S = A) P(G = A | S = A), each factor bounded below, for samples that are i.i.d.
+
+    P(G = A) >= LCB(N_A, N, alpha1) LCB(k - b, k, alpha2). For an S that starts each solve from
+    one frozen state; along a chain, where S depends on earlier samples, use `audited_lower`.
+
+    Arguments: and errors are those of `audited_lower`.
+    """
+    m, n = counts(votes, trials)
+    b, k, _ = _audit(disagreements, audited, m, "votes")
+    counted, checked = _divide(alpha, split)
+    product = clopper_pearson(m, n, counted) * clopper_pearson(k - b, k, checked)
+    return product * (1 - EPS)
+
+
+def srs_paper_lower(
+    votes: SupportsIndex,
+    trials: SupportsIndex,
+    audited: SupportsIndex,
+    disagreements: SupportsIndex,
+    alpha: float,
+) -> float:
+    """Return what the released SRS code computes. UNSOUND: for comparison only.
+
+    LCB(c N_A, c N, alpha / 2), c = LCB(k - b, k, alpha / 2) the share of right votes. Scaling N
+    by c as well leaves the share N_A / N, and with it S's bias, as it was.
+
+    Arguments: as in `audited_lower`.
+
+    References:
+        W. Gao, Z. Hou, H. Xu, X. Liu (2024), Certified Robustness for Deep Equilibrium Models via
+        Serialized Random Smoothing.
+    """
+    m, n = counts(votes, trials)
+    b, k, _ = _audit(disagreements, audited, m, "votes")
+    check_level(alpha)
+    right = clopper_pearson(k - b, k, alpha / 2)
+    return clopper_pearson(int(right * m), int(right * n), alpha / 2)
+
+
+def srs_theorem_lower(
+    votes: SupportsIndex,
+    trials: SupportsIndex,
+    audited: SupportsIndex,
+    disagreements: SupportsIndex,
+    alpha: float,
+) -> float:
+    """Return what the theorem of SRS says: LCB(N_A - p_m N_A, N, alpha / 2). For comparison.
+
+    p_m = 1 - LCB(k - b, k, alpha / 2) bounds the share of wrong votes as if the audit were drawn
+    with replacement. `audited_lower` needs no such step and claims more.
+
+    Arguments: as in `audited_lower`; the k must be random here too.
+
+    References:
+        W. Gao, Z. Hou, H. Xu, X. Liu (2024), as above.
+    """
+    m, n = counts(votes, trials)
+    b, k, _ = _audit(disagreements, audited, m, "votes")
+    check_level(alpha)
+    right = clopper_pearson(k - b, k, alpha / 2)
+    return clopper_pearson(int(right * m), n, alpha / 2)
+
+
+def radius(p: float, sigma: float) -> float:
+    """Return sigma Phi^-1(p), rounded down: the l2 radius around which the class is certified.
+
+    Arguments:
+        p: a lower bound on the probability of the class, in [0, 1). Up to 1/2 the radius is 0:
+            abstain.
+        sigma: the noise, in units of the input.
+
+    Raises:
+        ValueError: for a p outside [0, 1), nan included, or a sigma that is not positive.
+
+    References:
+        J. Cohen, E. Rosenfeld, Z. Kolter (2019), Theorem 1.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p must be a lower bound in [0, 1), which no sample takes to 1; got {p}.")
+    _check_sigma(sigma)
+    if p <= 0.5:
+        return 0.0
+    from scipy.special import ndtri
+
+    return sigma * float(ndtri(p)) * (1 - ROUNDING)
+
+
+def required_probability(radius: float, sigma: float) -> float:
+    """Return Phi(radius / sigma), rounded up: a bound above it certifies the radius.
+
+    It is 1, which no bound exceeds, where doubles end (at 8.2 sigma).
+
+    Raises:
+        ValueError: for a radius below 0 or a sigma that is not positive.
+    """
+    if not radius >= 0:
+        raise ValueError(f"radius must be 0 or more; got {radius}.")
+    _check_sigma(sigma)
+    from scipy.special import ndtr
+
+    return min(1.0, float(ndtr(radius / sigma * (1 + EPS))) * (1 + 4 * EPS))
+
+
+def floor_radius(radius: float, digits: int = 4) -> float:
+    """Round a radius down to so many decimals, with which it is to be printed.
+
+    The decimal is at most the radius, exactly; to nearest, it would claim more than was certified.
+
+    Raises:
+        ValueError: for a radius that is negative, infinite or nan, or digits outside 0-12.
+    """
+    if not 0 <= radius < float("inf"):
+        raise ValueError(f"radius must be finite and 0 or more; got {radius}.")
+    if not 0 <= digits <= 12:
+        raise ValueError(f"digits must lie between 0 and 12; got {digits}.")
+    exact = Decimal(float(radius))
+    return float(exact.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+
+
+def _audit(
+    disagreements: SupportsIndex, audited: SupportsIndex, population: SupportsIndex, name: str
+) -> tuple[int, int, int]:
+    b, k = counts(disagreements, audited)
+    _, m = counts(0, population)
+    if k > m:
+        raise ValueError(f"audited must be at most {name}, {m}; got {k}: audit fewer, or all.")
+    return b, k, m
+
+
+def _divide(alpha: float, split: float) -> tuple[float, float]:
+    """Return alpha1 of the count and alpha2 of the audit."""
+    check_level(alpha)
+    if not 0 < split < 1:
+        raise ValueError(f"split, the audit's share of alpha, must be in (0, 1); got {split}.")
+    return alpha - alpha * split, alpha * split
+
+
+def _check_sigma(sigma: float) -> None:
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma must be positive and finite; got {sigma}.")
