@@ -1,0 +1,82 @@
+"""Stop a sample once something is known of it, rather than at a residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .norms import expand
+from .problem import Equilibrium
+from .solver import Solver, State
+from .status import Status
+
+Decision = Callable[[Equilibrium, State], Tensor]
+
+
+@dataclass(frozen=True)
+class UntilState(State):
+    """Beside the iterate, which is f(z) where a sample is decided: the inner solver's state.
+
+    Arguments:
+        decided: which samples are decided, bool (B,).
+        inner: the state of the solver that iterates.
+    """
+
+    decided: Tensor
+    inner: State
+
+    def rows(self, index: Tensor) -> UntilState:
+        return replace(super().rows(index), inner=self.inner.rows(index))
+
+
+@dataclass(frozen=True, init=False)
+class Until(Solver[Equilibrium, UntilState]):
+    """Iterate as `solver` does until a decision holds at f(z).
+
+    A decided sample ends CONVERGED with the answer f(z) of the step that decided it. One that
+    `solver` would stop undecided ends as `solver` says, or MAX_STEPS where it says CONVERGED.
+
+    Arguments:
+        solver: how to iterate; its tolerance and max_steps bound the tries.
+        decision: maps the problem and the state, rows of the same samples, to bool (B,). It may
+            look at `state.z` and `state.fz`, and must judge each row by itself.
+    """
+
+    answers: ClassVar[type[Equilibrium]] = Equilibrium
+    solver: Solver[Equilibrium, Any]
+    decision: Decision
+
+    def __init__(self, solver: Solver[Equilibrium, Any], decision: Decision) -> None:
+        if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
+            raise TypeError(f"Until takes a solver of an Equilibrium; got {solver!r}.")
+        settings = {"rtol": solver.rtol, "atol": solver.atol, "max_steps": solver.max_steps}
+        for name, value in {**settings, "solver": solver, "decision": decision}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def compacts_below(self) -> float:
+        return self.solver.compacts_below
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> UntilState:
+        return self._judge(problem, self.solver.init(problem, z0))
+
+    def step(self, problem: Equilibrium, state: UntilState) -> UntilState:
+        return self._judge(problem, self.solver.step(problem, state.inner))
+
+    def _judge(self, problem: Equilibrium, inner: State) -> UntilState:
+        decided = self.decision(problem, inner) & torch.isfinite(inner.residual)
+        z = torch.where(expand(decided, inner.z), inner.fz, inner.z)
+        return UntilState(
+            z, inner.fz, inner.residual, decided, inner, evals=inner.evals, time=inner.time
+        )
+
+    def status(self, state: UntilState) -> Tensor | None:
+        code = self.solver.status(state.inner)
+        if code is None:
+            code = torch.zeros_like(state.residual, dtype=torch.int8)
+        code = torch.where(code == Status.CONVERGED, Status.MAX_STEPS, code)
+        return torch.where(state.decided, Status.CONVERGED, code).to(torch.int8)

@@ -1,0 +1,107 @@
+"""Starts for many solves that are near one that is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .linear import linearize
+from .problem import Equilibrium
+from .solution import Solution, Trajectory
+
+DENSE = 2048
+"""Largest state whose I - J is inverted once and for all: 16 MiB in single precision."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A solved problem from which nearby ones start.
+
+    The solution of z = f(z; x + e) is z*(x + e) = z*(x) + (I - J)^-1 J_x e + O(e^2): the anchor is
+    its zero-order predictor, the tangent of the homotopy in the input its first-order one.
+
+    Arguments:
+        value: z*(x), (1, ...).
+        inverse: (I - J)^-1 at z*(x), (n, n); None where only the zero-order start is wanted.
+        path: the states on the way to z*(x), where they were recorded.
+    """
+
+    value: Tensor
+    inverse: Tensor | None = None
+    path: Trajectory[Tensor] | None = None
+
+    @classmethod
+    def at(
+        cls, problem: Equilibrium, solution: Solution[Tensor], *, tangent: bool = False
+    ) -> Anchor:
+        """Return the anchor of a solved problem of one sample.
+
+        Arguments:
+            problem: of one sample.
+            solution: its solution.
+            tangent: invert I - J, for `tangent` starts: n Jacobian products and n^3 work, once.
+
+        Raises:
+            ValueError: there is not one sample, it did not converge, or n is above `DENSE`.
+        """
+        value = solution.value.detach()
+        if value.shape[0] != 1:
+            raise ValueError(f"an anchor is one solved sample; got {value.shape[0]}.")
+        if not bool(solution.converged.all()):
+            raise ValueError(f"an anchor must be a solution. {solution.report()}")
+        inverse = inverse_at(problem, value) if tangent else None
+        return cls(value, inverse, solution.trajectory)
+
+    def constant(self, batch: int) -> Tensor:
+        """Return z*(x) for each sample, (batch, ...): the zero-order start."""
+        return self.value.expand(batch, *self.value.shape[1:]).clone()
+
+    def tangent(self, problem: Equilibrium) -> Tensor:
+        """Return z* + (I - J)^-1 (f(z*; x_i) - z*), (B, ...): the first-order start.
+
+        f(z*; x_i) - z* is J_x (x_i - x) to first order, and the whole a step of Newton's chord
+        method: it costs one evaluation and a product with a matrix that all samples share.
+        """
+        if self.inverse is None:
+            raise ValueError("this anchor was made without its tangent: Anchor.at(tangent=True).")
+        assert problem.condition is not None
+        z = self.constant(problem.condition[0].shape[0])
+        gap = (problem(z) - z).flatten(1)
+        return z + (gap @ self.inverse.mT).view_as(z)
+
+    def along(self, time: float, batch: int) -> Tensor:
+        """Return the last recorded state at or before a time (t or lambda), (batch, ...)."""
+        if self.path is None or self.path.time is None:
+            raise ValueError("this anchor has no recorded path with times: solve with record=True.")
+        times = self.path.time[:, 0]
+        before = torch.nonzero(times <= time)
+        if before.numel() == 0:
+            raise ValueError(
+                f"the recorded path begins at {float(times[0]):g}; nothing is stored at {time:g}."
+            )
+        z = self.path.z[int(before[-1])]
+        return z.expand(batch, *z.shape[1:]).clone()
+
+
+def inverse_at(problem: Equilibrium, z: Tensor) -> Tensor:
+    """Return (I - J)^-1 of one sample, (n, n), J = df/dz at z, (1, ...).
+
+    Raises:
+        ValueError: n is above `DENSE`.
+    """
+    n = z[0].numel()
+    if n > DENSE:
+        raise ValueError(
+            f"the tangent start inverts an n x n matrix for states of n <= {DENSE} numbers; this "
+            f"one has {n}. Use the zero-order start."
+        )
+    basis = torch.eye(n, dtype=z.dtype, device=z.device).view(n, *z.shape[1:])
+    assert problem.condition is not None
+    rows = torch.zeros(n, dtype=torch.int64, device=z.device)
+    _, push = linearize(problem.rows(rows), z.expand_as(basis).contiguous())
+    jacobian = push(basis).flatten(1).mT  # row i of the batch was pushed e_i: column i of J
+    eye = torch.eye(n, dtype=torch.float64, device=z.device)
+    inverse: Tensor = torch.linalg.inv(eye - jacobian.double()).to(z.dtype)
+    return inverse
