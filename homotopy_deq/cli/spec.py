@@ -15,7 +15,7 @@ from ..training import (
     CHECKPOINT,
     Checkpoint,
     CheckpointError,
-    Smoothing,
+    SmoothTraining,
     TrainConfig,
     load_checkpoint,
 )
@@ -105,7 +105,7 @@ class Spec:
         return TrainConfig(**taken, save_every=save_every, smoothing=self.smoothing)
 
     @property
-    def smoothing(self) -> Smoothing | None:
+    def smoothing(self) -> SmoothTraining | None:
         """How the run trains for certification, or None.
 
         Raises:
@@ -124,7 +124,7 @@ class Spec:
                 settings = {"samples": CONSISTENCY_SAMPLES, **settings}
             elif self.consistency_entropy is not None:
                 raise ValueError("--consistency-entropy goes with --consistency: give both.")
-            return Smoothing(self.noise, **settings)
+            return SmoothTraining(self.noise, **settings)
         if settings:
             options = {"samples": "noise-samples", "entropy": "consistency-entropy"}
             named = ", ".join(f"--{options.get(k, k.replace('_', '-'))}" for k in settings)

@@ -8,7 +8,7 @@ from .loop import CHECKPOINT, METRICS, Outcome, check_folder, train
 from .objective import Objective
 from .observers import Bar, Observer, Place, read_metrics
 from .run import Diverged, Run, accelerator_for
-from .smoothing import Smoothing
+from .smoothing import SmoothTraining
 from .tally import Tally
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "Outcome",
     "Place",
     "Run",
-    "Smoothing",
+    "SmoothTraining",
     "Tally",
     "TrainConfig",
     "accelerator_for",

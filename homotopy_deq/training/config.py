@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .smoothing import Smoothing
+from .smoothing import SmoothTraining
 
 Precision = Literal["no", "bf16"]
 
@@ -52,7 +52,7 @@ class TrainConfig:
     pad: int = 0
     precision: Precision = "no"
     seed: int = 0
-    smoothing: Smoothing | None = None
+    smoothing: SmoothTraining | None = None
     save_every: float = 30.0
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..adversary import smoothed
 from ..models import ImageModel
 from ..regularization import jacobian_penalty, relative_residual, residual_penalty
-from .smoothing import Smoothing, consistency_loss, noisy
+from .smoothing import SmoothTraining, consistency_loss, noisy
 
 
 class BatchResult(NamedTuple):
@@ -53,7 +53,7 @@ class Objective(nn.Module):
         model: ImageModel,
         residual_weight: float = 0.0,
         jacobian_weight: float = 0.0,
-        smoothing: Smoothing | None = None,
+        smoothing: SmoothTraining | None = None,
     ) -> None:
         super().__init__()
         self.model = model

@@ -21,7 +21,7 @@ VALIDATION, TEST = 0, 1
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class SmoothTraining:
     """Say how to train a base classifier for randomized smoothing.
 
     Each image is seen under `samples` draws of N(0, sigma^2) noise in input units, added after
@@ -78,7 +78,7 @@ class Smoothing:
             )
 
 
-def noisy(model: ImageModel, images: Tensor, labels: Tensor, smoothing: Smoothing) -> Tensor:
+def noisy(model: ImageModel, images: Tensor, labels: Tensor, smoothing: SmoothTraining) -> Tensor:
     """Return what a step learns from: the images under M draws of noise, (M * B, C, H, W).
 
     The B images of the first draw come first. The noise is drawn from torch's global generator on
@@ -98,7 +98,7 @@ def noisy(model: ImageModel, images: Tensor, labels: Tensor, smoothing: Smoothin
 
 
 def adversary(
-    model: ImageModel, images: Tensor, labels: Tensor, noise: Tensor, smoothing: Smoothing
+    model: ImageModel, images: Tensor, labels: Tensor, noise: Tensor, smoothing: SmoothTraining
 ) -> Tensor:
     """Return the images moved to raise -log of the smoothed probability of their label:
 
@@ -113,8 +113,8 @@ def adversary(
         smoothing: gives K, eps and M.
 
     References:
-        H. Salman et al. (2019), as in `Smoothing`: SmoothAdv-PGD. As in the authors' release, the
-        model is in eval mode, the start is the image, and the step is 2 eps / K.
+        H. Salman et al. (2019), as in `SmoothTraining`: SmoothAdv-PGD. As in the authors' release,
+        the model is in eval mode, the start is the image, and the step is 2 eps / K.
     """
     draws = smoothing.samples
 
