@@ -135,6 +135,20 @@ class Layer(nn.Module):
         make: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(self.cell, "condition", None)
         return make(x) if callable(make) else (x,)
 
+    def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
+        """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one.
+
+        Its map is what a solve evaluates, with all that the cell computes once per solve in it.
+        """
+        attribute = getattr(self.cell, "equation", None)
+        if not callable(attribute):
+            return Equilibrium(self.cell, condition)
+        make: Callable[[tuple[Tensor, ...]], Equilibrium] = attribute
+        if torch.is_inference_mode_enabled():  # no graph may hold what is computed under it
+            with torch.inference_mode(False), torch.no_grad():
+                return make(condition)
+        return make(condition)
+
     def initial(self, x: Tensor) -> Tensor:
         """Return the start of a solve: the cell's, or zero of x's shape."""
         make: Callable[[Tensor], Tensor] | None = getattr(self.cell, "initial", None)
@@ -211,8 +225,7 @@ class ImplicitLayer(Layer):
         record: bool = False,
     ) -> Solution[Tensor]:
         """Solve z = f(z, *condition) from z0, with the gradient attached."""
-        problem = Equilibrium(self.cell, condition)
-        return self.gradient.apply(problem, self.solver, z0, record=record)
+        return self.gradient.apply(self.equation(condition), self.solver, z0, record=record)
 
 
 class FlowLayer(Layer):
@@ -257,9 +270,17 @@ class FlowLayer(Layer):
         self.polish = polish
 
     def field(self, t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
-        """Evaluate dz/dt."""
-        velocity: Tensor = self.cell(z, *condition)
-        return velocity - z if self.rest_point else velocity
+        """Evaluate dz/dt. To evaluate it more than once, take the field of `flow`."""
+        return self.flow(self.equation(condition)).field(t, z, *condition)
+
+    def flow(self, equation: Equilibrium, t0: float = 0.0) -> InitialValue:
+        """Return the flow of an equation's map f from t0 to t1."""
+
+        def field(t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
+            velocity = equation.map(z, *condition)
+            return velocity - z if self.rest_point else velocity
+
+        return InitialValue(field, t0, self.t1, equation.condition)
 
     def answer(
         self,
@@ -273,11 +294,12 @@ class FlowLayer(Layer):
         With `polish`, steps and evaluations are those of both parts and a recorded trajectory
         is the flow's.
         """
-        flow = InitialValue(self.field, 0.0, self.t1, condition)
+        equation = self.equation(condition)
+        flow = self.flow(equation)
         if self.polish is None:
             return self.gradient.apply(flow, self.solver, z0, record=record)
         near = solve(flow, self.solver, z0, record=record)
-        root = self.gradient.apply(Equilibrium(self.cell, condition), self.polish, near)
+        root = self.gradient.apply(equation, self.polish, near)
         steps, evals = near.steps + root.steps, near.evals + root.evals
         return replace(root, steps=steps, evals=evals, trajectory=near.trajectory)
 

@@ -14,6 +14,7 @@ from .pseudo_transient import PseudoTransient
 from .robust import Robust, solved_by
 from .solution import Solution, SolveError, Trajectory
 from .solver import Solver, State
+from .splitting import DouglasRachford, ForwardBackward, MonotoneInclusion, PeacemanRachford
 from .status import Status
 
 __all__ = [
@@ -24,11 +25,15 @@ __all__ = [
     "Broyden",
     "Continuation",
     "Davidenko",
+    "DouglasRachford",
     "Equilibrium",
+    "ForwardBackward",
     "Gradient",
     "Implicit",
     "InitialValue",
+    "MonotoneInclusion",
     "NewtonKrylov",
+    "PeacemanRachford",
     "Phantom",
     "Picard",
     "PseudoTransient",

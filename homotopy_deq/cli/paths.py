@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from solvers import ODE, Equilibrium, NewtonKrylov, Trajectory
+from solvers import ODE, NewtonKrylov, Trajectory
 from solvers.homotopy import FixedPoint, trace
 from solvers.homotopy.trace import TRACKER
 
@@ -65,7 +65,7 @@ def branches(model: ImageModel, images: Tensor, names: Sequence[str]) -> Figure:
     """
     x = model.condition(images)
     start, layer = model.start(x), model.layer
-    problem = Equilibrium(layer.cell, layer.condition(x))
+    problem = layer.equation(layer.condition(x))
     tracker = replace(TRACKER, max_steps=100, corrector=NewtonKrylov(rtol=1e-4, halvings=0))
     found = trace(FixedPoint().of(problem, start), start, tracker=tracker)
     labels = [f"{k + 1}: {name}" for k, name in enumerate(names)]
@@ -78,7 +78,8 @@ def _with_residuals(
     """Measure how far each state of a flow (T, B, ...) is from rest; NaN where nothing rests."""
     condition = model.layer.condition(x)
     if model.layer.rest_point:
-        residual = [relative_residual(model.layer.cell, z, *condition) for z in states]
+        f = model.layer.equation(condition).map
+        residual = [relative_residual(f, z, *condition) for z in states]
     else:
         residual = [z.new_full((len(z),), float("nan")) for z in states]
     return Trajectory(states, torch.stack(residual), evals)

@@ -1,0 +1,191 @@
+"""What is proved of a weight W and of the answers of z = relu(W z + x)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SLACK = 16.0
+"""Times n u ||W||_F: outward rounding of singular values and eigenvalues in double precision.
+
+LAPACK bounds their error by p(n) u ||W||_2 with a modest p (Anderson et al., LAPACK Users' Guide,
+4.7 and 4.9), of which n is a generous estimate.
+"""
+UNIT = 2.0**-53
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Numbers in double precision that hold for the weight of a cell as it is stored.
+
+    Arguments:
+        norm: an upper bound of ||W||.
+        monotonicity: a lower bound m > 0 of the least eigenvalue of the symmetric part of I - W.
+        absolute: an upper bound of || |W| ||, W with the absolute value of each entry.
+        terms: products that are summed for one entry of W z.
+    """
+
+    norm: float
+    monotonicity: float
+    absolute: float
+    terms: int
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.norm, self.monotonicity, self.absolute))):
+            raise ValueError(f"nothing is proved of a weight that is not finite; got {self}.")
+        if not self.monotonicity > 0:
+            raise ValueError(
+                "I - W is not proved to be strongly monotone: the least eigenvalue of its "
+                f"symmetric part is {self.monotonicity:.3g} or more, where above 0 is needed."
+            )
+
+
+def error_bound(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
+    """Bound how far an evaluation fz of relu(W z + x) is from the equilibrium z*:
+
+        ||fz - z*|| <= (||W|| ||fz - z|| + eta) / m.
+
+    z* is that of exact arithmetic for W and x as they are stored, and eta covers the rounding in
+    computing fz, whatever z is and whoever found it. Derivation: let p be W z + x as computed,
+    p = W z + x + d, and fz = relu(p), which rounds nothing. A dot product of k terms and the sum
+    with x, in any order and with or without fused products, round to
+
+        |d| <= g (|W| |z| + |x|),  g = (k + 2) u / (1 - (k + 2) u)   (Higham 2002, 3.1),
+
+    in each entry (and what underflows adds less than (k + 2) times the least normal number), so
+    that ||d|| <= eta := g (|| |W| || ||z|| + ||x||) + underflow. p - fz is normal to the
+    nonnegative orthant at fz, and W z* + x - z* is at z*. Normals are monotone: with e = fz - z*
+
+        0 <= <p - fz - (W z* + x - z*), e> = <W (z - fz) + d - (I - W) e, e>,
+        m ||e||^2 <= <(I - W) e, e> <= (||W|| ||fz - z|| + ||d||) ||e||.
+
+    Arguments:
+        z: any state, (B, ...), of finite numbers.
+        fz: the cell's value there as computed in z's dtype u = 2^-24 (float32) or 2^-53 (float64)
+            by sums of products. TensorFloat-32, half precision, and convolutions by Winograd's or
+            Fourier's transform are not; on a GPU allow none of them, or evaluate in float64.
+        x: the condition that fz was computed with, (B, ...).
+        bounds: of the weight that fz was computed with.
+
+    Returns:
+        The bound for each sample, float64 (B,); NaN or infinite where z, fz or x is.
+
+    References:
+        N. Higham (2002), Accuracy and stability of numerical algorithms.
+    """
+    if fz.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"fz must have been computed in float32 or float64; got {fz.dtype}.")
+    numbers = torch.finfo(fz.dtype)
+    k = bounds.terms + 2
+    g = k * numbers.eps / 2 / (1 - k * numbers.eps / 2)
+    state, image, shift = (t.detach().double().flatten(1) for t in (z, fz, x))
+    gap, size, given = (_size(t) for t in (image - state, state, shift))
+    eta = g * (bounds.absolute * size + given) + k * numbers.tiny * math.sqrt(state.shape[1])
+    # Ten roundings of positive numbers in double precision, outward.
+    return (bounds.norm * gap + eta) / bounds.monotonicity * (1 + 16 * UNIT)
+
+
+def _size(rows: Tensor) -> Tensor:
+    """Return an upper bound of the 2-norm of each row, (B,)."""
+    n = rows.shape[1]
+    size: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return size * (1 + (n + 4) * UNIT)
+
+
+def gram_norm(matrices: Tensor, steps: int = 6) -> Tensor:
+    """Return a differentiable upper bound of the largest 2-norm of matrices (..., m, n), 0-d:
+
+        ||K|| <= ||K_t||_F^(2^-t),   K_0 = K,   K_{t+1} = K_t^H K_t.
+
+    It holds at every t, and is at most n^(2^-(t+1)) too large. Each K_t is scaled to norm 1 so
+    that no power overflows.
+
+    References:
+        B. Delattre, Q. Barthelemy, A. Araujo, A. Allauzen (2023), Efficient bound of Lipschitz
+        constant for convolutional layers by Gram iteration.
+    """
+    if matrices.shape[-2] < matrices.shape[-1]:
+        matrices = matrices.mH
+    tiny = torch.finfo(matrices.dtype).tiny
+    log = matrices.real.new_zeros(matrices.shape[:-2])
+    for t in range(steps + 1):
+        size = torch.linalg.matrix_norm(matrices).clamp_min(tiny)
+        log = log + size.log() / 2**t
+        if t < steps:
+            matrices = matrices / size[..., None, None]
+            matrices = matrices.mH @ matrices
+    return log.amax().exp()
+
+
+def matrix_bounds(weight: Tensor) -> Bounds:
+    """Return the bounds of a matrix W (n, n), of the numbers as they are stored.
+
+    Raises:
+        ValueError: I - W is not proved to be strongly monotone, or W is not finite.
+    """
+    w = _double(weight)
+    n = w.shape[0]
+    slack = SLACK * n * UNIT * (1 + float(torch.linalg.matrix_norm(w)))
+    skewless = torch.eye(n, dtype=w.dtype, device=w.device) - (w + w.mT) / 2
+    norm = float(torch.linalg.svdvals(w)[0]) + slack
+    least = float(torch.linalg.eigvalsh(skewless)[0]) - slack
+    rows, columns = (float(w.abs().sum(dim).amax()) for dim in (1, 0))
+    absolute = math.sqrt(rows * columns) * (1 + 4 * n * UNIT)
+    return Bounds(norm, least, absolute, n)
+
+
+def kernel_bounds(kernel: Tensor, height: int, width: int) -> Bounds:
+    """Return the bounds of a circular convolution (C, C, k, k) on height x width, exactly.
+
+    It is block-diagonal over the frequencies, with the blocks of `symbol`.
+
+    Raises:
+        ValueError: I - W is not proved to be strongly monotone, or W is not finite.
+    """
+    w = _double(kernel)
+    channels, terms = w.shape[0], w[0].numel()
+    blocks = symbol(w, height, width)
+    # Each block is a sum of k^2 taps of absolute value as they are, so its entries are too.
+    taps = float(w.square().sum((0, 1)).sqrt().sum())
+    slack = SLACK * terms * UNIT * (1 + taps)
+    eye = torch.eye(channels, dtype=blocks.dtype, device=w.device)
+    norm = float(torch.linalg.svdvals(blocks).amax()) + slack
+    least = float(torch.linalg.eigvalsh(eye - (blocks + blocks.mH) / 2).amin()) - slack
+    rows, columns = (float(w.abs().sum((dim, 2, 3)).amax()) for dim in (1, 0))
+    absolute = math.sqrt(rows * columns) * (1 + 4 * terms * UNIT)
+    return Bounds(norm, least, absolute, terms)
+
+
+def symbol(kernel: Tensor, height: int, width: int) -> Tensor:
+    """Return the blocks of a circular convolution in the Fourier basis:
+
+        w(a, b) = sum_pq K_pq exp(2 pi i ((p - r) a / height + (q - r) b / width)),
+
+    r = (k - 1) / 2, for the frequencies of `torch.fft.rfft2`; the others are their conjugates.
+
+    Arguments:
+        kernel: (C, C, k, k), k odd, as `torch.nn.functional.conv2d` takes it.
+
+    Returns:
+        (height, width // 2 + 1, C, C), complex.
+    """
+    k = kernel.shape[-1]
+    offsets = torch.arange(k, dtype=torch.float64, device=kernel.device) - (k - 1) // 2
+    down = torch.fft.fftfreq(height, dtype=torch.float64, device=kernel.device)
+    along = torch.fft.rfftfreq(width, dtype=torch.float64, device=kernel.device)
+    complex_type = torch.complex128 if kernel.dtype == torch.float64 else torch.complex64
+    rows, columns = (
+        torch.polar(torch.ones_like(angle), angle).to(complex_type)
+        for angle in (2 * math.pi * torch.outer(f, offsets) for f in (down, along))
+    )
+    return torch.einsum("ai,bj,opij->abop", rows, columns, kernel.to(complex_type))
+
+
+def _double(weight: Tensor) -> Tensor:
+    w = weight.detach().double()
+    if not bool(w.isfinite().all()):
+        raise ValueError("nothing is proved of a weight that is not finite.")
+    return w

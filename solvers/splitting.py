@@ -1,0 +1,292 @@
+"""Monotone inclusions and the operator splittings that solve them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .norms import relative
+from .problem import Counter, Equilibrium, Map
+from .solver import S, Solver, State
+
+Moduli = tuple[float, float]
+
+
+def _derived(*args: Tensor) -> Tensor:
+    raise AssertionError("MonotoneInclusion derives its map")
+
+
+@dataclass(frozen=True)
+class MonotoneInclusion(Equilibrium):
+    """The equation z* = P(W z* + x): find the zero of (I - W) z - x + N(z), N the normal cone.
+
+    P is the projection on a closed convex set, ReLU for the nonnegative orthant. There is one
+    answer if A = I - W is strongly monotone, <A z, z> >= m ||z||^2 with m > 0, whatever ||W|| is.
+    Its map is z -> P(W z + x), so that every other solver of an `Equilibrium` takes it too.
+
+    Arguments:
+        map: left out; derived from `linear` and `prox`.
+        condition: (x,), of the state's shape (B, ...).
+        linear: z -> W z.
+        resolvent: alpha -> (v -> (I + alpha (I - W))^-1 v). Called once per solve, so that it may
+            factorise. Needed by `PeacemanRachford` and `DouglasRachford`.
+        prox: the projection P. The splittings use the same for every step size, which a proximal
+            operator that is no projection would not allow.
+        moduli: () -> (m, l), a lower bound of the least eigenvalue of the symmetric part of I - W
+            and an upper one of ||I - W||. Called once per solve by a solver with step=None.
+
+    References:
+        E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
+        E. Ryu, S. Boyd (2016), A primer on monotone operator methods.
+    """
+
+    map: Map = _derived
+    linear: Map = field(default=_derived, kw_only=True)
+    resolvent: Callable[[float], Map] | None = field(default=None, kw_only=True)
+    prox: Callable[[Tensor], Tensor] = field(default=torch.relu, kw_only=True)
+    moduli: Callable[[], Moduli] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.linear is _derived:
+            raise TypeError("MonotoneInclusion needs linear=, the map z -> W z.")
+        if self.condition is None or len(self.condition) != 1:
+            raise ValueError("MonotoneInclusion needs condition=(x,), one tensor (B, ...).")
+        if self.map is _derived:
+            linear, prox = self.linear, self.prox
+            object.__setattr__(self, "map", lambda z, x: prox(linear(z) + x))
+
+    @property
+    def x(self) -> Tensor:
+        """The condition."""
+        assert self.condition is not None
+        return self.condition[0]
+
+    def image(self, z: Tensor) -> Tensor:
+        """Evaluate W z + x, in z's dtype."""
+        return (self.linear(z) + self.x).to(z.dtype)
+
+    def rows(self, index: Tensor) -> MonotoneInclusion:
+        """Return the problem of the samples `index` (int64) alone."""
+        return replace(self, condition=(self.x.index_select(0, index),))
+
+    def counted(self) -> tuple[MonotoneInclusion, Counter]:
+        """Return the same problem with maps that count their calls, and the counter.
+
+        A product with W, an evaluation of the map and an application of the resolvent are one
+        evaluation each. Factorising for the resolvent is none.
+        """
+        counter = Counter(self.map)
+
+        def tallied(function: Map) -> Map:
+            def call(*args: Tensor) -> Tensor:
+                counter.count += 1
+                return function(*args)
+
+            return call
+
+        inverse = self.resolvent
+        return (
+            replace(
+                self,
+                map=counter,
+                linear=tallied(self.linear),
+                resolvent=None if inverse is None else lambda alpha: tallied(inverse(alpha)),
+            ),
+            counter,
+        )
+
+
+@dataclass(frozen=True)
+class ForwardState(State):
+    """Beside the iterate: W z + x, and the step size of this solve."""
+
+    image: Tensor
+    alpha: float
+
+
+@dataclass(frozen=True)
+class ReflectedState(State):
+    """Beside the answer z so far: the point u that the reflections move, and this solve's map.
+
+    Arguments:
+        u: (B, ...). At the answer u = z + alpha (W z + x - z) and z = P(u).
+        alpha: the step size.
+        inverse: v -> (I + alpha (I - W))^-1 v.
+    """
+
+    u: Tensor
+    alpha: float
+    inverse: Map
+
+
+@dataclass(frozen=True)
+class _Splitting(Solver[Equilibrium, S]):
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+            raise ValueError(f"step_size must be above 0 and finite; got {self.step_size}.")
+
+    @abstractmethod
+    def best(self, m: float, norm: float) -> float:
+        """Return the step size of the best proved rate."""
+
+    def _inclusion(self, problem: Equilibrium) -> MonotoneInclusion:
+        if not isinstance(problem, MonotoneInclusion):
+            raise TypeError(
+                f"{type(self).__name__} answers a MonotoneInclusion, z = P(W z + x); got "
+                f"{type(problem).__name__}. Use Anderson() for it, or a cell that offers the "
+                "structure, such as MonotoneCell."
+            )
+        return problem
+
+    def _alpha(self, problem: MonotoneInclusion) -> float:
+        if self.step_size is not None:
+            return self.step_size
+        if problem.moduli is None:
+            raise ValueError(
+                f"{type(self).__name__}(step_size=None) chooses its step from the moduli of the "
+                "problem, which carries none. Give step_size."
+            )
+        m, norm = problem.moduli()
+        alpha = self.best(m, norm)
+        if not 0 < alpha < float("inf"):
+            raise ValueError(
+                f"no step of {type(self).__name__} is known to converge for m = {m:.3g} and "
+                f"l = {norm:.3g}: I - W is not known to be monotone. Give step_size."
+            )
+        return alpha
+
+
+@dataclass(frozen=True)
+class ForwardBackward(_Splitting[ForwardState]):
+    """Iterate z <- P((1 - alpha) z + alpha (W z + x)): one evaluation a step.
+
+    With A = I - W, <A z, z> >= m ||z||^2 and ||A|| <= l it converges for 0 < alpha < 2 m / l^2,
+    each step at the rate sqrt(1 - 2 alpha m + alpha^2 l^2) or better; the best bound is that of
+    alpha = m / l^2. Where ||W|| > 1, plain iteration (alpha = 1) may diverge.
+
+    Arguments:
+        step_size: alpha; m / l^2 by default, from the problem's moduli.
+
+    Raises:
+        TypeError: the problem is not a `MonotoneInclusion`.
+        ValueError: step_size is None and the problem has no moduli, or they are not monotone.
+
+    References:
+        E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
+    """
+
+    max_steps: int = field(default=500, kw_only=True)
+
+    def best(self, m: float, norm: float) -> float:
+        return m / norm**2
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> ForwardState:
+        inclusion = self._inclusion(problem)
+        return self._at(inclusion, z0, self._alpha(inclusion))
+
+    def step(self, problem: Equilibrium, state: ForwardState) -> ForwardState:
+        inclusion = self._inclusion(problem)
+        z = inclusion.prox(torch.lerp(state.z, state.image, state.alpha))
+        return self._at(inclusion, z, state.alpha)
+
+    def _at(self, problem: MonotoneInclusion, z: Tensor, alpha: float) -> ForwardState:
+        image = problem.image(z)
+        fz = problem.prox(image)
+        return ForwardState(z, fz, relative(fz - z, fz), image, alpha)
+
+
+@dataclass(frozen=True)
+class _Reflecting(_Splitting[ReflectedState]):
+    def init(self, problem: Equilibrium, z0: Tensor) -> ReflectedState:
+        inclusion = self._inclusion(problem)
+        if inclusion.resolvent is None:
+            raise TypeError(
+                f"{type(self).__name__} needs a problem with a resolvent, and this one has none. "
+                "Use ForwardBackward()."
+            )
+        alpha = self._alpha(inclusion)
+        image = inclusion.image(z0)
+        fz = inclusion.prox(image)
+        # u of the answer if z0 is the answer; and P(u) is a forward-backward step from z0.
+        u = torch.lerp(z0, image, alpha)
+        inverse = inclusion.resolvent(alpha)
+        return ReflectedState(z0, fz, relative(fz - z0, fz), u, alpha, inverse)
+
+    def step(self, problem: Equilibrium, state: ReflectedState) -> ReflectedState:
+        inclusion, u, alpha = self._inclusion(problem), state.u, state.alpha
+        v = 2 * inclusion.prox(u) - u
+        y = state.inverse(v + alpha * inclusion.x).to(u.dtype)
+        u = self.moved(u, 2 * y - v)
+        z = inclusion.prox(u)
+        # By y's definition W y + x = y + (y - v) / alpha, so that a residual at y would be free;
+        # but it would carry the resolvent's rounding, and what is proved of f(z) would not hold.
+        fz = inclusion.prox(inclusion.image(z))
+        return replace(state, z=z, fz=fz, residual=relative(fz - z, fz), u=u)
+
+    @abstractmethod
+    def moved(self, u: Tensor, reflected: Tensor) -> Tensor:
+        """Return the next u, from this one and where both reflections take it."""
+
+
+@dataclass(frozen=True)
+class PeacemanRachford(_Reflecting):
+    """Reflect at the projection and at the linear part in turn:
+
+        z = P(u),  v = 2 z - u,  y = (I + alpha A)^-1 (v + alpha x),  u <- 2 y - v,  A = I - W.
+
+    A step is two evaluations, the resolvent and f(z) for the residual.
+    With m and l as in `ForwardBackward`, u converges for every alpha if m > 0, each step at the
+    rate sqrt((1 - 2 alpha m + alpha^2 l^2) / (1 + 2 alpha m + alpha^2 l^2)) or better; the best
+    bound is that of alpha = 1 / l. A strictly block-triangular W, which is an explicit network,
+    ends after finitely many steps for alpha = 1: one a block, and one to see it.
+
+    Arguments:
+        step_size: alpha; 1 / l by default, from the problem's moduli.
+
+    Raises:
+        TypeError: the problem is not a `MonotoneInclusion`, or has no resolvent.
+        ValueError: step_size is None and the problem has no moduli, or they are not monotone.
+
+    References:
+        E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
+        P.-L. Lions, B. Mercier (1979), Splitting algorithms for the sum of two nonlinear operators.
+    """
+
+    def best(self, m: float, norm: float) -> float:
+        return 1 / norm if m > 0 else 0.0
+
+    def moved(self, u: Tensor, reflected: Tensor) -> Tensor:
+        return reflected
+
+
+@dataclass(frozen=True)
+class DouglasRachford(_Reflecting):
+    """Go half the way of each Peaceman-Rachford step, two evaluations as there.
+
+    u converges at the rate (1 + rate of `PeacemanRachford`) / 2 or better, and for m = 0 too
+    where there is an answer, which Peaceman-Rachford need not.
+
+    Arguments:
+        step_size: alpha; 1 / l by default, from the problem's moduli.
+
+    Raises:
+        TypeError, ValueError: as `PeacemanRachford`.
+
+    References:
+        P.-L. Lions, B. Mercier (1979), Splitting algorithms for the sum of two nonlinear operators.
+    """
+
+    max_steps: int = field(default=200, kw_only=True)
+
+    def best(self, m: float, norm: float) -> float:
+        return 1 / norm if m >= 0 else 0.0
+
+    def moved(self, u: Tensor, reflected: Tensor) -> Tensor:
+        return (u + reflected) / 2
