@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from .binomial import EPS
+from .binomial import EPS, check_level, counts
 
 SLACK = 1e-8  # added to log(1/alpha): the rounding of log-gammas at some 1e6 votes
 
@@ -111,19 +112,35 @@ class BettingSequence:
     def lower(self) -> float:
         """Return the lower bound on p after the votes so far, rounded down.
 
-        P(some bound of the sequence > p) <= alpha. Where CERTIFIED it is at least threshold.
+        It is `betting_lower` of the votes counted, and at least threshold where CERTIFIED.
         """
-        if self.successes == 0:
-            return 0.0
-        heads, count = np.array([self.successes]), np.array([self.trials])
-        low, high = 0.0, self.successes / self.trials
-        while high - low > EPS * high:  # low is always excluded, or 0
-            middle = (low + high) / 2
-            if _log_wealth(heads, count, middle)[0] > -math.log(self.alpha) + SLACK:
-                low = middle
-            else:
-                high = middle
-        return max(low, self.threshold) if self.decision == Decision.CERTIFIED else low
+        bound = betting_lower(self.successes, self.trials, self.alpha)
+        return max(bound, self.threshold) if self.decision == Decision.CERTIFIED else bound
+
+
+def betting_lower(successes: SupportsIndex, trials: SupportsIndex, alpha: float) -> float:
+    """Return the lower end of the sequence's interval for p after T votes, H for the class.
+
+    max{p < H / T : log Q - log P(p) > log(1/alpha)}, 0 if there is none. It may be looked at after
+    every vote: P(it ever exceeds p) <= alpha. It grows with H and, for one look, claims less
+    than `clopper_pearson`.
+
+    Raises:
+        ValueError: unless 0 <= H <= T and 0 < alpha < 1.
+    """
+    h, t = counts(successes, trials)
+    check_level(alpha)
+    if h == 0:
+        return 0.0
+    heads, count = np.array([h]), np.array([t])
+    low, high = 0.0, h / t
+    while high - low > EPS * high:  # low is excluded, or 0
+        middle = (low + high) / 2
+        if _log_wealth(heads, count, middle)[0] > -math.log(alpha) + SLACK:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _log_wealth(
