@@ -76,23 +76,29 @@ def error_bound(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
     References:
         N. Higham (2002), Accuracy and stability of numerical algorithms.
     """
+    gap = _size(fz.detach().double().flatten(1) - z.detach().double().flatten(1))
+    eta = rounding(z, fz, x, bounds)
+    # Ten roundings of positive numbers in double precision, outward.
+    return (bounds.norm * gap + eta) / bounds.monotonicity * (1 + 16 * UNIT)
+
+
+def rounding(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
+    """Return eta of `error_bound`, which bounds the rounding in computing fz, float64 (B,)."""
     if fz.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"fz must have been computed in float32 or float64; got {fz.dtype}.")
     numbers = torch.finfo(fz.dtype)
     k = bounds.terms + 2
     g = k * numbers.eps / 2 / (1 - k * numbers.eps / 2)
-    state, image, shift = (t.detach().double().flatten(1) for t in (z, fz, x))
-    gap, size, given = (_size(t) for t in (image - state, state, shift))
-    eta = g * (bounds.absolute * size + given) + k * numbers.tiny * math.sqrt(state.shape[1])
-    # Ten roundings of positive numbers in double precision, outward.
-    return (bounds.norm * gap + eta) / bounds.monotonicity * (1 + 16 * UNIT)
+    size, given = (_size(t.detach().flatten(1)) for t in (z, x))
+    floor = k * numbers.tiny * math.sqrt(z[0].numel())
+    return (g * (bounds.absolute * size + given) + floor) * (1 + 16 * UNIT)
 
 
 def _size(rows: Tensor) -> Tensor:
-    """Return an upper bound of the 2-norm of each row, (B,)."""
-    n = rows.shape[1]
+    """Return an upper bound of the 2-norm of each row, float64 (B,)."""
+    unit = torch.finfo(rows.dtype).eps / 2
     size: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return size * (1 + (n + 4) * UNIT)
+    return size.double() * (1 + (rows.shape[1] + 4) * unit)
 
 
 def gram_norm(matrices: Tensor, steps: int = 6) -> Tensor:
