@@ -15,9 +15,12 @@ from solvers import (
     Broyden,
     Continuation,
     Davidenko,
+    DouglasRachford,
     Equilibrium,
+    ForwardBackward,
     Implicit,
     NewtonKrylov,
+    PeacemanRachford,
     Phantom,
     Picard,
     PseudoTransient,
@@ -29,14 +32,23 @@ from solvers import (
 )
 from solvers.ode.initial_value import METHODS
 
-from ..models import DEQ, AugmentedNeuralODE, HomoODE, ImageModel, NeuralODE
+from ..cells import InclusionCell
+from ..models import DEQ, AugmentedNeuralODE, HomoODE, ImageModel, MonotoneDEQ, NeuralODE
 
 MODELS: Mapping[str, type[ImageModel]] = {
     "homoode": HomoODE,
     "deq": DEQ,
     "neural-ode": NeuralODE,
     "augmented-neural-ode": AugmentedNeuralODE,
+    "monotone": MonotoneDEQ,
 }
+
+SPLITTINGS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
+    "forward-backward": ForwardBackward,
+    "peaceman-rachford": PeacemanRachford,
+    "douglas-rachford": DouglasRachford,
+}
+"""Solvers of monotone inclusions, which the cells of contractive and monotone models offer."""
 
 SOLVERS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
     "picard": Picard,
@@ -49,6 +61,7 @@ SOLVERS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
     "arc-length": ArcLength,
     "davidenko": Davidenko,
     "robust": Robust,
+    **SPLITTINGS,
 }
 
 GRADIENTS: Mapping[str, Callable[[], Any]] = {
@@ -140,6 +153,12 @@ class Path:
         """
         first, *rest = self.solver.split("+")
         self.check(gradient, backward_rtol)
+        for part in (first, *rest):
+            if part in SPLITTINGS and not isinstance(model.layer.cell, InclusionCell):
+                raise ValueError(
+                    f"--solver {self.solver}: {part} solves z = relu(W z + x), the equation of a "
+                    "monotone model, and of a deq or homoode trained with --contraction."
+                )
         rule = None if gradient is None else GRADIENTS[gradient]()
         if backward_rtol is not None:
             rule = Implicit(Anderson(rtol=backward_rtol))

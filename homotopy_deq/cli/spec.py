@@ -24,6 +24,8 @@ from . import names
 EPOCHS = 10
 BF16_RTOL = 1e-2
 """Tolerance of equilibria and their gradients in bfloat16, whose rounding unit is 2^-8 = 4e-3."""
+DENSE_HIDDEN = 128
+"""Size of a state that is a vector (--kernel 0); `hidden` of the recipes counts channels."""
 CONSISTENCY_SAMPLES = 2  # Jeong & Shin 2020, section 4
 
 
@@ -72,6 +74,9 @@ class Spec:
     adversary_radius: float | None = None
     consistency: float | None = None
     consistency_entropy: float | None = None
+    contraction: float | None = None
+    monotonicity: float | None = None
+    kernel: int | None = None
 
     @property
     def path(self) -> names.Path:
@@ -154,11 +159,22 @@ class Spec:
         }
         if self.model == "homoode":
             settings["rest_point"] = self.rest_point
+        settings |= self._cell()
+        if self.model == "monotone":
+            del settings["head"], settings["groups"]  # its head is one affine map
         std = [max(value, 1e-3) for value in data.std]  # a channel that never changes has std 0
         model = names.MODELS[self.model](
             data.shape, data.num_classes, mean=data.mean, std=std, **settings
         )
         return self.path.put(model, self.gradient, self.backward_rtol)
+
+    def _cell(self) -> dict[str, Any]:
+        """Return what a constructor takes of the choices about a cell that proves its answer."""
+        chosen = {"contraction": self.contraction, "monotonicity": self.monotonicity}
+        settings: dict[str, Any] = {k: v for k, v in chosen.items() if v is not None}
+        if self.kernel is not None:
+            settings["kernel"] = self.kernel or None
+        return settings
 
 
 def resolve(given: Mapping[str, Any]) -> Spec:
@@ -171,12 +187,15 @@ def resolve(given: Mapping[str, Any]) -> Spec:
     model = names.pick("model", chosen.get("model", "homoode"), names.MODELS)
     dataset = names.pick("dataset", chosen.get("dataset", "digits"), DATASETS)
     recipe = RECIPES.get(dataset, Recipe())
-    rests = chosen.get("rest_point", True) if model == "homoode" else model == "deq"
+    equilibrium = model in ("deq", "monotone")
+    rests = chosen.get("rest_point", True) if model == "homoode" else equilibrium
     flows = "rk4" if rests else "dopri5"
     defaults: dict[str, Any] = {field.name: None for field in fields(Spec)}
     defaults |= {f.name: f.default for f in fields(TrainConfig) if f.name in defaults}
     defaults |= recipe.model_arguments() | recipe.training_arguments()
-    defaults |= {"epochs": EPOCHS, "solver": "anderson" if model == "deq" else flows}
+    defaults |= {"epochs": EPOCHS, "solver": "anderson" if equilibrium else flows}
+    if chosen.get("kernel") == 0:
+        defaults["hidden"] = DENSE_HIDDEN
     if model != "homoode" or not rests:
         defaults["residual_penalty"] = 0.0
     settings = {**defaults, **chosen, "model": model, "dataset": dataset, "rest_point": rests}
@@ -190,9 +209,23 @@ def resolve(given: Mapping[str, Any]) -> Spec:
         raise ValueError(f"--rest-point is a choice of homoode alone; got it for {model}.")
     if spec.residual_penalty and not rests:
         raise ValueError(f"{model} without a rest point has no residual to penalise.")
+    _check_cell(spec)
     spec.path.check(spec.gradient, spec.backward_rtol)
     spec.config(0.0)  # checks itself
     return spec
+
+
+def _check_cell(spec: Spec) -> None:
+    may_contract = spec.model == "deq" or (spec.model == "homoode" and spec.rest_point)
+    if spec.contraction is not None and not may_contract:
+        raise ValueError(
+            "--contraction is a choice of deq, and of homoode with a rest point; got it for "
+            f"{spec.model}" + (" without one." if spec.model == "homoode" else ".")
+        )
+    if spec.monotonicity is not None and spec.model != "monotone":
+        raise ValueError(f"--monotonicity is a choice of monotone alone; got it for {spec.model}.")
+    if spec.kernel is not None and spec.model != "monotone" and spec.contraction is None:
+        raise ValueError("--kernel goes with --model monotone or with --contraction.")
 
 
 def conflicts(spec: Spec, given: Mapping[str, Any]) -> list[str]:

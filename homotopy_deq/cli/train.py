@@ -25,7 +25,7 @@ def command(
     model: Annotated[
         Text,
         typer.Option(
-            help="homoode, deq, neural-ode or augmented-neural-ode. Default: homoode.",
+            help="homoode, deq, neural-ode, augmented-neural-ode or monotone. Default: homoode.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -59,6 +59,29 @@ def command(
         ),
     ] = None,
     horizon: options.Horizon = None,
+    contraction: Annotated[
+        Real,
+        typer.Option(
+            help="deq, homoode: ||W|| in (0, 1) of a cell relu(W z + x), whose votes certify can "
+            "verify. Default: the published cell.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    monotonicity: Annotated[
+        Real,
+        typer.Option(
+            help="monotone: m in (0, 1] of I - W >= m I. Default: 0.1.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    kernel: Annotated[
+        Whole,
+        typer.Option(
+            min=0,
+            help="monotone, or with --contraction: side of the cell's kernel; 0 for a state that "
+            "is a vector of --hidden numbers (then 128). Default: 3.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     hidden: Annotated[
         Whole, typer.Option(help=f"Channels of the state. {RECIPE}", rich_help_panel=MODEL)
     ] = None,

@@ -1,10 +1,11 @@
 """Image classifiers around an implicit layer."""
 
-from .equilibrium import DEQ, HomoODE
+from .blocks import LinearHead
+from .equilibrium import DEQ, HomoODE, MonotoneDEQ
 from .image import ImageModel, ModelOutput
 from .neural_ode import AugmentedNeuralODE, NeuralODE
 from .recipes import RECIPES, Recipe
-from .start import InitialPoint
+from .start import InitialPoint, VectorPoint
 
 __all__ = [
     "DEQ",
@@ -13,7 +14,10 @@ __all__ = [
     "HomoODE",
     "ImageModel",
     "InitialPoint",
+    "LinearHead",
     "ModelOutput",
+    "MonotoneDEQ",
     "NeuralODE",
     "Recipe",
+    "VectorPoint",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..cells import group_norm
 
@@ -68,3 +70,63 @@ def classifier(width: int, head: int, num_classes: int, groups: int, pool: int) 
         nn.Flatten(),
         nn.Linear(head * pool**2, num_classes),
     )
+
+
+def state_shape(shape: Sequence[int], hidden: int, *, dense: bool) -> tuple[int, ...]:
+    """Return the shape of a sample's state behind `linear_blocks`."""
+    return (hidden,) if dense else (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
+
+
+def linear_blocks(
+    shape: Sequence[int], num_classes: int, hidden: int, pool: int, *, dense: bool
+) -> tuple[nn.Module, LinearHead]:
+    """Return the stem and the head of a model whose votes can be verified.
+
+    The stem ends with an affine map, as relu(W z + x) wants an x of both signs: of the pixels, if
+    the state is a vector, else of `stem`'s first convolution. The head is affine altogether.
+    """
+    if dense:
+        flat = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden))
+        return flat, LinearHead(hidden, None, num_classes)
+    return stem(shape[0], hidden)[:-1], LinearHead(hidden, pool, num_classes)
+
+
+class LinearHead(nn.Module):
+    """Map answers to logits by one affine map, of the averages on a pool x pool grid if images.
+
+    Arguments:
+        width: size n or channels C of the answers, (B, n) or (B, C, H, W).
+        pool: None for answers (B, n).
+        num_classes: number of logits.
+    """
+
+    def __init__(self, width: int, pool: int | None, num_classes: int) -> None:
+        super().__init__()
+        self.pool = pool
+        self.linear = nn.Linear(width * (pool or 1) ** 2, num_classes)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the logits, (B, num_classes)."""
+        if self.pool is not None:
+            z = F.adaptive_avg_pool2d(z, self.pool).flatten(1)
+        logits: Tensor = self.linear(z)
+        return logits
+
+    @torch.no_grad()
+    def affine(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return C and d of logits = C z.flatten() + d, in double precision.
+
+        Arguments:
+            shape: of a sample's answer, (n,) or (C, H, W).
+
+        Returns:
+            (num_classes, n) and (num_classes,).
+        """
+        weight, bias = self.linear.weight.double(), self.linear.bias.double()
+        if self.pool is None:
+            return weight, bias
+        channels, height, width = shape
+        pixels = torch.eye(height * width, dtype=weight.dtype, device=weight.device)
+        means = F.adaptive_avg_pool2d(pixels.view(-1, 1, height, width), self.pool).flatten(1)
+        split = weight.view(len(weight), channels, self.pool**2)
+        return (split @ means.mT).flatten(1), bias

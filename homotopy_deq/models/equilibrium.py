@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from solvers import ODE, Anderson, Gradient, Solver
 
-from ..cells import ConvCell
+from ..cells import ContractiveCell, ConvCell, MonotoneCell
 from ..layers import HORIZON, FlowLayer, ImplicitLayer, OnFailure
+from .blocks import linear_blocks, state_shape
 from .image import ImageModel, Statistic
-from .start import InitialPoint
+from .start import InitialPoint, VectorPoint
 
 GAIN = 0.5
 """Initial weight of the cell's first norm where an equilibrium is sought; 1 in the release.
@@ -43,6 +46,12 @@ class HomoODE(ImageModel):
         horizon: where the flow ends; by default 5 with a rest point, 1 without.
         solver: an `ODE` (dopri5 at 1e-3 by default), or with a rest point any other solver.
         gradient: by default `Unroll()` for a flow, `Implicit()` for a root.
+        contraction: None, or ||W|| in (0, 1) of a `ContractiveCell` in the place of `ConvCell`. The
+            head is then affine, with `head` and `groups` of no meaning to it, so that votes can
+            be verified (`verifiable`).
+        kernel: with a contraction, side of the cell's kernel, or None for a state that is a vector
+            of `hidden` numbers, made from the pixels by one affine map; `pool` is then of no
+            meaning.
         on_failure: what `model(images)` does about samples that did not converge.
 
     References:
@@ -67,6 +76,8 @@ class HomoODE(ImageModel):
         horizon: float | None = None,
         solver: Solver[Any, Any] | None = None,
         gradient: Gradient[Any] | None = None,
+        contraction: float | None = None,
+        kernel: int | None = 3,
         on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__(
@@ -78,16 +89,21 @@ class HomoODE(ImageModel):
             groups=groups,
             mean=mean,
             std=std,
+            blocks=_blocks(shape, num_classes, hidden, pool, contraction, kernel),
         )
+        if contraction is not None and not rest_point:
+            raise ValueError("contraction is of f; dz/dt = f(z; x) (rest_point=False) keeps none.")
         gain = GAIN if rest_point else 1.0
-        cell = ConvCell(hidden, groups=groups, dropout=dropout, gain=gain)
+        cell = _cell(shape, hidden, groups, dropout, gain, contraction, kernel)
         flow = FlowLayer(cell, rest_point=rest_point, t1=horizon, on_failure=on_failure)
         self.layer = flow.with_solver(solver or ODE(), gradient)
-        self.initial_point = InitialPoint(hidden, groups)
+        self.initial_point = _start(hidden, groups, contraction, kernel)
         self.config |= {
             "dropout": dropout,
             "rest_point": rest_point,
             "horizon": flow.t1,
+            "contraction": contraction,
+            "kernel": kernel,
             "on_failure": on_failure,
         }
 
@@ -98,8 +114,8 @@ class DEQ(ImageModel):
     Its weights are those of a `HomoODE` with a rest point: either loads the other's.
 
     Arguments:
-        shape, num_classes, hidden, head, pool, groups, dropout, mean, std, on_failure: as in
-            `HomoODE`.
+        shape, num_classes, hidden, head, pool, groups, dropout, mean, std, contraction, kernel,
+            on_failure: as in `HomoODE`.
         horizon: where a flow ends that stands in for the solver (`with_solver(ODE())`).
         solver: `Anderson()` by default.
         gradient: `Implicit()` by default.
@@ -123,6 +139,8 @@ class DEQ(ImageModel):
         horizon: float = HORIZON,
         solver: Solver[Any, Any] | None = None,
         gradient: Gradient[Any] | None = None,
+        contraction: float | None = None,
+        kernel: int | None = 3,
         on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__(
@@ -134,9 +152,116 @@ class DEQ(ImageModel):
             groups=groups,
             mean=mean,
             std=std,
+            blocks=_blocks(shape, num_classes, hidden, pool, contraction, kernel),
         )
-        cell = ConvCell(hidden, groups=groups, dropout=dropout, gain=GAIN)
+        cell = _cell(shape, hidden, groups, dropout, GAIN, contraction, kernel)
         layer = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
         self.layer = layer.with_solver(solver or Anderson(), gradient)
-        self.initial_point = InitialPoint(hidden, groups)
-        self.config |= {"dropout": dropout, "horizon": horizon, "on_failure": on_failure}
+        self.initial_point = _start(hidden, groups, contraction, kernel)
+        self.config |= {
+            "dropout": dropout,
+            "horizon": horizon,
+            "contraction": contraction,
+            "kernel": kernel,
+            "on_failure": on_failure,
+        }
+
+
+class MonotoneDEQ(ImageModel):
+    """Solve for the equilibrium of a `MonotoneCell`, z* = relu(W z* + x) with I - W >= m I.
+
+    There is one answer, whatever ||W|| is, and the head is affine: votes can be verified.
+
+    Arguments:
+        shape, num_classes, hidden, pool, dropout, mean, std, horizon, solver, gradient,
+            on_failure: as in `DEQ`.
+        monotonicity: m in (0, 1]. A larger one is quicker to solve and to verify, a smaller one
+            allows more functions.
+        kernel: side of the kernels of A and B, or None for a state that is a vector of `hidden`
+            numbers, as in `HomoODE`.
+
+    References:
+        E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        *,
+        hidden: int = 64,
+        pool: int = 1,
+        dropout: float = 0.1,
+        mean: Statistic = 0.0,
+        std: Statistic = 1.0,
+        monotonicity: float = 0.1,
+        kernel: int | None = 3,
+        horizon: float = HORIZON,
+        solver: Solver[Any, Any] | None = None,
+        gradient: Gradient[Any] | None = None,
+        on_failure: OnFailure = "warn",
+    ) -> None:
+        dense = kernel is None
+        super().__init__(
+            shape,
+            num_classes,
+            hidden=hidden,
+            pool=pool,
+            mean=mean,
+            std=std,
+            blocks=linear_blocks(shape, num_classes, hidden, pool, dense=dense),
+        )
+        cell = MonotoneCell(
+            state_shape(shape, hidden, dense=dense),
+            monotonicity=monotonicity,
+            kernel=kernel or 1,
+            dropout=dropout,
+        )
+        layer = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
+        self.layer = layer.with_solver(solver or Anderson(), gradient)
+        self.config |= {
+            "dropout": dropout,
+            "monotonicity": monotonicity,
+            "kernel": kernel,
+            "horizon": horizon,
+            "on_failure": on_failure,
+        }
+
+
+def _blocks(
+    shape: Sequence[int],
+    num_classes: int,
+    hidden: int,
+    pool: int,
+    contraction: float | None,
+    kernel: int | None,
+) -> tuple[nn.Module, nn.Module] | None:
+    if contraction is None:
+        if kernel != 3:
+            raise ValueError(
+                f"kernel={kernel} needs a contraction; ConvCell's kernels have side 3."
+            )
+        return None
+    return linear_blocks(shape, num_classes, hidden, pool, dense=kernel is None)
+
+
+def _cell(
+    shape: Sequence[int],
+    hidden: int,
+    groups: int,
+    dropout: float,
+    gain: float,
+    contraction: float | None,
+    kernel: int | None,
+) -> nn.Module:
+    if contraction is None:
+        return ConvCell(hidden, groups=groups, dropout=dropout, gain=gain)
+    state = state_shape(shape, hidden, dense=kernel is None)
+    return ContractiveCell(state, contraction=contraction, kernel=kernel or 1, dropout=dropout)
+
+
+def _start(
+    hidden: int, groups: int, contraction: float | None, kernel: int | None
+) -> InitialPoint | VectorPoint:
+    dense = contraction is not None and kernel is None
+    return VectorPoint(hidden) if dense else InitialPoint(hidden, groups)

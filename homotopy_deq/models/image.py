@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from solvers import Equilibrium, Gradient, Solution, Solver
 
+from ..cells import Bounds, FixedCell, InclusionCell
 from ..layers import Layer
-from .blocks import Normalize, classifier, stem
-from .start import InitialPoint
+from .blocks import LinearHead, Normalize, classifier, stem
+from .start import InitialPoint, VectorPoint
 
 Statistic = float | Sequence[float]
 M = TypeVar("M", bound="ImageModel")
@@ -49,7 +50,7 @@ class ImageModel(nn.Module):
     """
 
     layer: Layer
-    initial_point: InitialPoint | None
+    initial_point: InitialPoint | VectorPoint | None
 
     def __init__(
         self,
@@ -57,12 +58,13 @@ class ImageModel(nn.Module):
         num_classes: int,
         *,
         hidden: int,
-        head: int,
+        head: int | None = None,
         pool: int,
-        groups: int,
+        groups: int | None = None,
         mean: Statistic,
         std: Statistic,
         augment: int = 0,
+        blocks: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape) < 1:
@@ -76,15 +78,21 @@ class ImageModel(nn.Module):
             "shape": list(shape),
             "num_classes": num_classes,
             "hidden": hidden,
-            "head": head,
             "pool": pool,
-            "groups": groups,
             "mean": mean if isinstance(mean, (int, float)) else list(mean),
             "std": std if isinstance(std, (int, float)) else list(std),
         }
+        sizes = {"head": head, "groups": groups}
+        self.config |= {name: size for name, size in sizes.items() if size is not None}
         self.normalize = Normalize(shape[0], mean, std)
-        self.stem = stem(shape[0], hidden)
-        self.head = classifier(hidden + augment, head, num_classes, groups, pool)
+        self.stem: nn.Module
+        self.head: nn.Module
+        if blocks is not None:
+            self.stem, self.head = blocks
+        else:
+            assert head is not None and groups is not None
+            self.stem = stem(shape[0], hidden)
+            self.head = classifier(hidden + augment, head, num_classes, groups, pool)
         self.initial_point = None
 
     def condition(self, images: Tensor) -> Tensor:
@@ -144,6 +152,63 @@ class ImageModel(nn.Module):
         other._modules = dict(self._modules)
         other.layer = self.layer.with_solver(solver, gradient, t1=t1, polish=polish)
         return other
+
+    @property
+    def reason(self) -> str | None:
+        """Why no vote of this model can be verified, or None: a sentence for the user."""
+        name = type(self).__name__
+        if not self.layer.rest_point:
+            return f"{name} follows a flow without a rest point, which has no equilibrium."
+        if not isinstance(self.layer.cell, InclusionCell):
+            cell = type(self.layer.cell).__name__
+            return f"nothing bounds how far {name}'s solver is from the equilibrium of its {cell}."
+        if not isinstance(self.head, LinearHead):
+            return f"the head of {name} is not affine."
+        return None
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether `bounds` and `linear_head` can prove a vote."""
+        return self.reason is None
+
+    def bounds(self) -> Bounds:
+        """Return what is proved of the weights as they are, for `cells.error_bound`.
+
+        Raises:
+            ValueError: the model is not `verifiable`, or nothing is proved of its weights.
+        """
+        return self._inclusion().bounds()
+
+    def linear_head(self) -> tuple[Tensor, Tensor]:
+        """Return C (num_classes, n) and d of logits = C z* + d, z* flattened; double precision.
+
+        Raises:
+            ValueError: the model is not `verifiable`.
+        """
+        cell = self._inclusion()
+        assert isinstance(self.head, LinearHead)
+        return self.head.affine(cell.shape)
+
+    def fixed(self: M) -> M:
+        """Return this model with its cell's W as a constant, so that no solve computes it again.
+
+        What is proved of that W then holds for every solve, to the bit; the W of a cell with
+        parameters may have other last digits on another machine or number of threads.
+
+        Raises:
+            ValueError: the model is not `verifiable`.
+        """
+        other, layer = copy.copy(self), copy.copy(self.layer)
+        other._modules, layer._modules = dict(self._modules), dict(self.layer._modules)
+        layer.cell = FixedCell(self._inclusion())
+        other.layer = layer
+        return other
+
+    def _inclusion(self) -> InclusionCell:
+        if self.reason is not None:
+            raise ValueError(self.reason)
+        assert isinstance(self.layer.cell, InclusionCell)
+        return self.layer.cell
 
     def task_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the task trains: all but the initial point's."""

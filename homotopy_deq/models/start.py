@@ -42,3 +42,29 @@ class InitialPoint(nn.Module):
     def loss(self, z: Tensor) -> Tensor:
         """Return smooth_l1(z0, stop_grad(z)) for answers z, (B, C, H, W)."""
         return F.smooth_l1_loss(self(z.shape), z.detach())
+
+
+class VectorPoint(nn.Module):
+    """Return the start that all samples share, where the state is a vector: z0 itself is learned.
+
+    As `InitialPoint`, it learns from a loss of its own.
+
+    Arguments:
+        hidden: size n of the state.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.point = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, shape: Sequence[int]) -> Tensor:
+        """Return z0 of a state's shape (B, n)."""
+        return self.point.expand(*shape)
+
+    def loss(self, z: Tensor) -> Tensor:
+        """Return smooth_l1(z0, stop_grad(z)) for answers z, (B, n).
+
+        It is summed over the entries, which are parameters of their own here: their mean would
+        shrink the gradient of each by n.
+        """
+        return F.smooth_l1_loss(self(z.shape), z.detach()) * z.shape[1]
