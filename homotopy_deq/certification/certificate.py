@@ -1,0 +1,73 @@
+"""What a certification says of one image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .statistics import floor_radius
+
+ABSTAIN = -1
+DIGITS = 6
+"""Decimals that a radius is printed with, rounded down."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The smoothed classifier's class is `prediction` within `radius` of the image (l2).
+
+    It holds with probability at least 1 - alpha over the noise that was drawn, for the base
+    classifier that the run's policy names. `prediction` is -1 and `radius` 0 where it abstains.
+
+    Arguments:
+        index: of the image in the test set.
+        label: its true class.
+        prediction: the certified class, or -1.
+        radius: in input units, rounded down.
+        lower: lower bound on the probability of the class under noise.
+        votes: noise samples counted for the class.
+        undecided: noise samples that count for no class: not converged, or not proven.
+        samples: noise samples drawn to estimate.
+        evaluations: evaluations of the map for all of the image's samples, selection included.
+        detail: what else the policy has to say: audited k, disagreements b, D, alphas.
+        stop: why sampling ended.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    radius: float
+    lower: float
+    votes: int
+    undecided: int
+    samples: int
+    evaluations: int
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    stop: str = "all samples drawn"
+
+    @property
+    def correct(self) -> bool:
+        """Whether the class is the true one."""
+        return self.prediction == self.label
+
+    def line(self) -> str:
+        """Return the certificate as one line of JSON."""
+        return json.dumps(asdict(self) | {"correct": self.correct})
+
+    @classmethod
+    def of(cls, line: str) -> Certificate:
+        """Read back what `line` wrote."""
+        body = json.loads(line)
+        body.pop("correct")
+        return cls(**body)
+
+    def row(self) -> str:
+        """Return the row of a table: idx, label, predict, radius, correct, evaluations."""
+        radius = f"{floor_radius(self.radius, DIGITS):.{DIGITS}f}"
+        cells = (self.index, self.label, self.prediction, radius, int(self.correct))
+        return "\t".join(map(str, (*cells, self.evaluations)))
+
+
+HEADER = "idx\tlabel\tpredict\tradius\tcorrect\tevals"

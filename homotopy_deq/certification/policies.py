@@ -1,0 +1,264 @@
+"""Which votes count, and what lower bound follows from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from solvers import ODE, Continuation, Equilibrium, Solver
+from solvers.ode.initial_value import GRID
+
+from ..layers import FlowLayer
+from ..models import ImageModel
+from .starts import Along, Cold, Serial, Start
+from .statistics import audited_lower, clopper_pearson, srs_paper_lower
+from .votes import Session, Votes
+
+Redo = Callable[[np.ndarray], Votes]
+"""Solve the noise samples of the given indices again, in full and from the model's own start."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A lower bound on the probability of a class under noise.
+
+    Arguments:
+        lower: the bound.
+        evaluations: of the map, that it took beside the votes.
+        detail: the numbers behind it.
+    """
+
+    lower: float
+    evaluations: int = 0
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """Votes of noise samples, and the object whose probability they bound.
+
+    Arguments:
+        start: where solves begin.
+
+    Attributes:
+        certifies: the base classifier that a certificate is about.
+        sound: whether its certificates hold; only then may they be written.
+        anytime: whether its votes are independent, or dominated by independent ones, so that
+            sampling may stop at any time.
+    """
+
+    certifies: ClassVar[str]
+    sound: ClassVar[bool] = True
+    anytime: ClassVar[bool] = True
+
+    start: Start = field(default_factory=Cold)
+
+    def check(self, model: ImageModel) -> None:
+        """Raise ValueError with the reason unless the policy is sound for the model."""
+        _check_start(model, self.start)
+
+    def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
+        """Return what begins an image, (C, H, W); work that all images share is done here."""
+        ready = model.fixed() if model.verifiable else model  # W is then computed once
+        return lambda image: Session(ready, image, self.start)
+
+    @abstractmethod
+    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+        """Vote for each noise sample; with a target, a vote need only say whether it is that."""
+
+    def bound(
+        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
+    ) -> Bound:
+        """Return the lower bound on the target's probability from the votes of all samples."""
+        return Bound(clopper_pearson(int((labels == target).sum()), len(labels), alpha))
+
+
+@dataclass(frozen=True)
+class Converged(Policy):
+    """Solve every sample to the solver's tolerance, each by itself; count those that converged.
+
+    From an input-independent start this is Cohen's certificate of the network as computed. From
+    any other it needs an equilibrium that is proven unique, and holds up to the tolerance.
+    """
+
+    certifies: ClassVar[str] = "the classifier at the equilibrium, solved to the run's tolerance"
+
+    def check(self, model: ImageModel) -> None:
+        super().check(model)
+        _check_flow(model)
+        if self.start.follows_image and not model.verifiable:
+            raise ValueError(
+                f"policy converged with a start that follows from the clean image: {model.reason} "
+                "So another start may lead to another equilibrium than the base classifier's. Use "
+                "--warm-start none, --policy audited, or a model trained with --contraction."
+            )
+
+    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+        if isinstance(self.start, Cold):
+            return session.full(images)
+        return session.vote(images, root_solver(session.model))
+
+
+@dataclass(frozen=True)
+class Truncated(Policy):
+    """Count the votes of the network that stops after `steps` solver steps.
+
+    Its start does not depend on the clean image, so the truncated network is a base classifier of
+    its own and the certificate is about it, not about the equilibrium.
+
+    Arguments:
+        steps: solver steps, at least 1.
+    """
+
+    certifies: ClassVar[str] = "the network of so many solver steps from the model's own start"
+    steps: int = 3
+
+    def __post_init__(self) -> None:
+        _check_count("steps", self.steps)
+
+    def check(self, model: ImageModel) -> None:
+        super().check(model)
+        if self.start.follows_image:
+            raise ValueError(
+                "policy truncated certifies the network of so many steps from an "
+                "input-independent start; a start that follows from the clean image makes it "
+                "another network for each image. Use --warm-start none, or --policy audited."
+            )
+        _check_steps(model)
+
+    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+        solver = replace(root_solver(session.model), max_steps=self.steps)
+        return session.vote(images, solver, stopped=True)
+
+
+@dataclass(frozen=True)
+class Audited(Policy):
+    """Count the votes of any chain of short solves, less what a random audit cannot exclude.
+
+    The samples that vote for the class are the population; `audit` of them, drawn at random after
+    all have voted, are solved in full. If b disagree, at most D of all do, but for probability
+    alpha2, and the bound is that of M - D votes. Sound under any dependence between the votes.
+
+    Arguments:
+        steps: solver steps of a short solve.
+        audit: samples solved in full.
+    """
+
+    certifies: ClassVar[str] = "the classifier at the equilibrium, solved from the model's start"
+    anytime: ClassVar[bool] = False
+    start: Start = field(default_factory=Serial)
+    steps: int = 3
+    audit: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_count("steps", self.steps)
+        _check_count("audit", self.audit)
+
+    def check(self, model: ImageModel) -> None:
+        super().check(model)
+        _check_flow(model)
+        if not isinstance(self.start, Along):
+            _check_steps(model)
+
+    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+        solver = root_solver(session.model)
+        if not isinstance(solver, ODE):
+            solver = replace(solver, max_steps=self.steps)
+        return session.vote(images, solver, stopped=True)
+
+    def bound(
+        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
+    ) -> Bound:
+        members = np.flatnonzero(labels == target)
+        chosen = np.sort(draw.choice(members, min(self.audit, len(members)), replace=False))
+        if len(chosen) == 0:
+            return Bound(0.0, 0, {"audited": 0})
+        again = redo(chosen)
+        wrong = int((again.labels != target).sum())
+        lower, excluded = audited_lower(len(members), len(labels), len(chosen), wrong, alpha)
+        detail = {"audited": len(chosen), "disagreements": wrong, "excluded": excluded}
+        return Bound(lower, again.evaluations, detail)
+
+
+@dataclass(frozen=True)
+class SrsPaper(Audited):
+    """Count as the released code of serialized randomized smoothing does: NOT SOUND.
+
+    For comparison only; what it returns can not be written as a certificate.
+
+    References:
+        W. Gao, Z. Hou, H. Xu, X. Liu (2024), Certified robustness for deep equilibrium models via
+        serialized random smoothing.
+    """
+
+    certifies: ClassVar[str] = "nothing: its bound leaves the bias of the short solves in"
+    sound: ClassVar[bool] = False
+    audit: int = 400
+
+    def bound(
+        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
+    ) -> Bound:
+        chosen = np.arange(min(self.audit, len(labels)))  # the first, as released
+        again = redo(chosen)
+        counted = labels[chosen] == target
+        if not counted.any():
+            return Bound(0.0, again.evaluations, {"audited": len(chosen), "sound": False})
+        wrong = int((counted & (again.labels != target)).sum())
+        votes = int((labels == target).sum())
+        lower = srs_paper_lower(votes, len(labels), int(counted.sum()), wrong, alpha)
+        detail = {"audited": len(chosen), "disagreements": wrong, "sound": False}
+        return Bound(lower, again.evaluations, detail)
+
+
+def root_solver(model: ImageModel) -> Solver[Any, Any]:
+    """Return what finds the model's answer: the polish of a flow that has one."""
+    layer = model.layer
+    return layer.polish if layer.polish is not None else layer.solver
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}.")
+
+
+def _check_start(model: ImageModel, start: Start) -> None:
+    flow = isinstance(root_solver(model), ODE)
+    if flow and not isinstance(start, (Cold, Along)):
+        raise ValueError(
+            "a flow that is not polished has no equilibrium to start from: choose --solver "
+            "anderson (or rk4+anderson), --warm-start none, or --warm-start along."
+        )
+    if isinstance(start, Along):
+        if not (isinstance(model.layer, FlowLayer) or isinstance(root_solver(model), Continuation)):
+            raise ValueError(
+                f"{type(model.layer.solver).__name__} has no time along which states are stored: "
+                "--warm-start along goes with a flow or continuation."
+            )
+        if flow and not start.time < model.layer.t1:
+            raise ValueError(
+                f"--warm-start along:{start.time:g} is past the flow's end at {model.layer.t1:g}."
+            )
+
+
+def _check_flow(model: ImageModel) -> None:
+    solver = root_solver(model)
+    if isinstance(solver, ODE) and solver.method not in GRID:
+        raise ValueError(
+            f"{solver.method} chooses its steps by the worst sample of the batch, so a vote "
+            "depends on its batch mates and there is no fixed base classifier. Choose a method "
+            "without error control (--solver rk4), or an equilibrium solver (--solver anderson)."
+        )
+
+
+def _check_steps(model: ImageModel) -> None:
+    solver = root_solver(model)
+    if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
+        raise ValueError(
+            "a flow is stopped by its step size, not after so many steps: choose an equilibrium "
+            "solver (--solver anderson), or for a shorter flow --step-size."
+        )

@@ -1,0 +1,260 @@
+"""Certify, decide or predict one image by randomized smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models import ImageModel
+from .certificate import ABSTAIN, Certificate
+from .noise import BLOCK, Noise, Phase
+from .policies import Policy
+from .sequence import BettingSequence, Decision
+from .statistics import radius as radius_of
+from .statistics import required_probability
+from .votes import UNDECIDED, Session, Votes
+
+FIRST = 64
+"""Samples of the first batch when sampling may stop at any time; each batch doubles it."""
+
+STOPS = {
+    Decision.CERTIFIED: "certified",
+    Decision.FUTILE: "futile",
+    Decision.UNDECIDED: "all samples drawn",
+}
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """The smoothed classifier: the class that is most probable under N(0, sigma^2 I) noise.
+
+    Noise is in input units and is not clipped.
+
+    Arguments:
+        sigma: standard deviation of the noise.
+        n0: samples that select the class.
+        n: samples that estimate its probability.
+        alpha: probability of a wrong certificate, at most.
+        seed: of the noise.
+        batch: samples solved for at a time.
+        deterministic: solve in blocks of 64 whatever the batch, so that rounding, too, is the same
+            for every batch size.
+
+    References:
+        J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), Certified adversarial robustness via
+        randomized smoothing.
+    """
+
+    sigma: float
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 1e-3
+    seed: int = 0
+    batch: int = 500
+    deterministic: bool = False
+    noise: Noise = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise", Noise(self.sigma, self.seed))
+        for name in ("n0", "n", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must be in (0, 1); got {self.alpha}.")
+
+    def chunks(self, samples: int, first: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of samples that are solved together."""
+        size = BLOCK if self.deterministic else first or self.batch
+        start = 0
+        while start < samples:
+            stop = min(start + size, samples)
+            yield start, stop
+            start = stop
+            size = BLOCK if self.deterministic else min(2 * size, self.batch)
+
+
+@dataclass
+class Smoother:
+    """A model, the votes that count, and the noise.
+
+    Arguments:
+        model: in eval mode.
+        policy: which votes count.
+        smoothing: the noise and the statistics.
+        advance: told the number of samples of each batch that is done.
+
+    Raises:
+        ValueError: the policy is not sound for the model, with the reason.
+    """
+
+    model: ImageModel
+    policy: Policy
+    smoothing: Smoothing
+    advance: Callable[[int], None] | None = None
+    _session: Callable[[Tensor], Session] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.model.training:
+            raise ValueError("the model must be in eval mode: call model.eval() first.")
+        self.policy.check(self.model)
+        self._session = self.policy.prepare(self.model)
+
+    @torch.no_grad()
+    def certify(self, image: Tensor, label: int, index: int) -> Certificate:
+        """Return the largest radius that n samples prove, or abstain.
+
+        Arguments:
+            image: (C, H, W) in [0, 1].
+            label: its true class.
+            index: keys the noise.
+        """
+        work = self._begin(image, index)
+        target = self._select(work)
+        n, alpha = self.smoothing.n, self.smoothing.alpha
+        parts = [
+            self._vote(work, Phase.ESTIMATE, start, stop, target)
+            for start, stop in self.smoothing.chunks(n)
+        ]
+        labels = np.concatenate(parts)
+
+        def redo(chosen: np.ndarray) -> Votes:
+            return self._full(work, chosen)
+
+        draw = self.smoothing.noise.generator(index, Phase.ESTIMATE, "audit")
+        bound = self.policy.bound(labels, target, alpha, draw, redo)
+        distance = radius_of(bound.lower, self.smoothing.sigma)
+        return Certificate(
+            index=index,
+            label=label,
+            prediction=target if distance > 0 else ABSTAIN,
+            radius=distance,
+            lower=bound.lower,
+            votes=int((labels == target).sum()),
+            undecided=int((labels == UNDECIDED).sum()),
+            samples=n,
+            evaluations=work.evaluations + bound.evaluations,
+            detail={"selected": target, **bound.detail},
+        )
+
+    @torch.no_grad()
+    def decide(self, image: Tensor, label: int, index: int, radius: float) -> Certificate:
+        """Answer whether the class holds within one radius, with as few samples as that takes.
+
+        Sampling stops once the probability is proven above Phi(radius / sigma), once it is
+        most likely below it, or after n samples.
+        """
+        if not self.policy.anytime:
+            raise ValueError(
+                f"policy {type(self.policy).__name__.lower()} judges all votes together, so "
+                "sampling cannot stop early: use verified, converged or truncated."
+            )
+        work = self._begin(image, index)
+        target = self._select(work)
+        threshold = required_probability(radius, self.smoothing.sigma)
+        bets = BettingSequence(threshold, self.smoothing.alpha)
+        undecided = 0
+        for start, stop in self.smoothing.chunks(self.smoothing.n, FIRST):
+            labels = self._vote(work, Phase.ESTIMATE, start, stop, target)
+            before = bets.trials
+            bets = bets.update(labels == target)
+            undecided += int((labels[: bets.trials - before] == UNDECIDED).sum())
+            if bets.decision:
+                break
+        certified = bets.decision == Decision.CERTIFIED
+        return Certificate(
+            index=index,
+            label=label,
+            prediction=target if certified else ABSTAIN,
+            radius=radius if certified else 0.0,
+            lower=bets.lower(),
+            votes=bets.successes,
+            undecided=undecided,
+            samples=bets.trials,
+            evaluations=work.evaluations,
+            detail={"selected": target, "asked": radius},
+            stop=STOPS[bets.decision],
+        )
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
+        """Return the smoothed class, or -1 where alpha does not separate the first two, and counts.
+
+        With probability at least 1 - alpha the class returned is the smoothed classifier's.
+        """
+        from scipy.stats import binomtest
+
+        work = self._begin(image, index)
+        parts = [
+            self._vote(work, Phase.ESTIMATE, start, stop, None)
+            for start, stop in self.smoothing.chunks(self.smoothing.n)
+        ]
+        counts = self._counts(np.concatenate(parts))
+        first, second = np.sort(counts)[::-1][:2]
+        test = binomtest(int(first), int(first + second), 0.5) if first else None
+        sure = test is not None and test.pvalue <= self.smoothing.alpha
+        return (int(counts.argmax()) if sure else ABSTAIN), counts
+
+    def _begin(self, image: Tensor, index: int) -> _Work:
+        if float(image.min()) < 0 or float(image.max()) > 1:
+            raise ValueError(
+                f"image {index} should have values in [0, 1]; got "
+                f"{float(image.min()):g} to {float(image.max()):g}."
+            )
+        session = self._session(image)
+        return _Work(image, index, session, session.evaluations)
+
+    def _select(self, work: _Work) -> int:
+        parts = [
+            self._vote(work, Phase.SELECT, start, stop, None)
+            for start, stop in self.smoothing.chunks(self.smoothing.n0)
+        ]
+        return int(self._counts(np.concatenate(parts)).argmax())
+
+    def _counts(self, labels: np.ndarray) -> np.ndarray:
+        classes: int = self.model.config["num_classes"]
+        return np.bincount(labels[labels != UNDECIDED], minlength=max(classes, 2))
+
+    def _vote(
+        self, work: _Work, phase: Phase, start: int, stop: int, target: int | None
+    ) -> np.ndarray:
+        noise = self.smoothing.noise.draw(work.index, phase, start, stop, work.image.shape)
+        votes = self.policy.vote(work.session, work.noisy(noise), target)
+        work.evaluations += votes.evaluations
+        if self.advance is not None:
+            self.advance(stop - start)
+        return votes.labels
+
+    def _full(self, work: _Work, chosen: np.ndarray) -> Votes:
+        """Solve chosen estimation samples again, in full."""
+        labels, evaluations = [], 0
+        for start, stop in self.smoothing.chunks(len(chosen)):
+            part = chosen[start:stop]
+            noise = self.smoothing.noise.pick(work.index, Phase.ESTIMATE, part, work.image.shape)
+            votes = work.session.full(work.noisy(noise))
+            labels.append(votes.labels)
+            evaluations += votes.evaluations
+        return Votes(np.concatenate(labels), evaluations)
+
+
+@dataclass
+class _Work:
+    """An image, and what it has cost so far."""
+
+    image: Tensor
+    index: int
+    session: Session
+    evaluations: int
+
+    def noisy(self, noise: Tensor) -> Tensor:
+        return self.image + noise.to(self.image)
+
+
+def settings(smoothing: Smoothing) -> dict[str, Any]:
+    """Return what decides a run's results, JSON-able."""
+    names = ("sigma", "n0", "n", "alpha", "seed", "batch", "deterministic")
+    return {name: getattr(smoothing, name) for name in names}

@@ -1,0 +1,162 @@
+"""Where the solve of a noise sample starts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from solvers import Equilibrium, Solution
+from solvers.warm import Anchor
+
+from ..models import ImageModel
+
+
+class Starter(ABC):
+    """Gives the starts of one image's noise samples.
+
+    Attributes:
+        last: where the solves of the last batch ended, (B, ...).
+    """
+
+    last: Tensor | None = None
+
+    @abstractmethod
+    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        """Return the starts for the layer's condition x, (B, ...)."""
+
+    def keep(self, states: Tensor) -> None:
+        """Be told where the solves of a batch ended, (B, ...)."""
+        self.last = states
+
+
+@dataclass(frozen=True)
+class Start(ABC):
+    """A choice of start; `at` makes its `Starter` for an image.
+
+    Attributes:
+        follows_image: whether the start depends on the clean image. It may then decide which of
+            several equilibria is found, and a network of so many steps from there is not one
+            fixed base classifier.
+        chained: whether it depends on the batches before, so that the votes depend on the batch
+            size.
+        evaluations: of the map, that a start costs a sample.
+    """
+
+    follows_image: ClassVar[bool] = True
+    chained: ClassVar[bool] = False
+    evaluations: ClassVar[int] = 0
+
+    @abstractmethod
+    def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
+        """Return the starts for an image, given its own problem and solution (one sample)."""
+
+
+@dataclass(frozen=True)
+class Cold(Start):
+    """Start every solve where the model does: at zero, or the shared learnable initial point."""
+
+    follows_image: ClassVar[bool] = False
+
+    def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
+        return _Cold(model)
+
+
+@dataclass(frozen=True)
+class Clean(Start):
+    """Start at the clean image's equilibrium: the zero-order predictor."""
+
+    def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
+        return _Clean(Anchor.at(problem, clean))
+
+
+@dataclass(frozen=True)
+class Tangent(Start):
+    """Start at the first-order predictor from the clean image's equilibrium.
+
+    One evaluation and one product with a matrix that all samples share; see `Anchor.tangent`.
+    """
+
+    evaluations: ClassVar[int] = 1
+
+    def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
+        return _Tangent(Anchor.at(problem, clean, tangent=True))
+
+
+@dataclass(frozen=True)
+class Serial(Start):
+    """Start each batch where the batch before it ended; the first at the clean equilibrium.
+
+    References:
+        W. Gao, Z. Hou, H. Xu, X. Liu (2024), Certified robustness for deep equilibrium models via
+        serialized random smoothing.
+    """
+
+    chained: ClassVar[bool] = True
+
+    def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
+        return _Serial(Anchor.at(problem, clean))
+
+
+@dataclass(frozen=True)
+class Along(Start):
+    """Start at the state that the clean image's own path had at a time (t or lambda).
+
+    Arguments:
+        time: from 0, where the path begins.
+    """
+
+    time: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not self.time >= 0:
+            raise ValueError(f"the time of a stored state must be 0 or more; got {self.time}.")
+
+    def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
+        return _Along(Anchor.at(problem, clean), self.time)
+
+
+@dataclass
+class _Cold(Starter):
+    model: ImageModel
+
+    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        return self.model.start(x)
+
+
+@dataclass
+class _Clean(Starter):
+    anchor: Anchor
+
+    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        return self.anchor.constant(len(x))
+
+
+@dataclass
+class _Tangent(Starter):
+    anchor: Anchor
+
+    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        return self.anchor.tangent(problem)
+
+
+@dataclass
+class _Serial(Starter):
+    anchor: Anchor
+
+    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        z = self.anchor.constant(len(x))
+        if self.last is not None:
+            z[: len(self.last)] = self.last[: len(z)]
+        return z
+
+
+@dataclass
+class _Along(Starter):
+    anchor: Anchor
+    time: float
+
+    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        return self.anchor.along(self.time, len(x))

@@ -1,0 +1,128 @@
+"""Votes that count only once a bound proves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from solvers import Anderson, Equilibrium, Solver, State
+from solvers.until import Until
+
+from ..cells.functional import FunctionalBound
+from ..cells.inclusion import InclusionCell
+from ..models import ImageModel
+from .policies import Policy
+from .starts import Start, Tangent
+from .votes import Session, Votes
+
+SELECT = Anderson(rtol=1e-2)
+"""Selection only proposes a class, which the estimation then bounds: no proof is needed there."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known of a model's logits from one evaluation of its cell.
+
+    Arguments:
+        bound: on the logits less the bias, as linear functions of the equilibrium.
+        bias: of the head, (K,), in double precision.
+    """
+
+    bound: FunctionalBound
+    bias: Tensor
+
+    @classmethod
+    def of(cls, model: ImageModel) -> Proof:
+        """Compute the bounds of a model from its weights as they are.
+
+        Arguments:
+            model: its W must be a constant, `model.fixed()`, for a proof of one solve to hold for
+                the next.
+
+        Raises:
+            ValueError: the model does not qualify, or its weights do not keep what their
+                parametrisation promises.
+        """
+        weight, bias = model.linear_head()
+        cell = model.layer.cell
+        assert isinstance(cell, InclusionCell)
+        return cls(FunctionalBound.of(cell, weight), bias)
+
+    def decision(self, target: int) -> Callable[[Equilibrium, State], Tensor]:
+        """Return what tells which samples provably vote for a class, or provably do not.
+
+        The vote is the target if its logit provably exceeds all others, and is not if one other
+        provably exceeds it.
+        """
+        sizes = self.bound.size(target)
+        offset = self.bias[target] - self.bias
+        rounding = 1e-9 * self.bias.abs().max()
+
+        def decided(problem: Equilibrium, state: State) -> Tensor:
+            assert problem.condition is not None
+            (x,) = problem.condition
+            middle, radius = self.bound.margins(state.z, state.fz, x, target, sizes)
+            margin, radius = middle + offset, radius + rounding
+            above, below = margin > radius, margin < -radius
+            above[:, target] = True
+            below[:, target] = False
+            return above.all(1) | below.any(1)
+
+        return decided
+
+
+class VerifiedSession(Session):
+    """A session that can prove votes.
+
+    Arguments:
+        model, image, start: as in `Session`.
+        proof: of the model.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, start: Start, proof: Proof) -> None:
+        super().__init__(model, image, start)
+        self.proof = proof
+
+
+@dataclass(frozen=True)
+class Verified(Policy):
+    """Iterate until a bound proves the vote; what is not proven within the budget is not counted.
+
+    Every counted vote is that of the exact equilibrium, so Clopper-Pearson holds whatever the
+    start, the chain or the stopping, and no accuracy is lost where all samples are decided.
+    Contractive and monotone models with an affine head qualify; the equilibrium is that of the
+    layer's condition as it is computed in single precision.
+
+    Arguments:
+        solver: how to iterate, and how far at most.
+    """
+
+    certifies: ClassVar[str] = "the classifier at the exact equilibrium"
+
+    start: Start = field(default_factory=Tangent)
+    solver: Solver[Equilibrium, Any] = field(
+        default_factory=lambda: Anderson(rtol=1e-6, max_steps=200)
+    )
+
+    def check(self, model: ImageModel) -> None:
+        if model.reason is not None:
+            raise ValueError(
+                f"policy verified: {model.reason} Train deq or homoode with --contraction, or "
+                "monotone, or choose --policy converged or audited."
+            )
+        Proof.of(model)  # raises where the weights break what their parametrisation promises
+        super().check(model)
+
+    def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
+        fixed = model.fixed()
+        proof = Proof.of(fixed)
+        return lambda image: VerifiedSession(fixed, image, self.start, proof)
+
+    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+        assert isinstance(session, VerifiedSession)
+        if target is None:
+            return session.vote(images, SELECT, stopped=True)
+        return session.vote(images, Until(self.solver, session.proof.decision(target)))

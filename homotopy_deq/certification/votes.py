@@ -1,0 +1,111 @@
+"""How the noise samples of one image are solved, and what each of them votes for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers import ODE, Equilibrium, InitialValue, Solution, Solver, Status, solve
+
+from ..layers import FlowLayer
+from ..models import ImageModel
+from .starts import Along, Cold, Start, Starter
+
+UNDECIDED = -1
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The votes of a batch.
+
+    Arguments:
+        labels: the class that each sample votes for, or -1 for none, int64 (B,).
+        evaluations: of the map, over the batch.
+    """
+
+    labels: np.ndarray
+    evaluations: int
+
+
+class Session:
+    """Solve the noise samples of one image from a start that the clean image may have given.
+
+    Arguments:
+        model: in eval mode.
+        image: (C, H, W) in [0, 1].
+        start: where the solves begin.
+
+    Raises:
+        ValueError: the logits of the clean image are not finite, or its solve fails where a
+            start is to follow from it.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
+        self.model = model
+        self.start = start
+        self.starter: Starter | None = None
+        output = model.solve(image[None], record=isinstance(start, Along))
+        if not bool(torch.isfinite(output.logits).all()):
+            raise ValueError(
+                "the model's logits are not finite on the clean image: nothing can be certified."
+            )
+        self.evaluations = int(output.solution.evals.sum())
+        if not isinstance(start, Cold):
+            problem = self.model.layer.equation(output.condition)
+            self.starter = start.at(model, problem, output.solution)
+
+    def full(self, images: Tensor) -> Votes:
+        """Vote by the model's own forward pass, from its own start; -1 where it fails."""
+        output = self.model.solve(images)
+        return _votes(output.logits, output.solution.converged, output.solution.evals)
+
+    def condition(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the layer's condition x, (B, ...), and what the cell is iterated with."""
+        x = self.model.condition(images)
+        return x, self.model.layer.condition(x)
+
+    def walk(self, images: Tensor, solver: Solver[Any, Any]) -> Solution[Tensor]:
+        """Solve from the session's start; the evaluations that the start took are counted."""
+        x, condition = self.condition(images)
+        layer = self.model.layer
+        if isinstance(solver, ODE):
+            assert isinstance(layer, FlowLayer)
+            begin = self.start.time if isinstance(self.start, Along) else 0.0
+            flow = InitialValue(layer.field, begin, layer.t1, condition)
+            return solve(flow, solver, self._begin(self.model.layer.equation(condition), x))
+        return self.solve(self.model.layer.equation(condition), solver, x)
+
+    def solve(
+        self, problem: Equilibrium, solver: Solver[Equilibrium, Any], x: Tensor
+    ) -> Solution[Tensor]:
+        """Solve an equilibrium from the session's start."""
+        found = solve(problem, solver, self._begin(problem, x))
+        if self.starter is not None:
+            finite = (found.status != Status.NONFINITE).view(-1, *(1,) * (found.value.dim() - 1))
+            self.starter.keep(torch.where(finite, found.value, 0))
+        return replace(found, evals=found.evals + self.start.evaluations)
+
+    def vote(self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False) -> Votes:
+        """Vote at the end of `walk`; -1 where the solver failed.
+
+        Arguments:
+            stopped: count a sample that reached max_steps, too: the answer is that step's.
+        """
+        found = self.walk(images, solver)
+        usable = found.converged
+        if stopped:
+            usable = usable | (found.status == Status.MAX_STEPS)
+        return _votes(self.model.head(found.value), usable, found.evals)
+
+    def _begin(self, problem: Equilibrium, x: Tensor) -> Tensor:
+        return self.model.start(x) if self.starter is None else self.starter(problem, x)
+
+
+def _votes(logits: Tensor, usable: Tensor, evals: Tensor) -> Votes:
+    usable = usable & torch.isfinite(logits).all(1)
+    labels = torch.where(usable, logits.argmax(1), UNDECIDED)
+    return Votes(labels.cpu().numpy(), int(evals.sum()))
