@@ -21,7 +21,7 @@ def result(name: str) -> dict[str, Any]:
 
 def measured() -> str:
     """Return the Markdown of all tables."""
-    return "\n\n".join((demo(), agreement(), gains(), bench(), fashion(), step()))
+    return "\n\n".join((demo(), agreement(), gains(), bench(), fashion(), step(), coverage()))
 
 
 def source(name: str) -> str:
@@ -184,6 +184,35 @@ def step() -> str:
             "",
             "| precision, gradient | forward, s | step, s | evaluations forward | peak MiB |",
             "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def coverage() -> str:
+    """False certificates where the true probability is known."""
+    body = result("coverage")
+    config, found = body["config"], body["result"]
+    names = list(found["scenarios"])
+    rows = [
+        f"| {name} | {'yes' if rule['sound'] else 'no'} | {rule['asks for']} | "
+        + " | ".join(str(rule["false certificates"].get(column, "")) for column in names)
+        + " |"
+        for name, rule in found["rules"].items()
+    ]
+    return "\n".join(
+        [
+            f"**False certificates** in {config['runs']:,} runs where the true probability is "
+            f"known, at alpha = {config['alpha']:g} with N = {config['samples']:,} and "
+            f"{config['audit']} audited. G is certified, S was computed. A sound rule has "
+            f"{found['band ends at']} at most (the {100 * config['quantile']:g}% quantile of the "
+            "binomial law); it is run where what it asks for holds, an unsound one where that "
+            "does not " + source("coverage"),
+            "",
+            *(f"- {name}: {meaning}" for name, meaning in found["scenarios"].items()),
+            "",
+            "| rule | sound | asks for | " + " | ".join(names) + " |",
+            "|---" * (len(names) + 3) + "|",
             *rows,
         ]
     )
