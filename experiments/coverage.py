@@ -87,13 +87,13 @@ Rule = Callable[[Draw], bool]
 
 
 def independent(config: Config, rng: np.random.Generator) -> Draw:
-    """S is G."""
+    """S is G, P(G = A) = .9."""
     exact = rng.random(config.samples) < 0.9
     return finish(config, rng, exact, exact, np.ones_like(exact), 0.9, 0.9)
 
 
 def drifting(config: Config, rng: np.random.Generator) -> Draw:
-    """S errs towards A, more and more along the chain and in whole batches; proofs fail alike."""
+    """P(G = A) = .9; S errs towards A, ever more along the chain, in batches; proofs fail alike."""
     n = config.samples
     exact = rng.random(n) < 0.9
     position = np.arange(n) / n
@@ -103,7 +103,7 @@ def drifting(config: Config, rng: np.random.Generator) -> Draw:
 
 
 def one_sided(config: Config, rng: np.random.Generator) -> Draw:
-    """P(S = A) = .53 and P(G = A) = .45: S says A where G does, and elsewhere too; i.i.d."""
+    """P(S = A) = .53 and P(G = A) = .45: S says A where G does, and independently elsewhere."""
     exact = rng.random(config.samples) < 0.45
     fails = rng.random(config.samples) < 0.08 / 0.55
     return finish(config, rng, exact, exact | fails, ~fails, 0.45, 0.53)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 EPS = 2.0**-52
 BELOW_ONE = 1 - EPS / 2  # the largest double below 1: no finite sample shows p = 1
@@ -81,7 +81,9 @@ def randomized_clopper_pearson(
     above = float(betaincinv(k + 1, n - k, alpha)) if k < n else 1.0
     if excess(plain) >= 0:
         return plain
-    root = above if excess(above) <= 0 else brentq(excess, plain, above, xtol=1e-16, rtol=4 * EPS)
+    root: Any = above
+    if excess(above) > 0:
+        root = brentq(excess, plain, above, xtol=1e-16)
     return max(plain, _lowered(float(root), tail, alpha))
 
 
