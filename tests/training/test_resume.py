@@ -23,19 +23,20 @@ from homotopy_deq.training import (
     read_metrics,
     save_checkpoint,
 )
-from tests.training.tiny import CONFIG, At, run
+from tests.training.tiny import ALL, CONFIG, At, run
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "limit": 100, "test-limit": 40, "hidden": 4, "head": 8, "groups": 2, "batch": 8, "epochs": 2,
     "pad": 1, "start-every": 2, "jacobian-penalty": 0.1, "residual-penalty": 0.1,
-    "solver": "anderson", "rtol": 0.01, "save-every": 0,
+    "solver": "anderson", "rtol": 0.01, "save-every": 0, "noise": 0.25, "consistency": 1,
+    "adversary-steps": 1, "adversary-radius": 0.25,
 }  # fmt: skip
 FLAGS = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))] + ["--cpu"]
 
 
-def unbroken(tmp_path: Path) -> bytes:
-    run(tmp_path / "unbroken")
+def unbroken(tmp_path: Path, **changes: Any) -> bytes:
+    run(tmp_path / "unbroken", **changes)
     return (tmp_path / "unbroken" / CHECKPOINT).read_bytes()
 
 
@@ -50,6 +51,15 @@ def test_a_run_that_crashed_ends_as_if_it_had_not(tmp_path: Path, step: int) -> 
         run(folder, At(step, crash))
     run(folder, resume=True)
     assert (folder / CHECKPOINT).read_bytes() == unbroken(tmp_path)
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_with_noise_adversary_and_consistency_too(tmp_path: Path, step: int) -> None:
+    folder = tmp_path / "broken"
+    with pytest.raises(MemoryError):
+        run(folder, At(step, crash), smoothing=ALL)
+    run(folder, resume=True, smoothing=ALL)
+    assert (folder / CHECKPOINT).read_bytes() == unbroken(tmp_path, smoothing=ALL)
 
 
 def test_what_was_done_since_the_last_save_is_done_again(tmp_path: Path) -> None:

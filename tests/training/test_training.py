@@ -195,8 +195,11 @@ def test_approximate_gradients_are_told_once_an_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    sizes = {"limit": 100, "hidden": 4, "head": 8, "groups": 2, "batch": 8, "epochs": 1}
+@pytest.mark.parametrize(
+    "more", [{}, {"noise": 0.2, "consistency": 1, "adversary-steps": 1, "adversary-radius": 0.2}]
+)
+def test_two_processes_train_one_model(tmp_path: Path, more: dict[str, float]) -> None:
+    sizes = {"limit": 100, "hidden": 4, "head": 8, "groups": 2, "batch": 8, "epochs": 1, **more}
     flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "homotopy_deq.cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -11,13 +11,27 @@ import torch
 from homotopy_deq import DEQ, Anderson, HomoODE, Implicit
 from homotopy_deq.data import ImageData, load
 from homotopy_deq.models import ImageModel
-from homotopy_deq.training import Observer, Outcome, Place, Tally, TrainConfig, train
+from homotopy_deq.training import (
+    Observer,
+    Outcome,
+    Place,
+    SmoothTraining,
+    Tally,
+    TrainConfig,
+    train,
+)
 
 # Everything that draws random numbers is on: dropout, augmentation, Hutchinson's probes, and the
 # initial point's own optimiser takes every second step.
 CONFIG = TrainConfig(
     epochs=2, batch=16, start_every=2, jacobian_penalty=0.1, residual_penalty=0.1, pad=1,
     save_every=0.0,
+)  # fmt: skip
+
+
+# All of the training for certification.
+ALL = SmoothTraining(
+    0.25, samples=2, adversary_steps=2, adversary_radius=0.25, consistency=5.0
 )  # fmt: skip
 
 
@@ -65,4 +79,4 @@ class At:
         pass
 
 
-__all__ = ["CONFIG", "DEQ", "At", "data", "model", "run"]
+__all__ = ["ALL", "CONFIG", "DEQ", "At", "data", "model", "run"]
