@@ -125,6 +125,7 @@ class ReflectedState(State):
 
 @dataclass(frozen=True)
 class _Splitting(Solver[Equilibrium, S]):
+    max_steps: int = field(default=1000, kw_only=True)
     step_size: float | None = None
 
     def __post_init__(self) -> None:
@@ -169,7 +170,8 @@ class ForwardBackward(_Splitting[ForwardState]):
 
     With A = I - W, <A z, z> >= m ||z||^2 and ||A|| <= l it converges for 0 < alpha < 2 m / l^2,
     each step at the rate sqrt(1 - 2 alpha m + alpha^2 l^2) or better; the best bound is that of
-    alpha = m / l^2. Where ||W|| > 1, plain iteration (alpha = 1) may diverge.
+    alpha = m / l^2, and of order (l / m)^2 steps: for a small m take another solver. Where
+    ||W|| > 1, plain iteration (alpha = 1) may diverge.
 
     Arguments:
         step_size: alpha; m / l^2 by default, from the problem's moduli.
@@ -181,8 +183,6 @@ class ForwardBackward(_Splitting[ForwardState]):
     References:
         E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
     """
-
-    max_steps: int = field(default=500, kw_only=True)
 
     def best(self, m: float, norm: float) -> float:
         return m / norm**2
@@ -282,8 +282,6 @@ class DouglasRachford(_Reflecting):
     References:
         P.-L. Lions, B. Mercier (1979), Splitting algorithms for the sum of two nonlinear operators.
     """
-
-    max_steps: int = field(default=200, kw_only=True)
 
     def best(self, m: float, norm: float) -> float:
         return 1 / norm if m >= 0 else 0.0

@@ -104,7 +104,8 @@ class Path:
             joined by "+" take over each other's failed samples; after a method they polish the
             end of its flow: "rk4+anderson".
         rtol, atol, max_steps: of every part, where given.
-        step_size: step in t of the methods without error control, where given.
+        step_size: step in t of the methods without error control, and of the splittings, where
+            given.
         horizon: where the flow ends, where given.
     """
 
@@ -189,7 +190,12 @@ class Path:
             )
 
     def _root(self, names: list[str]) -> Solver[Equilibrium, Any]:
-        parts = [replace(SOLVERS[name](), **self._limits()) for name in names]
+        parts = []
+        for name in names:
+            settings = self._limits()
+            if name in SPLITTINGS and self.step_size is not None:
+                settings["step_size"] = self.step_size
+            parts.append(replace(SOLVERS[name](), **settings))
         return parts[0] if len(parts) == 1 else Then(*parts)
 
     def _flow(self, method: str, rest_point: bool) -> ODE:

@@ -47,7 +47,8 @@ StepSize = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
         help="Step in t of methods without error control (rk4, euler, ...). Default: 1 towards "
-        "a rest point (explicit_adams and the like: 0.1), else 0.1."
+        "a rest point (explicit_adams and the like: 0.1), else 0.1. Of forward-backward, "
+        "peaceman-rachford and douglas-rachford: alpha; default: of the best proved rate."
     ),
 ]
 Horizon = Annotated[
