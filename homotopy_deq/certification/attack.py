@@ -179,7 +179,7 @@ def _search(
     """Ascend each of the losses once; return what the judge finds worst, the images included."""
     best = images
     with torch.no_grad():
-        worst = judge(images)
+        worst = judge(images).nan_to_num(nan=-math.inf)  # any other point is then better
     for restart, loss in enumerate(losses):
         points = images
         if restart:

@@ -156,6 +156,18 @@ def test_an_attack_leaves_the_model_and_the_images_as_they_were() -> None:
     assert broken.training
 
 
+def test_an_image_whose_logits_are_not_finite_can_be_left() -> None:
+    w, images, labels, margins = linear(n=2)
+    images[:] = 0.5 * w.reshape(1, 1, 3, 4)
+
+    def broken(x: Tensor) -> Tensor:
+        at_image = (x - images).flatten(1).norm(dim=1) < 1e-6
+        return torch.where(at_image[:, None], math.nan, halves(w, x))
+
+    points = pgd(broken, images, torch.ones(2).long(), 1.0, Attack(5))
+    assert bool((halves(w, points).argmax(1) == 0).all())
+
+
 @pytest.fixture(scope="module")
 def undefended() -> tuple[ImageModel, Tensor, Tensor]:
     """A small DEQ trained without any noise, and test images; seconds."""
@@ -239,6 +251,25 @@ def test_the_votes_are_those_of_the_classifier_that_was_certified() -> None:
 
     found = attack_certificates(lambda x: halves(w, x), images, labels, margins, SIGMA, vote=vote)
     assert all(sum(trial.counts) == 0 and trial.outcome == "undecided" for trial in found)
+
+
+def test_votes_are_drawn_under_noise_that_no_search_has_seen() -> None:
+    w, images, labels, _ = linear(n=2)
+    searched: list[Tensor] = []
+    voted: list[Tensor] = []
+
+    def logits(x: Tensor) -> Tensor:
+        searched.append(x.detach().flatten(1))
+        return halves(w, x)
+
+    def vote(x: Tensor) -> Tensor:
+        voted.append(x.flatten(1))
+        return halves(w, x).argmax(1)
+
+    tiny = [1e-9, 1e-9]  # so that points differ by their noise alone
+    attack_certificates(logits, images, labels, tiny, SIGMA, Attack(2, draws=64), vote=vote)
+    assert len(torch.cat(voted)) == 2000
+    assert float(torch.cdist(torch.cat(voted), torch.cat(searched)).min()) > 1e-3
 
 
 def test_equal_attacks_find_equal_points_and_votes() -> None:
