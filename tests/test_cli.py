@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from homotopy_deq import ODE, Anderson
 from homotopy_deq.cli import app, load_model, names
-from homotopy_deq.cli.spec import resolve
+from homotopy_deq.cli.spec import rebuild, resolve
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 from solvers import Then
@@ -156,6 +156,14 @@ def test_resume_takes_the_settings_from_the_run(run: Path) -> None:
         (["--no-rest-point", "--residual-penalty", "1"], "no residual to penalise"),
         (["--no-rest-point", "--solver", "anderson"], "rest_point=True"),
         (["--model", "deq", "--no-rest-point"], "homoode alone"),
+        (["--contraction", "1.5"], "contraction must be in (0, 1); got 1.5"),
+        (["--contraction", "0.9", "--no-rest-point"], "homoode without one"),
+        (["--contraction", "0.9", "--model", "monotone"], "a choice of deq, and of homoode"),
+        (["--monotonicity", "0.5"], "a choice of monotone alone; got it for homoode"),
+        (["--kernel", "0"], "goes with --model monotone or with --contraction"),
+        (["--kernel", "2", "--model", "monotone"], "kernel must be odd"),
+        (["--solver", "peaceman-rachford"], "the equation of a monotone model"),
+        (["--solver", "rk4+forward-backward"], "the equation of a monotone model"),
         (["--dataset", "cifar10", "--data", "nowhere"], "no CIFAR-10 in nowhere"),
         (["--resume"], "to resume from"),
     ],
@@ -165,6 +173,56 @@ def test_bad_input_is_refused_before_anything_is_written(
 ) -> None:
     assert told in refused("train", "--out", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model", "monotone", "--kernel", 0, "--monotonicity", 0.5],
+        ["--model", "monotone", "--hidden", 4],
+        ["--model", "deq", "--contraction", 0.9, "--kernel", 0, "--hidden", 32],
+        ["--model", "homoode", "--contraction", 0.9, "--kernel", 0],
+    ],
+    ids=["monotone dense", "monotone", "deq", "homoode"],
+)
+def test_models_whose_votes_can_be_verified_go_through_every_command(
+    flags: list[object], tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "run", tmp_path / "plots"
+    done("train", "--out", folder, *flags, "--limit", 200, "--epochs", 1, "--cpu")
+    done("train", "--out", folder, "--resume", *flags)
+    assert "the run has" in refused("train", "--out", folder, "--resume", "--kernel", 5)
+    model = load_model(folder)
+    assert model.verifiable and model.bounds().monotonicity > 0
+    passes = ["anderson", "peaceman-rachford", "rk4+douglas-rachford"]
+    solvers = [word for name in passes for word in ("--solver", name)]
+    done("evaluate", folder, *solvers, "--limit", 20, "--json", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert all(each["residual_worst"] <= 1.01e-4 for each in found.values())
+    assert len({each["accuracy"] for each in found.values()}) == 1
+    image = tmp_path / "image.png"
+    Image.fromarray(load("digits").test_images[0, 0].numpy()).save(image)
+    assert len(json.loads(done("predict", folder, image, "--json", "--cpu"))) == 1
+    done("plot", folder, "--samples", 2, "--batch", 4, "--solver", "anderson", "--out", out)
+    assert (out / "paths.png").exists()
+
+
+def test_step_size_reaches_the_splittings() -> None:
+    model = names.MODELS["monotone"]((1, 8, 8), 10, hidden=4)
+    for name in names.SPLITTINGS:
+        solver = names.Path(name, step_size=0.5).put(model).layer.solver
+        assert solver.step_size == 0.5  # type: ignore[attr-defined]
+
+
+def test_a_run_of_before_a_choice_existed_still_loads(run: Path) -> None:
+    checkpoint = load_checkpoint(run / CHECKPOINT)
+    spec = checkpoint.meta["about"]["spec"]
+    for name in ("contraction", "monotonicity", "kernel"):
+        assert spec.pop(name) is None
+    for name in ("contraction", "kernel"):
+        del checkpoint.meta["about"]["model"]["config"][name]
+    image = torch.rand(1, 1, 8, 8)
+    assert torch.equal(rebuild(checkpoint)(image), load_model(run)(image))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -197,7 +255,7 @@ def test_other_solvers_of_a_run_in_bf16_ask_for_no_more_than_it_can_resolve() ->
 
 
 def test_every_name_makes_the_solver_that_it_names() -> None:
-    model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4, head=8)
+    model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4, contraction=0.9)
     for name, kind in names.SOLVERS.items():
         assert type(names.Path(name, rtol=1e-3).put(model).layer.solver) is kind
     for method in names.METHODS:
