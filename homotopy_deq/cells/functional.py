@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .bounds import Bounds, rounding, symbol
+from .bounds import Bounds, symbol
 from .inclusion import InclusionCell
 
 ROUNDING = 1e-6
@@ -74,33 +74,34 @@ class FunctionalBound:
         plain = bounds.norm / bounds.monotonicity
         return cls(c, pulled / 2, c @ solved.mT, gain * (1 + ROUNDING), plain, bounds)
 
-    def size(self, first: int) -> Tensor:
-        """Return upper bounds of ||C_first - C_j||_S and of its 2-norm, (2, K)."""
-        squared = self.gram[first, first] + self.gram.diagonal() - 2 * self.gram[first]
-        apart = torch.linalg.vector_norm(self.value[first] - self.value, dim=1)
+    def sizes(self) -> Tensor:
+        """Return upper bounds of ||C_i - C_j||_S and of its 2-norm, (2, K, K)."""
+        diagonal = self.gram.diagonal()
+        squared = diagonal[:, None] + diagonal - self.gram - self.gram.mT
+        apart = torch.linalg.vector_norm(self.value[:, None] - self.value, dim=2)
         slack = ROUNDING * apart**2 / self.bounds.monotonicity
         return torch.stack((squared.clamp_min(0).add(slack).sqrt(), apart * (1 + ROUNDING)))
 
-    def margins(
-        self, z: Tensor, fz: Tensor, x: Tensor, first: int, sizes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return m and r with |(C_first - C_j) z* - m_j| <= r_j, each (B, K), float64.
-
-        Arguments:
-            z, fz: a state and the cell's value there as computed, (B, ...).
-            x: the condition that it was computed with, (B, ...).
-            first: the row that the others are subtracted from.
-            sizes: `size(first)`.
-        """
+    def center(self, z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+        """Return C times the centre of the ball that z* is in, (B, K), and ||z - fz||, (B,)."""
         image = fz.flatten(1).double()
         gap = z.flatten(1).double() - image
         at = image @ self.value.mT - gap @ self.slope.mT
-        length = torch.linalg.vector_norm(gap, dim=1, keepdim=True) * (1 + ROUNDING)
+        return at, torch.linalg.vector_norm(gap, dim=1) * (1 + ROUNDING)
+
+    def radius(self, length: Tensor, eta: Tensor, sizes: Tensor) -> Tensor:
+        """Return how far (C_i - C_j) z* may be from its value at the centre, (B, K) or (1, K).
+
+        Arguments:
+            length: ||z - fz|| as `center` returns it, (B,).
+            eta: `bounds.rounding` of the evaluation, (B,).
+            sizes: of the differences, rows of `sizes()`, (2, B, K) or (2, 1, K).
+        """
         weighted, plain = sizes
-        radius = length * (self.gain / 2 * weighted + ROUNDING * self.plain * plain)
-        eta = rounding(z, fz, x, self.bounds)[:, None]
-        radius = radius + eta * (weighted / self.bounds.monotonicity**0.5)
-        return at[:, [first]] - at, radius
+        spread = self.gain / 2 * weighted + ROUNDING * self.plain * plain
+        slack = weighted / self.bounds.monotonicity**0.5
+        distance: Tensor = length[:, None] * spread + eta[:, None] * slack
+        return distance
 
 
 def _dense(w: Tensor, c: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -71,6 +71,10 @@ class Policy(ABC):
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         """Vote for each noise sample; with a target, a vote need only say whether it is that."""
 
+    def propose(self, session: Session, images: Tensor) -> Votes:
+        """Vote to select a class: nothing rests on these votes being right."""
+        return self.vote(session, images, None)
+
     def bound(
         self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
     ) -> Bound:

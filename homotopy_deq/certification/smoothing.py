@@ -148,11 +148,7 @@ class Smoother:
         Sampling stops once the probability is proven above Phi(radius / sigma), once it is
         most likely below it, or after n samples.
         """
-        if not self.policy.anytime:
-            raise ValueError(
-                f"policy {type(self.policy).__name__.lower()} judges all votes together, so "
-                "sampling cannot stop early: use verified, converged or truncated."
-            )
+        self._check_anytime("decide")
         work = self._begin(image, index)
         target = self._select(work)
         threshold = required_probability(radius, self.smoothing.sigma)
@@ -184,20 +180,32 @@ class Smoother:
     def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
         """Return the smoothed class, or -1 where alpha does not separate the first two, and counts.
 
-        With probability at least 1 - alpha the class returned is the smoothed classifier's.
+        With probability at least 1 - alpha the class returned is the smoothed classifier's:
+        undecided votes are counted for the runner-up.
         """
         from scipy.stats import binomtest
 
+        self._check_anytime("predict")
         work = self._begin(image, index)
         parts = [
             self._vote(work, Phase.ESTIMATE, start, stop, None)
             for start, stop in self.smoothing.chunks(self.smoothing.n)
         ]
-        counts = self._counts(np.concatenate(parts))
-        first, second = np.sort(counts)[::-1][:2]
-        test = binomtest(int(first), int(first + second), 0.5) if first else None
-        sure = test is not None and test.pvalue <= self.smoothing.alpha
+        labels = np.concatenate(parts)
+        counts = self._counts(labels)
+        first, second = (int(k) for k in np.sort(counts)[::-1][:2])
+        second += int((labels == UNDECIDED).sum())
+        sure = (
+            first > second and binomtest(first, first + second, 0.5).pvalue <= self.smoothing.alpha
+        )
         return (int(counts.argmax()) if sure else ABSTAIN), counts
+
+    def _check_anytime(self, what: str) -> None:
+        if not self.policy.anytime:
+            raise ValueError(
+                f"policy {type(self.policy).__name__} judges all votes together after an audit, "
+                f"which {what} does not do: use verified, converged or truncated."
+            )
 
     def _begin(self, image: Tensor, index: int) -> _Work:
         if float(image.min()) < 0 or float(image.max()) > 1:
@@ -223,7 +231,11 @@ class Smoother:
         self, work: _Work, phase: Phase, start: int, stop: int, target: int | None
     ) -> np.ndarray:
         noise = self.smoothing.noise.draw(work.index, phase, start, stop, work.image.shape)
-        votes = self.policy.vote(work.session, work.noisy(noise), target)
+        images = work.noisy(noise)
+        if phase == Phase.SELECT:
+            votes = self.policy.propose(work.session, images)
+        else:
+            votes = self.policy.vote(work.session, images, target)
         work.evaluations += votes.evaluations
         if self.advance is not None:
             self.advance(stop - start)

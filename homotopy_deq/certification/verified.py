@@ -6,17 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from solvers import Anderson, Equilibrium, Solver, State
 from solvers.until import Until
 
+from ..cells.bounds import rounding
 from ..cells.functional import FunctionalBound
 from ..cells.inclusion import InclusionCell
 from ..models import ImageModel
 from .policies import Policy
-from .starts import Start, Tangent
+from .starts import Along, Start, Tangent
 from .votes import Session, Votes
+
+ROUNDING = 1e-9
+"""Share of the largest bias that is added to every radius, for sums in double precision."""
 
 SELECT = Anderson(rtol=1e-2)
 """Selection only proposes a class, which the estimation then bounds: no proof is needed there."""
@@ -51,24 +56,31 @@ class Proof:
         assert isinstance(cell, InclusionCell)
         return cls(FunctionalBound.of(cell, weight), bias)
 
-    def decision(self, target: int) -> Callable[[Equilibrium, State], Tensor]:
-        """Return what tells which samples provably vote for a class, or provably do not.
+    def decision(self, target: int | None) -> Callable[[Equilibrium, State], Tensor]:
+        """Return what tells which samples are decided.
 
-        The vote is the target if its logit provably exceeds all others, and is not if one other
-        provably exceeds it.
+        With a target: the vote is provably the target, as its logit exceeds all others, or
+        provably not, as one other exceeds it. Without: the largest logit exceeds all others.
         """
-        sizes = self.bound.size(target)
-        offset = self.bias[target] - self.bias
-        rounding = 1e-9 * self.bias.abs().max()
+        table = self.bound.sizes()
+        offsets = self.bias[:, None] - self.bias
+        slack = ROUNDING * self.bias.abs().max()
 
         def decided(problem: Equilibrium, state: State) -> Tensor:
             assert problem.condition is not None
             (x,) = problem.condition
-            middle, radius = self.bound.margins(state.z, state.fz, x, target, sizes)
-            margin, radius = middle + offset, radius + rounding
-            above, below = margin > radius, margin < -radius
-            above[:, target] = True
-            below[:, target] = False
+            at, length = self.bound.center(state.z, state.fz)
+            eta = rounding(state.z, state.fz, x, self.bound.bounds)
+            if target is None:
+                first = (at + self.bias).argmax(1)
+            else:
+                first = torch.tensor([target], device=at.device)
+            radius = self.bound.radius(length, eta, table[:, first]) + slack
+            margin = at.gather(1, first.expand(len(at))[:, None]) - at + offsets[first]
+            above = (margin > radius).scatter(1, first.expand(len(at))[:, None], True)
+            if target is None:
+                return above.all(1)
+            below = margin < -radius
             return above.all(1) | below.any(1)
 
         return decided
@@ -114,15 +126,17 @@ class Verified(Policy):
                 "monotone, or choose --policy converged or audited."
             )
         Proof.of(model)  # raises where the weights break what their parametrisation promises
-        super().check(model)
+        if isinstance(self.start, Along):  # any other start will do: nothing rests on it
+            super().check(model)
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
         fixed = model.fixed()
         proof = Proof.of(fixed)
         return lambda image: VerifiedSession(fixed, image, self.start, proof)
 
+    def propose(self, session: Session, images: Tensor) -> Votes:
+        return session.vote(images, SELECT, stopped=True)
+
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         assert isinstance(session, VerifiedSession)
-        if target is None:
-            return session.vote(images, SELECT, stopped=True)
         return session.vote(images, Until(self.solver, session.proof.decision(target)))

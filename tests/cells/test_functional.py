@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from homotopy_deq.cells.bounds import error_bound
+from homotopy_deq.cells.bounds import error_bound, rounding
 from homotopy_deq.cells.functional import FunctionalBound
 from homotopy_deq.cells.inclusion import ContractiveCell, FixedCell, InclusionCell, MonotoneCell
 from solvers import PeacemanRachford, solve
@@ -35,6 +35,15 @@ def truth(made: InclusionCell, x: Tensor) -> Tensor:
     return found.check().value
 
 
+def margins(
+    bound: FunctionalBound, z: Tensor, fz: Tensor, x: Tensor, first: int
+) -> tuple[Tensor, Tensor]:
+    """Return m and r with |(C_first - C_j) z* - m_j| <= r_j, each (B, K)."""
+    at, length = bound.center(z, fz)
+    eta = rounding(z, fz, x, bound.bounds)
+    return at[:, [first]] - at, bound.radius(length, eta, bound.sizes()[:, [first]])
+
+
 @pytest.mark.parametrize("kind", (0, 1))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bound_holds_wherever_the_state_is_and_is_sharper_than_the_norms(
@@ -52,11 +61,11 @@ def test_bound_holds_wherever_the_state_is_and_is_sharper_than_the_norms(
         with torch.no_grad():
             fz = made(z, x)
         for first in range(4):
-            middle, radius = bound.margins(z, fz, x, first, bound.size(first))
+            middle, radius = margins(bound, z, fz, x, first)
             at = z_star.flatten(1) @ c.double().mT
             error = (at[:, [first]] - at - middle).abs()
             assert bool((error <= radius).all())
-            plain = error_bound(z, fz, x, bound.bounds)[:, None] * bound.size(first)[1]
+            plain = error_bound(z, fz, x, bound.bounds)[:, None] * bound.sizes()[1, first]
             others = torch.arange(4) != first
             ratios.append((radius / plain)[:4, others])  # later the rounding dominates both
     # Sharper by 2 at least, as the ball around the centre has half the radius of one around fz.
@@ -72,7 +81,7 @@ def test_bound_is_attained_on_a_line() -> None:
     x, z = torch.tensor([[1.0]]), torch.tensor([[3.0]])
     with torch.no_grad():
         fz = made(z, x)
-    middle, radius = bound.margins(z, fz, x, 0, bound.size(0))
+    middle, radius = margins(bound, z, fz, x, 0)
     # z* = 2 and fz = 2.5; the margin of row 0 over row 1 is z* itself.
     assert float(middle[0, 1] - radius[0, 1]) == pytest.approx(2.0, abs=1e-5)
     assert float(middle[0, 1] - radius[0, 1]) <= 2.0

@@ -1,0 +1,124 @@
+"""A vote that is counted is the vote of the exact equilibrium."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from homotopy_deq import DEQ, HomoODE
+from homotopy_deq.certification import Clean, Cold, Serial, Smoother, Smoothing, Tangent, Verified
+from homotopy_deq.certification.votes import UNDECIDED
+from homotopy_deq.models import ImageModel, MonotoneDEQ
+from solvers import ODE, Anderson, PeacemanRachford, Picard, solve
+
+SHAPE = (1, 4, 4)
+KINDS = ("contractive", "contractive convolution", "monotone", "monotone convolution", "flow")
+
+
+def model(kind: str, seed: int = 0) -> ImageModel:
+    torch.manual_seed(seed)
+    sizes = {"hidden": 6, "pool": 2, "kernel": 3 if "convolution" in kind else None}
+    made: ImageModel
+    if kind.startswith("monotone"):
+        made = MonotoneDEQ(SHAPE, 4, **sizes)  # type: ignore[arg-type]
+    elif kind == "flow":
+        made = HomoODE(SHAPE, 4, contraction=0.95, solver=ODE("rk4"), **sizes)  # type: ignore[arg-type]
+    else:
+        made = DEQ(SHAPE, 4, contraction=0.95, **sizes)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.5)
+    return made.eval()
+
+
+def exact(made: ImageModel, images: Tensor) -> Tensor:
+    """Return the logits at the equilibrium of the float32 condition, to 1e-11."""
+    fixed = made.fixed()
+    with torch.no_grad():
+        condition = fixed.layer.condition(fixed.condition(images))
+        weight, bias = fixed.linear_head()
+        problem = fixed.layer.cell.double().equation(tuple(t.double() for t in condition))  # type: ignore[operator]
+        found = solve(
+            problem, PeacemanRachford(rtol=1e-13, max_steps=5000), torch.zeros_like(problem.x)
+        )
+    return found.check().value.flatten(1) @ weight.mT + bias
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "start", (Cold(), Clean(), Tangent(), Serial()), ids=lambda s: type(s).__name__
+)
+def test_decided_votes_are_those_of_the_exact_equilibrium(kind: str, start: object) -> None:
+    made = model(kind)
+    policy = Verified(start=start)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    images = image + 0.5 * torch.randn(300, *SHAPE)
+    truth = exact(made, images).argmax(1).numpy()
+    with torch.no_grad():
+        session = policy.prepare(made)(image)
+        for target in (None, 0, 1):
+            labels = policy.vote(session, images, target).labels
+            decided = labels != UNDECIDED
+            assert decided.mean() > 0.98
+            if target is None:
+                assert (labels == truth)[decided].all()
+            else:
+                assert ((labels == target) == (truth == target))[decided].all()
+
+
+def test_votes_without_the_budget_to_prove_them_are_not_counted() -> None:
+    made = model("monotone")
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    images = image + 0.5 * torch.randn(300, *SHAPE)
+    truth = exact(made, images).argmax(1).numpy()
+    policy = Verified(start=Cold(), solver=Picard(rtol=1e-6, max_steps=1))
+    with torch.no_grad():
+        labels = policy.vote(policy.prepare(made)(image), images, 0).labels
+    decided = labels != UNDECIDED
+    assert 0.02 < decided.mean() < 0.98  # else this test would show nothing
+    assert ((labels == 0) == (truth == 0))[decided].all()
+
+
+def test_a_wrong_bound_is_noticed_by_these_tests() -> None:
+    # The same budget, believed without proof: some votes are not those of the equilibrium.
+    made = model("monotone")
+    torch.manual_seed(1)
+    images = torch.rand(SHAPE) + 0.5 * torch.randn(300, *SHAPE)
+    truth = exact(made, images).argmax(1)
+    with torch.no_grad():
+        hasty = made.with_solver(Picard(rtol=1e-6, max_steps=1)).solve(images).logits.argmax(1)
+    assert bool((hasty != truth).any())
+
+
+def test_models_that_nothing_bounds_are_refused_with_the_reason() -> None:
+    torch.manual_seed(0)
+    plain = DEQ(SHAPE, 4, hidden=4, head=8, groups=2).eval()
+    with pytest.raises(ValueError, match=r"ConvCell.*--contraction"):
+        Smoother(plain, Verified(), Smoothing(0.25))
+    flow = HomoODE(SHAPE, 4, hidden=4, head=8, groups=2, rest_point=False).eval()
+    with pytest.raises(ValueError, match="no equilibrium"):
+        Smoother(flow, Verified(), Smoothing(0.25))
+
+
+def test_weights_that_break_their_promise_are_refused() -> None:
+    made = model("contractive").fixed()
+    made.layer.cell.matrix.mul_(3)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="strongly monotone"):
+        Smoother(made, Verified(), Smoothing(0.25))
+
+
+def test_a_polished_flow_and_its_deq_have_the_same_verified_votes() -> None:
+    flow = model("flow")
+    deq = flow.with_solver(Anderson())
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    smoothing = Smoothing(0.25, n0=64, n=500)
+    first, second = (
+        Smoother(each, Verified(start=Clean()), smoothing).certify(image, 0, 0)
+        for each in (flow.with_solver(ODE("rk4"), polish=Anderson(rtol=1e-5)), deq)
+    )
+    assert first.votes == second.votes
+    assert first.radius == second.radius
