@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
 from homotopy_deq import DEQ
 from homotopy_deq.adversary import distance, frozen, smoothed
-from homotopy_deq.cli import app
-from homotopy_deq.cli.spec import resolve, spec_of
 from homotopy_deq.data import load, loader
 from homotopy_deq.models import ImageModel
 from homotopy_deq.training import (
@@ -30,7 +27,6 @@ from homotopy_deq.training import (
     accelerator_for,
     evaluate,
     load_checkpoint,
-    save_checkpoint,
     train,
 )
 from homotopy_deq.training.smoothing import (
@@ -251,67 +247,6 @@ def test_the_figures_are_clean_and_noisy_and_the_best_epoch_is_chosen_under_nois
         assert found.loss == pytest.approx(figures["loss"], rel=1e-5)
     assert outcome.noisy["loss"] != outcome.test["loss"]
     assert load_checkpoint(tmp_path / CHECKPOINT).meta["noisy_test"] == outcome.noisy
-
-
-def test_a_run_from_before_there_was_noise_can_be_resumed(tmp_path: Path) -> None:
-    words = ["train", "--limit", "60", "--hidden", "4", "--head", "8", "--epochs", "1", "--cpu"]
-    words += ["--groups", "2", "--solver", "anderson", "--rtol", "0.1", "--out", str(tmp_path)]
-    assert CliRunner().invoke(app, words).exit_code == 0
-    stored = load_checkpoint(tmp_path / CHECKPOINT)
-    about = stored.meta["about"]
-    new = [name for name in about["spec"] if name.split("_")[0] in ("noise", "adversary")]
-    new += ["consistency", "consistency_entropy"]
-    spec = {k: v for k, v in about["spec"].items() if k not in new}
-    training = {k: v for k, v in about["training"].items() if k != "smoothing"}
-    assert len(spec) == len(about["spec"]) - 6 and len(training) == len(about["training"]) - 1
-    old = {**stored.meta, "about": {**about, "spec": spec, "training": training}}
-    save_checkpoint(tmp_path / CHECKPOINT, replace(stored, meta=old))
-    assert spec_of(load_checkpoint(tmp_path / CHECKPOINT)).noise is None
-    done = CliRunner().invoke(app, [*words, "--resume"])
-    assert done.exit_code == 0, done.output
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"noise": 0.0}, "noise must be a standard deviation above 0"),
-        ({"noise": math.nan}, "noise must be .*; got nan"),
-        ({"samples": 0}, "noise_samples must be at least 1; got 0"),
-        ({"adversary_steps": -1}, "adversary_steps must be 0 or more; got -1"),
-        ({"adversary_steps": 2}, "both be above 0, or neither; got 2 and 0.0"),
-        ({"adversary_radius": 0.5}, "both be above 0, or neither; got 0 and 0.5"),
-        ({"consistency": 1.0}, "noise_samples must be at least 2; got 1"),
-        ({"entropy": -1.0}, "consistency_entropy must be 0 or more; got -1.0"),
-    ],
-)
-def test_settings_out_of_range_are_named(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        SmoothTraining(**{"noise": 0.25, **settings})
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--noise", "0"], "noise must be a standard deviation above 0"),
-        (["--adversary-steps", "2"], "--adversary-steps: these train for certification"),
-        (["--consistency", "5", "--noise-samples", "2"], "--noise-samples, --consistency: these"),
-        (["--noise", "0.2", "--consistency-entropy", "1"], "goes with --consistency"),
-    ],
-)
-def test_what_needs_noise_is_refused_without_it(
-    flags: list[str], told: str, tmp_path: Path
-) -> None:
-    done = CliRunner().invoke(app, ["train", *flags, "--out", str(tmp_path / "run")])
-    assert done.exit_code == 2 and told in done.output
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_command_line_says_how_to_train() -> None:
-    given = {"noise": 0.25, "consistency": 10.0, "adversary_steps": 2, "adversary_radius": 0.5}
-    expected = SmoothTraining(0.25, 2, 2, 0.5, 10.0)  # two draws where they are to agree
-    assert resolve(given).config(0.0).smoothing == expected
-    assert resolve({}).config(0.0).smoothing is TrainConfig().smoothing is None
-    assert asdict(resolve({}))["noise"] is None
 
 
 @pytest.mark.slow
