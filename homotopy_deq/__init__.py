@@ -29,7 +29,7 @@ from solvers import (
 )
 
 from .layers import ConvergenceWarning, FlowLayer, ImplicitLayer
-from .models import DEQ, AugmentedNeuralODE, HomoODE, NeuralODE
+from .models import DEQ, AugmentedNeuralODE, HomoODE, MonotoneDEQ, NeuralODE
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "Implicit",
     "ImplicitLayer",
     "InitialValue",
+    "MonotoneDEQ",
     "NeuralODE",
     "NewtonKrylov",
     "Phantom",

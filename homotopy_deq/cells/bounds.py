@@ -65,13 +65,18 @@ def error_bound(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
     Arguments:
         z: any state, (B, ...), of finite numbers.
         fz: the cell's value there as computed in z's dtype u = 2^-24 (float32) or 2^-53 (float64)
-            by sums of products. TensorFloat-32, half precision, and convolutions by Winograd's or
-            Fourier's transform are not; on a GPU allow none of them, or evaluate in float64.
+            by sums of products, as matrix products and PyTorch's convolutions on a CPU are.
+            TensorFloat-32, half precision (autocast), and convolutions by Winograd's or Fourier's
+            transform, among which cuDNN chooses, are not.
         x: the condition that fz was computed with, (B, ...).
         bounds: of the weight that fz was computed with.
 
     Returns:
         The bound for each sample, float64 (B,); NaN or infinite where z, fz or x is.
+
+    Raises:
+        ValueError: fz is of another precision, or of float32 on a GPU and an image, or TF32 is
+            allowed there: evaluate in float64 (`model.double()`).
 
     References:
         N. Higham (2002), Accuracy and stability of numerical algorithms.
@@ -84,14 +89,30 @@ def error_bound(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
 
 def rounding(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
     """Return eta of `error_bound`, which bounds the rounding in computing fz, float64 (B,)."""
-    if fz.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"fz must have been computed in float32 or float64; got {fz.dtype}.")
+    _check_sums(fz)
     numbers = torch.finfo(fz.dtype)
     k = bounds.terms + 2
     g = k * numbers.eps / 2 / (1 - k * numbers.eps / 2)
     size, given = (_size(t.detach().flatten(1)) for t in (z, x))
     floor = k * numbers.tiny * math.sqrt(z[0].numel())
     return (g * (bounds.absolute * size + given) + floor) * (1 + 16 * UNIT)
+
+
+def _check_sums(fz: Tensor) -> None:
+    if fz.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"fz must have been computed in float32 or float64; got {fz.dtype}.")
+    if not fz.is_cuda or fz.dtype == torch.float64:
+        return
+    if fz.dim() > 2:
+        raise ValueError(
+            "cuDNN chooses how to convolve in float32, and not every way rounds as a sum of "
+            "products does. Evaluate in float64 (model.double()), or on the CPU."
+        )
+    if torch.get_float32_matmul_precision() != "highest":
+        raise ValueError(
+            "torch.get_float32_matmul_precision() is not 'highest', so matrix products round "
+            "their inputs to fewer digits than float32 has. Set it, or evaluate in float64."
+        )
 
 
 def _size(rows: Tensor) -> Tensor:
