@@ -25,6 +25,8 @@ from solvers import (
     solve,
 )
 
+from .equations import answered_by, check_answers, equation_of
+
 OnFailure = Literal["warn", "raise", "ignore"]
 
 HORIZON = 5.0
@@ -100,7 +102,7 @@ class Layer(nn.Module):
         Raises:
             TypeError: this flow has no rest point, and the solver is one of equilibria.
         """
-        flows = _answers(solver) is InitialValue
+        flows = answered_by(solver) is InitialValue
         if not flows and not self.rest_point:
             raise TypeError(
                 f"{type(solver).__name__} finds equilibria, and dz/dt = f(z; x) (rest_point=False) "
@@ -140,14 +142,7 @@ class Layer(nn.Module):
 
         Its map is what a solve evaluates, with all that the cell computes once per solve in it.
         """
-        attribute = getattr(self.cell, "equation", None)
-        if not callable(attribute):
-            return Equilibrium(self.cell, condition)
-        make: Callable[[tuple[Tensor, ...]], Equilibrium] = attribute
-        if torch.is_inference_mode_enabled():  # no graph may hold what is computed under it
-            with torch.inference_mode(False), torch.no_grad():
-                return make(condition)
-        return make(condition)
+        return equation_of(self.cell, condition)
 
     def initial(self, x: Tensor) -> Tensor:
         """Return the start of a solve: the cell's, or zero of x's shape."""
@@ -213,7 +208,7 @@ class ImplicitLayer(Layer):
         on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__(cell, t1, on_failure)
-        _check_answers(solver, Equilibrium, "FlowLayer")
+        check_answers(solver, Equilibrium, "FlowLayer")
         self.solver = solver
         self.gradient = gradient
 
@@ -259,9 +254,9 @@ class FlowLayer(Layer):
     ) -> None:
         end = (HORIZON if rest_point else 1.0) if t1 is None else t1
         super().__init__(cell, end, on_failure)
-        _check_answers(solver, InitialValue, "ImplicitLayer")
+        check_answers(solver, InitialValue, "ImplicitLayer")
         if polish is not None:
-            _check_answers(polish, Equilibrium, "FlowLayer")
+            check_answers(polish, Equilibrium, "FlowLayer")
             if not rest_point:
                 raise TypeError("polish needs rest_point=True: dz/dt = f(z; x) has no equilibrium.")
         self.solver = solver
@@ -275,10 +270,10 @@ class FlowLayer(Layer):
 
     def flow(self, equation: Equilibrium, t0: float = 0.0) -> InitialValue:
         """Return the flow of an equation's map f from t0 to t1."""
+        f, rests = equation.map, self.rest_point
 
         def field(t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
-            velocity = equation.map(z, *condition)
-            return velocity - z if self.rest_point else velocity
+            return f(z, *condition) - z if rests else f(z, *condition)
 
         return InitialValue(field, t0, self.t1, equation.condition)
 
@@ -302,17 +297,3 @@ class FlowLayer(Layer):
         root = self.gradient.apply(equation, self.polish, near)
         steps, evals = near.steps + root.steps, near.evals + root.evals
         return replace(root, steps=steps, evals=evals, trajectory=near.trajectory)
-
-
-def _answers(solver: object) -> type[Equilibrium] | type[InitialValue]:
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a Solver such as Anderson() or ODE(); got {solver!r}.")
-    return solver.answers
-
-
-def _check_answers(solver: object, wanted: type, instead: str) -> None:
-    if _answers(solver) is not wanted:
-        raise TypeError(
-            f"{type(solver).__name__} answers an {_answers(solver).__name__}, where an "
-            f"{wanted.__name__} is solved. Use {instead}, or another solver."
-        )
