@@ -13,18 +13,20 @@ from ..driver import run
 from ..newton import NewtonKrylov
 from ..norms import TINY, dot, expand, norm
 from ..problem import Counter, Equilibrium
+from ..solution import Solution
 from ..solver import Solver, State, start
 from ..status import Status
+from .arrival import CORRECTION, RANK, Arrival, Departure, by_factors, by_krylov, merged
 from .control import StepControl
 from .curve import Curve, start_guide
-from .direct import NewtonDirect
-from .endgame import polish, scatter, where_crossed
+from .direct import Factors
+from .endgame import finish, scatter, spread
 from .family import Family
 from .maps import FixedPoint, Homotopy
 from .predictor import Knot, Predictor, Tangent
 
-CORRECTION = 1e-3  # of a step's length; at 1e-2 one draw in twenty of the tanh suite is lost
-RANK = 0.1  # a tangent t with ||G' t|| above it is none: G' has lost rank, or GMRES its way
+UNIT = 2.0  # times the longer of z0 and f(z0): about the length of a root far from both
+SMALL = 64  # entries up to which Jacobians are formed from the start: half the time, in a batch
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class ArcState(State):
         ds: the next step, (B,).
         streak: easy steps in a row, int64 (B,).
         anchor: what the homotopy keeps of the start, (B, ...).
+        unit: the length that z is measured in, (B,).
         code: each sample's `Status`, int8 (B,).
+        formed: whose Jacobians are formed, bool (B,).
+        lu, pivots: theirs at the last point, see `Factors`; None where there are none.
     """
 
     w: Tensor
@@ -48,7 +53,11 @@ class ArcState(State):
     ds: Tensor
     streak: Tensor
     anchor: Tensor
+    unit: Tensor
     code: Tensor
+    formed: Tensor
+    lu: Tensor | None = None
+    pivots: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,12 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     lambda is an unknown like z: the path may turn back at folds and leave [0, 1]. Every sample
     has its own step. Points are corrected loosely; where lambda crosses 1 the path is
     interpolated and the root polished to the tolerance, so that a CONVERGED sample's residual is
-    that of f.
+    that of f. z is measured in the length of z0 or f(z0), whichever is longer, so that scaling
+    the problem changes nothing.
+
+    Small states are followed with Jacobians that are formed and factored, once a step; large ones
+    in Krylov spaces, until a step of a sample fails: a hard path needs many products a step, and
+    steps that fail cost next to nothing with a factored Jacobian.
 
     A sample ends STEP_TOO_SMALL where steps below the smallest fail, RANK_LOSS where they fail
     and the bordered system is singular (a bifurcation, or `krylov` too small), LOST_PATH where
@@ -70,18 +84,20 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         homotopy: the family of equations; its start is z0.
         predictor: extrapolates the path.
         corrector: solver of the bordered equation; its tolerance, relative to the step, is that
-            of the path. By default Newton's method to 1e-3.
+            of the path. By default Newton's method to 1e-3, or the chord method where Jacobians
+            are formed; where a corrector is given none are.
         control: the length of the steps, in the metric of `Curve`.
         theta: weight of z in that metric, in (0, 1).
         krylov: dimension of the Krylov spaces at most.
-        dense: up to this many entries of z Jacobians are formed and factored instead. At 50
-            entries that takes 2 to 5 times the evaluations, and in a large batch half the time.
-        bound: a path whose root mean square of z exceeds `bound` (1 + that of z0), or whose
-            lambda exceeds `bound`, is lost.
+        dense: Jacobians are formed for states of at most so many entries: from the start up to
+            64, above for the samples that have failed a step; 0 for none.
+        bound: a path whose root mean square of z exceeds `bound` times that of z0 and f(z0), or
+            whose lambda exceeds `bound`, is lost.
 
     References:
         H. Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems.
         L. Watson, S. Billups, A. Morgan (1987), HOMPACK (the endgame).
+        P. Deuflhard (2004), Newton methods for nonlinear problems (the chord method).
     """
 
     max_steps: int = field(default=1000, kw_only=True)
@@ -91,15 +107,16 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     control: StepControl = StepControl()
     theta: float = 0.5
     krylov: int = 100
-    dense: int = 16
+    dense: int = 1024
     bound: float = 1e4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.theta < 1 and self.krylov >= 1 and self.bound > 1):
+        if not (0 < self.theta < 1 and self.krylov >= 1 and self.bound > 1 and self.dense >= 0):
             raise ValueError(
-                "ArcLength needs theta in (0, 1), krylov >= 1 and bound > 1; got "
-                f"theta={self.theta}, krylov={self.krylov}, bound={self.bound}."
+                "ArcLength needs theta in (0, 1), krylov >= 1, dense >= 0 and bound > 1; got "
+                f"theta={self.theta}, krylov={self.krylov}, dense={self.dense}, "
+                f"bound={self.bound}."
             )
 
     @property
@@ -108,21 +125,28 @@ class ArcLength(Solver[Equilibrium, ArcState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> ArcState:
         first = start(problem, z0)
+        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
+        code = (first.residual <= tolerance).to(torch.int8)
+        code = code.masked_fill(~torch.isfinite(first.residual), Status.NONFINITE)
+        idle = code != Status.RUNNING
+        unit = UNIT * torch.maximum(norm(z0), norm(first.fz)) / z0[0].numel() ** 0.5
+        unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1).to(z0.dtype)
         anchor = self.homotopy.anchor(problem, z0)
         lam = torch.zeros_like(first.residual).to(z0.dtype)
-        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
-        solved = first.residual <= tolerance
-        family = self.homotopy.family(problem, anchor)
-        state = self.begin(family, z0, lam, rooted=self.homotopy.rooted)
+        if bool(idle.all()):
+            state = self._at(z0, lam, torch.zeros_like(unit, dtype=torch.int64), unit)
+        else:
+            family = self.homotopy.family(problem, anchor)
+            state = self.begin(family, z0, lam, rooted=self.homotopy.rooted, unit=unit)
         assert state.evals is not None
         return replace(
             state,
-            z=torch.where(expand(solved, z0), z0, state.z),
+            z=torch.where(expand(idle, z0), z0, state.z),
             fz=first.fz,
             residual=first.residual,
             anchor=anchor,
-            code=torch.where(solved, Status.CONVERGED, state.code).to(torch.int8),
-            evals=state.evals + 1,
+            code=torch.where(idle, code, state.code),
+            evals=1 + torch.where(idle, 0, state.evals),
         )
 
     def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
@@ -132,10 +156,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         assert new.time is not None and new.evals is not None
         end = ok & ((new.time >= 1) != (state.time >= 1))
         if bool(end.any()):
-            last, here = Knot(new.last_w, new.last_tangent), Knot(new.w, new.tangent)
-            curve = Curve(family, state.z.shape[1:], self.theta)
-            crossing, _ = curve.split(where_crossed(curve, last, here, new.gap))
-            answer = polish(problem, self._polisher(), crossing, end)
+            answer = self._finish(problem, family, new, end)
             evals = new.evals + answer.evals
             # Where the polish fails the step was too long: the path is taken up from before it.
             new = select(end & ~answer.converged, self._halved(state), new)
@@ -151,11 +172,21 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             )
         if not bool(end.all()):  # the others stand elsewhere than at a root of f
             there = start(problem, new.z).residual
-            new = replace(new, residual=torch.where(end, new.residual, there))
+            assert new.evals is not None
+            new = replace(
+                new, residual=torch.where(end, new.residual, there), evals=new.evals + ~end
+            )
         return new
 
     def begin(
-        self, family: Family, z: Tensor, lam: Tensor, direction: float = 1.0, *, rooted: bool
+        self,
+        family: Family,
+        z: Tensor,
+        lam: Tensor,
+        direction: float = 1.0,
+        *,
+        rooted: bool,
+        unit: Tensor | None = None,
     ) -> ArcState:
         """Return the state at the root of z = h(z, lam) near z, towards larger lambda first.
 
@@ -164,33 +195,38 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             z, lam: the start, (B, ...) and (B,).
             direction: -1 to set out towards smaller lambda.
             rooted: whether z is that root, so that it need not be found.
+            unit: the length that z is measured in, (B,); by default 1.
         """
         evals = torch.zeros_like(lam, dtype=torch.int64)
         code = torch.zeros_like(lam, dtype=torch.int8)
         if not rooted:
-            root = run(family.at(lam), replace(self._corrector(z), max_steps=50), z)
+            solver = NewtonKrylov(rtol=CORRECTION, max_steps=50, halvings=0, krylov=self.krylov)
+            solver = solver if self.corrector is None else replace(self.corrector, max_steps=50)
+            root = run(family.at(lam), solver, z)
             z, evals = root.value, root.evals
             code = torch.where(root.converged, code, Status.LOST_PATH).to(torch.int8)
-        curve, counter = self._curve(family, z)
-        w = curve.join(z, lam)
+        state = self._at(z, lam, evals, torch.ones_like(lam) if unit is None else unit)
+        counter = Counter(family.map)
+        curve = self._curve(replace(family, map=counter), state)
         guide = start_guide(curve, z, direction)
-        tangent, miss = curve.tangent(w, guide, rtol=1e-2, krylov=self._space(z))
+        if self._forms(z) and z[0].numel() <= SMALL:
+            factors, miss = curve.factored(state.w, guide)
+            tangent = factors.null
+            state = replace(
+                state,
+                formed=torch.ones_like(code, dtype=torch.bool),
+                lu=factors.lu,
+                pivots=factors.pivots,
+            )
+        else:
+            tangent, miss = curve.tangent(state.w, guide, rtol=1e-2, krylov=self._space(z))
         lost = (code == Status.RUNNING) & ~(miss < RANK)
-        return ArcState(
-            z,
-            z,
-            torch.full_like(lam, float("inf")),
-            w=w,
+        return replace(
+            state,
             tangent=tangent,
-            last_w=w,
             last_tangent=tangent,
-            gap=torch.zeros_like(lam),
-            ds=torch.full_like(lam, self.control.ds),
-            streak=torch.zeros_like(evals),
-            anchor=z,
             code=torch.where(lost, Status.RANK_LOSS, code).to(torch.int8),
             evals=evals + counter.count,
-            time=lam,
         )
 
     def advance(self, family: Family, state: ArcState) -> tuple[ArcState, Tensor]:
@@ -199,53 +235,148 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         A sample whose step failed stays, with half the step; no heed is paid to lambda = 1.
         """
         assert state.evals is not None
-        curve, counter = self._curve(family, state.z)
-        here = Knot(state.w, state.tangent)
-        last = Knot(state.last_w, state.last_tangent)
-        guess = self.predictor(last, here, state.gap, state.ds) - state.w
-        found = run(curve.slice(state.w, state.tangent, state.ds), self._corrector(state.z), guess)
-        moved, w = found.value, state.w + found.value
-        length = norm(moved)
-        # The step along the tangent is ds exactly, so ds / length is the cosine of the turn.
-        straight = math.cos(self.control.turn)
-        ok = found.converged & (state.ds >= straight * length)
-        tangent, faint, products = self._tangent(curve, counter, ok, w, moved)
-        ok &= ~faint & (dot(tangent, state.tangent) >= straight)
+        curve = self._curve(family, state)
+        found = self._arrive(curve, state)
+        w, length = state.w + found.moved, norm(found.moved)
+        ok = found.ok & (dot(found.tangent, state.tangent) >= math.cos(self.control.turn))
         z, lam = curve.split(w)
         size = norm(w).clamp_min(1)
-        ds, streak = self.control.next(state.ds, ok, found.steps, state.streak, size)
+        ds, streak = self.control.next(state.ds, ok, found.effort, state.streak, size)
         lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
         small = ~ok & (ds < self.control.smallest(z.dtype))
         code = torch.where(small, Status.STEP_TOO_SMALL, state.code)
         if bool(small.any()):
-            rank = faint | curve.singular(state.w, state.tangent, krylov=self.krylov)
+            krylov = 0 if bool(state.formed.any()) else self.krylov
+            rank = found.faint | curve.singular(state.w, state.tangent, krylov=krylov)
             code = torch.where(small & rank, Status.RANK_LOSS, code)
         code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
         new = replace(
             state,
             z=z,
             w=w,
-            tangent=tangent,
+            tangent=found.tangent,
             last_w=state.w,
             last_tangent=state.tangent,
             gap=length,
             time=lam,
+            lu=found.lu,
+            pivots=found.pivots,
         )
-        return replace(
+        new = replace(
             select(ok, new, state),
             ds=ds,
             streak=streak,
             code=code,
-            evals=state.evals + found.evals + products,
-        ), ok
+            evals=state.evals + found.evals,
+        )
+        return self._form(family, new, ~ok & ~state.formed), ok
 
     def status(self, state: ArcState) -> Tensor | None:
         return state.code
 
-    def _curve(self, family: Family, z: Tensor) -> tuple[Curve, Counter]:
-        """Return the samples' curves, and the counter of their evaluations."""
+    def _arrive(self, curve: Curve, state: ArcState) -> Arrival:
+        """Take the step of each sample in its own way."""
+        here, last = Knot(state.w, state.tangent), Knot(state.last_w, state.last_tangent)
+        guess = self.predictor(last, here, state.gap, state.ds) - state.w
+        at = Departure(state.w, state.tangent, guess, state.ds, state.lu, state.pivots)
+        straight, formed = math.cos(self.control.turn), state.formed
+
+        def krylov(curve: Curve, at: Departure) -> Arrival:
+            corrector = self.corrector or NewtonKrylov(
+                rtol=CORRECTION, max_steps=4, halvings=0, krylov=self.krylov
+            )
+            return by_krylov(
+                curve,
+                at,
+                corrector,
+                straight=straight,
+                krylov=self._space(state.z),
+                tangents=self.predictor.tangents,
+            )
+
+        if not bool(formed.any()):
+            return krylov(curve, at)
+        if bool(formed.all()):
+            return by_factors(curve, at, straight=straight)
+        whole = curve.family.condition is None
+        if whole:
+            parts = by_factors(curve, at, straight=straight), krylov(curve, at)
+        else:
+            yes, no = formed.nonzero().squeeze(1), (~formed).nonzero().squeeze(1)
+            parts = (
+                by_factors(curve.rows(yes), at.rows(yes), straight=straight),
+                krylov(curve.rows(no), at.rows(no)),
+            )
+        return merged(formed, *parts, whole=whole)
+
+    def _form(self, family: Family, state: ArcState, failed: Tensor) -> ArcState:
+        """Form the Jacobians of the samples that have failed a step without."""
+        if not (self._forms(state.z) and bool(failed.any())):
+            return state
+        index = torch.arange(len(failed), device=failed.device)
+        if family.condition is not None:
+            index = index[failed]
         counter = Counter(family.map)
-        return Curve(Family(counter, family.condition), z.shape[1:], self.theta), counter
+        curve = self._curve(replace(family, map=counter), state).rows(index)
+        factors, _ = curve.factored(state.w[index], state.tangent[index])
+        n = state.w.shape[1]
+        lu = state.w.new_zeros(len(failed), n, n) if state.lu is None else state.lu
+        pivots = lu.new_zeros(len(failed), n, dtype=torch.int32) + 1
+        pivots = pivots if state.pivots is None else state.pivots
+        keep = failed[index]
+        index, evals = index[keep], state.evals
+        assert evals is not None
+        return replace(
+            state,
+            tangent=scatter(factors.null[keep], index, state.tangent),
+            lu=scatter(factors.lu[keep], index, lu),
+            pivots=scatter(factors.pivots[keep], index, pivots),
+            formed=state.formed | failed,
+            evals=evals + torch.where(failed, counter.count, 0),
+        )
+
+    def _at(self, z: Tensor, lam: Tensor, evals: Tensor, unit: Tensor) -> ArcState:
+        """Return the state of samples that stand at z, with no tangent yet."""
+        w = Curve(Family(lambda z, lam: z), z.shape[1:], self.theta, unit).join(z, lam)
+        return ArcState(
+            z,
+            z,
+            torch.full_like(lam, float("inf")),
+            w=w,
+            tangent=torch.zeros_like(w),
+            last_w=w,
+            last_tangent=torch.zeros_like(w),
+            gap=torch.zeros_like(lam),
+            ds=torch.full_like(lam, self.control.ds),
+            streak=torch.zeros_like(evals),
+            anchor=z,
+            unit=unit,
+            code=torch.zeros_like(evals, dtype=torch.int8),
+            formed=torch.zeros_like(evals, dtype=torch.bool),
+            evals=evals,
+            time=lam,
+        )
+
+    def _finish(
+        self, problem: Equilibrium, family: Family, state: ArcState, end: Tensor
+    ) -> Solution[Tensor]:
+        """Solve z = f(z) for the samples `end`, bool (B,), whose last step crossed lambda = 1."""
+        index = torch.arange(len(end), device=end.device)
+        if problem.condition is not None:
+            index = index[end]
+            problem, family, state = problem.rows(index), family.rows(index), state.rows(index)
+        factors = None
+        if state.lu is not None and state.pivots is not None:
+            factors = Factors(state.lu, state.pivots, state.tangent)
+        krylov = max(self.krylov, state.z[0].numel() if self._forms(state.z) else 0)
+        solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=krylov)
+        last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
+        curve = self._curve(family, state)
+        found = finish(problem, solver, curve, last, here, state.gap, factors)
+        return spread(found, index, len(end))
+
+    def _curve(self, family: Family, state: ArcState) -> Curve:
+        return Curve(family, state.z.shape[1:], self.theta, state.unit)
 
     def _halved(self, state: ArcState) -> ArcState:
         """Return the state with half the step."""
@@ -254,45 +385,18 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         code = torch.where(small, Status.STEP_TOO_SMALL, state.code).to(torch.int8)
         return replace(state, ds=ds, streak=torch.zeros_like(state.streak), code=code)
 
-    def _tangent(
-        self, curve: Curve, counter: Counter, ok: Tensor, w: Tensor, moved: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the tangents of the samples `ok` at w, which have none, and the products used."""
-        faint = torch.zeros_like(ok)
-        products = torch.zeros_like(ok, dtype=torch.int64)
-        secant = moved / expand(norm(moved).clamp_min(TINY), moved)
-        if not self.predictor.tangents or not bool(ok.any()):
-            return secant, faint, products
-        before = counter.count
-        krylov = 0 if len(w[0]) - 1 <= self.dense else self.krylov
-        if curve.family.condition is None:
-            tangent, miss = curve.tangent(w, secant, rtol=0.1, krylov=krylov)
-            faint = ~(miss < RANK)
-        else:
-            index = ok.nonzero().squeeze(1)
-            some, miss = curve.rows(index).tangent(w[index], secant[index], rtol=0.1, krylov=krylov)
-            tangent = scatter(some, index, secant)
-            faint = scatter(~(miss < RANK), index, faint)
-        return tangent, faint & ok, products + torch.where(ok, counter.count - before, 0)
+    def _forms(self, z: Tensor) -> bool:
+        """Say whether Jacobians of states like z may be formed."""
+        return self.corrector is None and z[0].numel() <= self.dense
 
     def _space(self, z: Tensor) -> int:
-        """Return the dimension of the Krylov spaces for states like z, 0 for dense Jacobians."""
-        return 0 if z[0].numel() <= self.dense else self.krylov
-
-    def _corrector(self, z: Tensor) -> Solver[Equilibrium, Any]:
-        if self.corrector is not None:
-            return self.corrector
-        if self._space(z) == 0:
-            return NewtonDirect(rtol=CORRECTION, max_steps=4)
-        return NewtonKrylov(rtol=CORRECTION, max_steps=4, halvings=0, krylov=self.krylov)
-
-    def _polisher(self) -> Solver[Equilibrium, Any]:
-        return NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=self.krylov)
+        """Return the dimension of a tangent's Krylov space, 0 to factor the Jacobian."""
+        return 0 if z[0].numel() <= min(16, self.dense) else self.krylov
 
     def _reach(self, state: ArcState) -> Tensor:
         """Return the norm of z beyond which a path is lost, (B,)."""
         start = norm(state.anchor) / state.anchor[0].numel() ** 0.5
-        farthest: Tensor = self.bound * (1 + start) * state.z[0].numel() ** 0.5
+        farthest: Tensor = self.bound * (state.unit + start) * state.z[0].numel() ** 0.5
         return farthest
 
 

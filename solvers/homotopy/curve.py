@@ -11,7 +11,7 @@ from torch import Tensor
 from ..linear import LinearMap, gmres, linearize
 from ..norms import dot, expand, norm
 from ..problem import Equilibrium
-from .direct import jacobian, solve_dense
+from .direct import Factors, backward, factor, jacobian
 from .family import Family
 
 
@@ -19,17 +19,18 @@ from .family import Family
 class Curve:
     """The curve { (z, lambda): z = h(z, lambda) } of each sample, in coordinates
 
-        w = (sqrt(theta / n) z, sqrt(1 - theta) lambda),
+        w = (sqrt(theta / n) z / unit, sqrt(1 - theta) lambda),
 
-    (B, n + 1), whose Euclidean metric is (theta / n) <u, v> + (1 - theta) lam mu: so lambda
-    weighs as much as all of z, however long z is. Its equation is G(w) = 0 with
+    (B, n + 1), whose Euclidean metric is (theta / n) <u, v> / unit^2 + (1 - theta) lam mu: so
+    lambda weighs as much as all of z, however long z is. Its equation is G(w) = 0 with
 
-        G = sqrt(theta / n) (z - h(z, lambda)).
+        G = sqrt(theta / n) (z - h(z, lambda)) / unit.
 
     Arguments:
         family: the equations.
         shape: of one sample's z.
         theta: weight of z in the metric, in (0, 1).
+        unit: the length that z is measured in, (B,), or a number for all.
 
     References:
         R. Seydel (2010), Practical bifurcation and stability analysis.
@@ -38,11 +39,13 @@ class Curve:
     family: Family
     shape: torch.Size
     theta: float = 0.5
+    unit: Tensor | float = 1.0
 
     @property
-    def scales(self) -> tuple[float, float]:
-        """The factors of z and of lambda in w."""
-        return math.sqrt(self.theta / self.shape.numel()), math.sqrt(1 - self.theta)
+    def scales(self) -> tuple[Tensor | float, float]:
+        """The factors of z, (B, 1) or a number, and of lambda in w."""
+        unit = self.unit if isinstance(self.unit, float) else self.unit[:, None]
+        return math.sqrt(self.theta / self.shape.numel()) / unit, math.sqrt(1 - self.theta)
 
     def join(self, z: Tensor, lam: Tensor) -> Tensor:
         """Return w of z, (B, ...), and lambda, (B,)."""
@@ -61,7 +64,8 @@ class Curve:
 
     def rows(self, index: Tensor) -> Curve:
         """Return the curves of the samples `index` alone."""
-        return replace(self, family=self.family.rows(index))
+        unit = self.unit if isinstance(self.unit, float) else self.unit.index_select(0, index)
+        return replace(self, family=self.family.rows(index), unit=unit)
 
     def slice(self, here: Tensor, normal: Tensor, ds: Tensor) -> Equilibrium:
         """Return the equation of the step d from `here` to where the curve meets a plane:
@@ -81,11 +85,15 @@ class Curve:
         if condition is None:
             return Equilibrium(lambda d: plane(d, here, normal, ds, self))
 
-        def given(d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, *x: Tensor) -> Tensor:
-            curve = replace(self, family=replace(self.family, condition=x))
+        unit = torch.as_tensor(self.unit).to(here).expand(len(here))
+
+        def given(
+            d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, unit: Tensor, *x: Tensor
+        ) -> Tensor:
+            curve = replace(self, family=replace(self.family, condition=x), unit=unit)
             return plane(d, here, normal, ds, curve)
 
-        return Equilibrium(given, (here, normal, ds, *condition))
+        return Equilibrium(given, (here, normal, ds, unit, *condition))
 
     def tangent(
         self, w: Tensor, guide: Tensor, *, rtol: float, krylov: int
@@ -106,7 +114,8 @@ class Curve:
             rank.
         """
         if krylov == 0:
-            return self._direct_tangent(w, guide)
+            factors, error = self.factored(w, guide)
+            return factors.null, error
         bordered, push = self._bordered(w, guide)
         miss = torch.cat((push(guide), torch.zeros_like(w[:, :1])), dim=1)
         change, _ = gmres(bordered, -miss, rtol=rtol, max_steps=krylov)
@@ -114,19 +123,34 @@ class Curve:
         t = t / expand(norm(t), t)
         return t, norm(push(t))  # measured: GMRES may break down on a singular system unseen
 
-    def _direct_tangent(self, w: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        slope = jacobian(self.gap, w, self.family.map)
+    def factored(self, w: Tensor, guide: Tensor) -> tuple[Factors, Tensor]:
+        """Return [G'(w); guide^T] factored, with the unit tangent, and the tangent's error, (B,).
+
+        The error is ||G'(w) t||. A guide orthogonal to the tangent, as lambda's direction is at
+        a fold, is replaced by the tangent.
+        """
+        conditions = self.family.condition or ()
+        size = self.shape.numel()
+        weights = any(x[0].numel() >= size * size for x in conditions)
+        slope = jacobian(self.gap, w, self.family.map, weights=weights)
         unit = torch.zeros_like(w)
         unit[:, -1] = 1
-        t = solve_dense(torch.cat((slope, guide[:, None]), dim=1), unit)
+        lu, pivots = factor(torch.cat((slope, guide[:, None]), dim=1))
+        t = backward(lu, pivots, unit)
         t = t / expand(norm(t), t)
-        singular = ~(norm(torch.bmm(slope, t[:, :, None])) < 1e-3)
-        if bool(singular.any()):  # orthogonal to the guide, as at a fold: the null vector itself
-            null = torch.linalg.svd(slope[singular].nan_to_num())[2][:, -1]
-            sign = torch.where(dot(null, guide[singular]) < 0, -1, 1)
-            t = t.index_put((singular,), expand(sign, null) * null)
         error: Tensor = norm(torch.bmm(slope, t[:, :, None]))
-        return t, error
+        singular = ~(error < 1e-3)
+        if bool(singular.any()):  # orthogonal to the guide: the null vector itself
+            some = slope[singular].nan_to_num()
+            null = torch.linalg.svd(some)[2][:, -1]
+            sign = torch.where(dot(null, guide[singular]) < 0, -1, 1)
+            null = expand(sign, null) * null
+            t = t.index_put((singular,), null)
+            again = factor(torch.cat((some, null[:, None]), dim=1))
+            lu = lu.index_put((singular,), again[0])
+            pivots = pivots.index_put((singular,), again[1])
+            error = norm(torch.bmm(slope, t[:, :, None]))
+        return Factors(lu, pivots, t), error
 
     def singular(self, w: Tensor, guide: Tensor, *, krylov: int) -> Tensor:
         """Say whether [G'(w); guide^T] is singular as far as GMRES can tell, bool (B,).
@@ -155,5 +179,5 @@ class Curve:
 def start_guide(curve: Curve, z: Tensor, direction: float) -> Tensor:
     """Return the unit vector of lambda, towards larger lambda where direction > 0."""
     zero = torch.zeros_like(z)
-    unit = curve.join(zero, z.new_full((z.shape[0],), direction))
-    return unit / curve.scales[1]
+    along = curve.join(zero, z.new_full((z.shape[0],), direction))
+    return along / curve.scales[1]

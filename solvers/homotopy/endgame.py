@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..norms import expand
 from ..problem import Equilibrium
 from ..solution import Solution
-from ..solver import Solver
+from ..solver import Solver, State, start
+from ..status import Status
 from .curve import Curve
+from .direct import Factors
 from .predictor import Knot, hermite
 
-BISECTIONS = 30  # places the crossing to 1e-9 of a step, well below what is polished anyway
+BISECTIONS = 14  # places the crossing to 1e-4 of a step: it is polished anyway
+CHORDS = 15  # corrections with one factorisation, each at half the residual or less
 
 
 def where_crossed(curve: Curve, last: Knot, here: Knot, gap: Tensor, level: float = 1.0) -> Tensor:
@@ -24,13 +28,49 @@ def where_crossed(curve: Curve, last: Knot, here: Knot, gap: Tensor, level: floa
     """
     high = torch.ones_like(gap)
     low = torch.zeros_like(gap)
-    before = curve.split(last.y)[1] >= level
+    first = Knot(last.y[:, -1:], last.slope[:, -1:])  # lambda alone
+    second = Knot(here.y[:, -1:], here.slope[:, -1:])
+    level = level * curve.scales[1]
+    before = last.y[:, -1] >= level
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        lam = curve.split(hermite(last, here, gap, middle))[1]
-        left = (lam >= level) == before
+        left = (hermite(first, second, gap, middle)[:, 0] >= level) == before
         low, high = torch.where(left, middle, low), torch.where(left, high, middle)
     return hermite(last, here, gap, high)
+
+
+def finish(
+    problem: Equilibrium,
+    solver: Solver[Equilibrium, Any],
+    curve: Curve,
+    last: Knot,
+    here: Knot,
+    gap: Tensor,
+    factors: Factors | None = None,
+) -> Solution[Tensor]:
+    """Solve z = f(z) where the path crosses lambda = 1 between two points.
+
+    Arguments:
+        problem, curve: the equations.
+        solver: Newton's method, to the tolerance wanted.
+        last, here, gap: the two points, and the arclength between them, (B,).
+        factors: the Jacobians at `here`, if they are formed: the chord method is tried first.
+    """
+    crossing, _ = curve.split(where_crossed(curve, last, here, gap))
+    if factors is None:
+        return run(problem, solver, crossing)
+    found = chord_root(problem, curve, factors, crossing, solver)
+    left = ~found.converged
+    if not bool(left.any()):
+        return found
+    again = polish(problem, solver, crossing, left)
+    return Solution(
+        value=torch.where(expand(left, crossing), again.value, found.value),
+        status=torch.where(left, again.status, found.status),
+        steps=found.steps + again.steps,
+        evals=found.evals + torch.where(left, again.evals, 0),
+        residual=torch.where(left, again.residual, found.residual),
+    )
 
 
 def polish(
@@ -42,16 +82,52 @@ def polish(
     index = chosen.nonzero().squeeze(1)
     found = run(problem.rows(index), solver, z[index])
 
-    def spread(values: Tensor) -> Tensor:
-        return scatter(values, index, values.new_zeros(len(chosen), *values.shape[1:]))
+    return spread(found, index, len(chosen))
 
-    return Solution(
-        value=spread(found.value),
-        status=spread(found.status),
-        steps=spread(found.steps),
-        evals=spread(found.evals),
-        residual=spread(found.residual),
-    )
+
+def spread(found: Solution[Tensor], index: Tensor, batch: int) -> Solution[Tensor]:
+    """Return the solution of a batch of which the samples `index` have been solved."""
+    parts = found.value, found.status, found.steps, found.evals, found.residual
+    return Solution(*(scatter(x, index, x.new_zeros(batch, *x.shape[1:])) for x in parts))
+
+
+def chord_root(
+    problem: Equilibrium, curve: Curve, factors: Factors, z: Tensor, solver: Solver[Any, Any]
+) -> Solution[Tensor]:
+    """Solve z = f(z) near a point of the path where the Jacobian is factored, by the chord method.
+
+    [G'; t^T] at the point solves the system at lambda = 1 too, where t is not orthogonal to
+    lambda. A sample whose residual does not fall by half in every step ends MAX_STEPS.
+
+    Arguments:
+        problem, curve: the equations.
+        factors: of [G'; t^T], with t.
+        z: the starts, (B, ...).
+        solver: whose tolerance is to be met.
+    """
+    state = start(problem, z)
+    evals = torch.ones_like(state.residual, dtype=torch.int64)
+    tilt = factors.null[:, -1:]
+    done = state.residual <= solver.tolerance(state)
+    open_ = torch.isfinite(state.residual) & ~done
+    for _ in range(CHORDS):
+        if not bool(open_.any()):
+            break
+        gap = curve.scales[0] * (state.z - state.fz).flatten(1)
+        change = factors.solve(gap, torch.zeros_like(state.residual))
+        change = change - change[:, -1:] / tilt * factors.null  # lambda stays
+        new = start(problem, state.z - curve.split(change)[0])
+        evals = evals + open_
+        open_ = open_ & (new.residual <= 0.5 * state.residual)
+        state = State(
+            torch.where(expand(open_, z), new.z, state.z),
+            torch.where(expand(open_, z), new.fz, state.fz),
+            torch.where(open_, new.residual, state.residual),
+        )
+        done = done | (open_ & (state.residual <= solver.tolerance(state)))
+        open_ = open_ & ~done
+    status = torch.where(done, Status.CONVERGED, Status.MAX_STEPS).to(torch.int8)
+    return Solution(state.z, status, evals, evals, state.residual)
 
 
 def scatter(values: Tensor, index: Tensor, base: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def _on_border(
     from dataclasses import replace
 
     assert state.time is not None and state.evals is not None
-    curve = Curve(family, state.z.shape[1:], tracker.theta)
+    curve = Curve(family, state.z.shape[1:], tracker.theta, state.unit)
     border = torch.where(state.time > span[1], span[1], span[0]).to(state.time)
     last = Knot(state.last_w, state.last_tangent)
     here = Knot(state.w, state.tangent)

@@ -129,7 +129,7 @@ def test_finished_samples_cost_no_more_evaluations(solver: AnySolver) -> None:
     assert found.converged.all()
     # The map runs on the batch that is left, at most 4/3 of what runs.
     assert sum(rows) <= 4 / 3 * int(found.evals.sum()) + 8
-    if not isinstance(solver, Then):
+    if not isinstance(solver, Then) and len(set(found.steps.tolist())) > 1:
         assert rows[0] == 8 and min(rows) < 8
 
 
