@@ -1,0 +1,182 @@
+"""What the certificates of many images say together, and beside those of another run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .certificate import ABSTAIN, Certificate
+from .curves import Curve, certified_accuracy
+
+STEP, FIRST, COLUMNS = 0.25, 1.0, 9
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The certificates of a run in figures.
+
+    Arguments:
+        index: of the images, ascending, (B,).
+        radius: certified, 0 where abstained, (B,).
+        correct: whether the certified class is the label, (B,).
+        abstained: share of images without a certificate.
+        undecided: share of estimation samples that counted for no class.
+        samples: an image, to estimate; the mean.
+        evaluations: of the map a sample, those that select the class included.
+        per_image: evaluations an image.
+        seconds: an image; nan where they are not known.
+    """
+
+    index: npt.NDArray[np.int64]
+    radius: npt.NDArray[np.float64]
+    correct: npt.NDArray[np.bool_]
+    abstained: float
+    undecided: float
+    samples: float
+    evaluations: float
+    per_image: float
+    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        certificates: Sequence[Certificate],
+        seconds: Mapping[int, float] | None = None,
+        *,
+        n0: int = 0,
+    ) -> Summary:
+        """Sum certificates up.
+
+        Arguments:
+            certificates: one an image, at least one.
+            seconds: that each image took, by its index.
+            n0: samples that selected the class, an image.
+
+        Raises:
+            ValueError: for no certificates, two of one image, more votes than samples, a radius
+                that is not finite or goes with an abstention.
+        """
+        if not certificates:
+            raise ValueError("there are no certificates to sum up.")
+        ordered = sorted(certificates, key=lambda c: c.index)
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            if before.index == after.index:
+                raise ValueError(f"image {before.index} has two certificates; one is wanted.")
+        for each in ordered:
+            _check(each)
+        drawn = sum(c.samples for c in ordered)
+        spent = sum(c.evaluations for c in ordered)
+        times = [math.nan if seconds is None else seconds.get(c.index, math.nan) for c in ordered]
+        count = len(ordered)
+        return cls(
+            index=np.array([c.index for c in ordered], dtype=np.int64),
+            radius=np.array([c.radius for c in ordered], dtype=np.float64),
+            correct=np.array([c.correct for c in ordered], dtype=np.bool_),
+            abstained=sum(c.prediction == ABSTAIN for c in ordered) / count,
+            undecided=sum(c.undecided for c in ordered) / max(drawn, 1),
+            samples=drawn / count,
+            evaluations=spent / max(drawn + n0 * count, 1),
+            per_image=spent / count,
+            seconds=float(np.mean(times)),
+        )
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self.index)
+
+    @property
+    def acr(self) -> float:
+        """The average certified radius: a wrong class and an abstention count 0.
+
+        It is the area under the curve of certified accuracy, and easy images dominate it.
+
+        References:
+            R. Zhai, C. Dan, D. He, H. Zhang, B. Gong, P. Ravikumar, C.-J. Hsieh, L. Wang (2020),
+            MACER: Attack-free and scalable robust training via maximizing certified radius.
+        """
+        return float(np.mean(self.radius * self.correct))
+
+    @property
+    def reach(self) -> float:
+        """The largest radius that is certified for a true class."""
+        return float(np.max(self.radius * self.correct))
+
+    def accuracy(self, at: Sequence[float] | npt.NDArray[np.float64], level: float = 0.95) -> Curve:
+        """Return the share of images certified at each radius: see `certified_accuracy`."""
+        return certified_accuracy(self.radius, self.correct, at, level)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run beside another of the same images.
+
+    Arguments:
+        time: seconds of the other over those of this one.
+        evaluations: of the map, likewise.
+        difference: of certified accuracy, this less the other, where it is largest.
+        at: the radius there.
+    """
+
+    time: float
+    evaluations: float
+    difference: float
+    at: float
+
+
+def compare(summary: Summary, cold: Summary) -> Comparison:
+    """Return the speed-up over another run, and where certified accuracy differs most.
+
+    Certified accuracy changes only at certified radii, so all of these are all that is looked at.
+
+    Raises:
+        ValueError: the two are not of the same images.
+    """
+    if not np.array_equal(summary.index, cold.index):
+        raise ValueError(
+            f"only runs of the same images can be compared; these have {summary.images} and "
+            f"{cold.images} images, {len(np.intersect1d(summary.index, cold.index))} in common."
+        )
+    where = np.unique(np.concatenate([[0.0], summary.radius, cold.radius]))
+    gap = _share(summary, where) - _share(cold, where)
+    worst = int(np.argmax(np.abs(gap)))
+    return Comparison(
+        time=cold.seconds / summary.seconds if summary.seconds else math.nan,
+        evaluations=cold.per_image / summary.per_image if summary.per_image else math.nan,
+        difference=float(gap[worst]),
+        at=float(where[worst]),
+    )
+
+
+def grid(reach: float) -> list[float]:
+    """Return radii for a table: 0, .25, ... to at least 1 and as far as anything is certified."""
+    step = STEP
+    while max(reach, FIRST) / step > COLUMNS - 1:
+        step *= 2
+    return [step * k for k in range(int(max(reach, FIRST) / step) + 1)]
+
+
+def _share(summary: Summary, where: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    certified = np.sort(summary.radius[summary.correct])
+    below = np.searchsorted(certified, where, side="left")  # radii smaller than asked
+    share: npt.NDArray[np.float64] = (len(certified) - below) / summary.images
+    return share
+
+
+def _check(each: Certificate) -> None:
+    if not (math.isfinite(each.radius) and each.radius >= 0):
+        raise ValueError(f"image {each.index}: a radius must be finite; got {each.radius}.")
+    if (each.prediction == ABSTAIN) != (each.radius == 0):
+        raise ValueError(
+            f"image {each.index}: class {each.prediction} with radius {each.radius:g}; an "
+            "abstention (-1) has radius 0, and nothing else has."
+        )
+    if not 0 <= each.votes <= each.samples - each.undecided:
+        raise ValueError(
+            f"image {each.index}: {each.votes} votes and {each.undecided} undecided of "
+            f"{each.samples} samples are impossible."
+        )
