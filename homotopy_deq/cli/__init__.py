@@ -1,10 +1,24 @@
-"""The command line: train, evaluate, predict, plot and info."""
+"""The command line: train, evaluate, predict, plot and info; certify and what goes with it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import typer
 
-from . import evaluate, info, plot, predict, train
+from . import (
+    attack,
+    certified_report,
+    certify,
+    decide,
+    evaluate,
+    info,
+    plot,
+    plot_certified,
+    predict,
+    smooth_predict,
+    train,
+)
 from .spec import load_model
 
 __all__ = ["app", "load_model"]
@@ -15,5 +29,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for module in (train, evaluate, predict, plot, info):
-    app.command(module.__name__.rsplit(".", 1)[-1])(module.command)
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "train": train.command,
+    "evaluate": evaluate.command,
+    "predict": predict.command,
+    "plot": plot.command,
+    "certify": certify.command,
+    "decide": decide.command,
+    "smooth-predict": smooth_predict.command,
+    "attack": attack.command,
+    "report": certified_report.command,
+    "plot-certified": plot_certified.command,
+    "info": info.command,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)

@@ -33,6 +33,20 @@ from solvers import (
 from solvers.ode.initial_value import METHODS
 
 from ..cells import InclusionCell
+from ..certification import (
+    Along,
+    Audited,
+    Clean,
+    Cold,
+    Converged,
+    Policy,
+    Serial,
+    SrsPaper,
+    Start,
+    Tangent,
+    Truncated,
+    Verified,
+)
 from ..models import DEQ, AugmentedNeuralODE, HomoODE, ImageModel, MonotoneDEQ, NeuralODE
 
 MODELS: Mapping[str, type[ImageModel]] = {
@@ -71,6 +85,22 @@ GRADIENTS: Mapping[str, Callable[[], Any]] = {
     "adjoint": Adjoint,
 }
 
+POLICIES: Mapping[str, type[Policy]] = {
+    "converged": Converged,
+    "verified": Verified,
+    "audited": Audited,
+    "truncated": Truncated,
+    "srs-paper": SrsPaper,
+}
+
+STARTS: Mapping[str, type[Start]] = {
+    "none": Cold,
+    "clean": Clean,
+    "tangent": Tangent,
+    "serial": Serial,
+    "along": Along,
+}
+
 WHOLE_STEPS: Mapping[str, str] = {
     "robust": "whole solve by the next solver of its escalation",
     "davidenko": "whole way from lambda = 0 to 1",
@@ -93,6 +123,46 @@ def pick(kind: str, name: str, valid: Iterable[str]) -> str:
     close = get_close_matches(name, names, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}.")
+
+
+def start_by(text: str) -> Start:
+    """Return the start of noise samples by its name, "along" with a time: "along:0.8"."""
+    name, colon, time = text.partition(":")
+    kind = STARTS[pick("warm start", name, STARTS)]
+    if not colon:
+        return kind()
+    try:
+        return Along(float(time)) if kind is Along else _untimed(text)
+    except ValueError as error:
+        raise ValueError(f"--warm-start {text}: {error}") from None
+
+
+def _untimed(text: str) -> Start:
+    raise ValueError("only along takes a time, as in along:0.8.")
+
+
+def policy_by(name: str, start: str | None = None, **fields: int | None) -> Policy:
+    """Return a policy by its name, with its own start unless one is given.
+
+    Arguments:
+        name: one of `POLICIES`.
+        start: as in `start_by`.
+        fields: steps and audit; None stands for the policy's own.
+
+    Raises:
+        ValueError: a name is not valid, or the policy has no such field.
+    """
+    kind = POLICIES[pick("policy", name, POLICIES)]
+    given: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}
+    for field in given:
+        having = [n for n, each in POLICIES.items() if field in each.__dataclass_fields__]
+        if name not in having:
+            raise ValueError(
+                f"--{field} is of {', '.join(having)}; policy {name} has no {field}. Leave it out."
+            )
+    if start is not None:
+        given["start"] = start_by(start)
+    return kind(**given)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""homotopy-deq report"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..certification.summary import compare, grid
+from .report import console, failing
+from .runs import CertifiedRun, open_runs
+
+DASH = "–"
+
+
+@failing
+def command(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that certify or decide wrote.")
+    ],
+    against: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="DIR",
+            help="A run of the same images and weights to compare each with, such as one of "
+            "--policy converged --warm-start none.",
+        ),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", metavar="FILE", help="Write the table to a file, too."),
+    ] = None,
+) -> None:
+    """Put certification runs side by side in a Markdown table.
+
+    Certified accuracy is the share of all images that are certified for their true class at the
+    radius; an abstention counts as an error. Speed-ups are of the whole run: time, and
+    evaluations of the map. The largest difference is that of certified accuracy at any radius.
+    """
+    runs = open_runs(folders)
+    cold = {} if against is None else {run.sigma: run for run in open_runs([against])}
+    text = table(runs, cold)
+    if out is not None:
+        out.write_text(text)
+    print(text, end="")
+    if out is not None:
+        console.print(f"wrote {out}", highlight=False)
+
+
+def table(runs: Sequence[CertifiedRun], cold: dict[float, CertifiedRun]) -> str:
+    """Return the Markdown table.
+
+    Arguments:
+        runs: the rows.
+        cold: the run to compare with, by sigma; none for no comparison.
+
+    Raises:
+        ValueError: there is no run to compare one with, or it is of other images or weights.
+    """
+    if cold and not any(run.sigma in cold for run in runs):
+        given = ", ".join(f"{sigma:g}" for sigma in cold)
+        raise ValueError(
+            f"--against holds sigma {given}, and no run to compare has it: give a run of the same "
+            "noise."
+        )
+    radii = grid(max(run.summary.reach for run in runs))
+    head = ["run", "images", *(f"r = {r:g}" for r in radii), "ACR", "abstains", "undecided votes"]
+    head += ["samples/image", "evaluations/sample", "s/image"]
+    if cold:
+        head += ["faster", "fewer evaluations", "largest difference"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for run in runs:
+        rows.append(_row(run, radii) + (_beside(run, cold) if cold else []))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(run: CertifiedRun, radii: Sequence[float]) -> list[str]:
+    found, asked = run.summary, run.asked
+    shares = [f"{100 * share:.1f}" for share in found.accuracy(radii).accuracy]
+    if asked is not None:  # nothing is known of larger radii, nor of smaller ones where futile
+        shares = [text if r == asked else DASH for r, text in zip(radii, shares, strict=True)]
+    name = run.name if asked is None else f"{run.name}, decided at {asked:g}"
+    if asked is not None and asked not in radii:
+        (share,) = found.accuracy([asked]).accuracy
+        name += f": {100 * share:.1f}"
+    return [
+        name,
+        f"{found.images:,}",
+        *shares,
+        f"{found.acr:.3f}" if asked is None else DASH,
+        f"{found.abstained:.1%}",
+        f"{found.undecided:.2%}",
+        f"{found.samples:,.0f}",
+        f"{found.evaluations:.2f}",
+        f"{found.seconds:.3g}",
+    ]
+
+
+def _beside(run: CertifiedRun, cold: dict[float, CertifiedRun]) -> list[str]:
+    other = cold.get(run.sigma)
+    if other is None:
+        return [DASH] * 3
+    if not run.same_model(other):
+        raise ValueError(
+            f"{run.folder} and {other.folder} are not of the same weights and test images: their "
+            "difference says nothing of the policy."
+        )
+    found = compare(run.summary, other.summary)
+    gap = f"{100 * found.difference:+.1f} at r = {found.at:.3g}" if found.difference else "none"
+    return [
+        f"{found.time:.2f}x",
+        f"{found.evaluations:.2f}x",
+        DASH if run.asked is not None or other.asked is not None else gap,
+    ]

@@ -1,0 +1,83 @@
+"""Certification runs on disk, as report, plot-certified and attack read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..certification import Certificate, read
+from ..certification.journal import CONFIG
+from ..certification.summary import Summary
+
+
+@dataclass(frozen=True)
+class CertifiedRun:
+    """A finished run of certify or decide.
+
+    Arguments:
+        folder: that it was read from.
+        config: what decided its results.
+        certificates: in ascending order of the images.
+        summary: of them.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    certificates: Sequence[Certificate]
+    summary: Summary
+
+    @classmethod
+    def of(cls, folder: Path) -> CertifiedRun:
+        """Read a folder that holds one run; errors as in `read`."""
+        config, certificates, seconds = read(folder)
+        smoothing = config["smoothing"]
+        return cls(
+            folder, config, certificates, Summary.of(certificates, seconds, n0=smoothing["n0"])
+        )
+
+    @property
+    def sigma(self) -> float:
+        """The noise."""
+        return float(self.config["smoothing"]["sigma"])
+
+    @property
+    def asked(self) -> float | None:
+        """The one radius that was decided on, or None: the largest was certified."""
+        radius: float | None = self.config.get("radius")
+        return radius
+
+    @property
+    def start(self) -> str:
+        """The warm start by its name."""
+        start = self.config["policy"]["start"]
+        name = {"Cold": "none"}.get(start["is"], start["is"].lower())
+        return f"{name}:{start['time']:g}" if "time" in start else name
+
+    @property
+    def name(self) -> str:
+        """Policy, start and sigma."""
+        policy = self.config["policy"]
+        steps = f" {policy['steps']}" if "steps" in policy else ""
+        start = "" if self.start == "none" else f", {self.start}"
+        return f"{policy['name']}{steps}{start}, σ {self.sigma:g}"
+
+    def same_model(self, other: CertifiedRun) -> bool:
+        """Whether the other is of the same weights and test set."""
+        keys = ("weights sha256", "data")
+        return all(self.config[key] == other.config[key] for key in keys)
+
+
+def open_runs(folders: Sequence[Path]) -> list[CertifiedRun]:
+    """Read folders of certify or decide; one of several sigmas stands for its sub-folders.
+
+    Raises:
+        FileNotFoundError: a folder holds no finished run.
+        JournalError: its policy is unsound.
+    """
+    found = []
+    for folder in folders:
+        inner = [] if (folder / CONFIG).exists() else sorted(folder.glob(f"sigma-*/{CONFIG}"))
+        found += [CertifiedRun.of(each) for each in [file.parent for file in inner] or [folder]]
+    return found

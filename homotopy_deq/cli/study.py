@@ -1,0 +1,245 @@
+"""What is certified: a model, its images, the votes that count; all of it checked beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+from torch import Tensor
+
+from ..certification import Cold, Policy, Smoothing, Verified
+from ..certification.policies import root_solver
+from ..data import ImageData, stratified_order
+from ..models import ImageModel
+from ..training import load_checkpoint
+from . import names
+from .spec import Spec, find_checkpoint, rebuild, spec_of
+
+WAIT = timedelta(days=7)
+"""How long a process waits for the others, whose images may take longer."""
+CLEAN_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the commands' options say of model, images and votes; None is not given."""
+
+    run: Path
+    data: Path | None = None
+    limit: int | None = None
+    skip: int = 0
+    solver: str | None = None
+    rtol: float | None = None
+    max_steps: int | None = None
+    policy: str | None = None
+    warm_start: str | None = None
+    steps: int | None = None
+    audit: int | None = None
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """A trained model, the policy of its votes and the images to certify.
+
+    Arguments:
+        model: in eval mode, on its device, with the forward pass chosen.
+        spec: of the training.
+        policy: sound for the model, or the paper's.
+        name: of the policy.
+        pixels: the images, uint8 (B, C, H, W).
+        labels, indices: of the images, the latter in the test set.
+        identity: JSON of all this, for a journal.
+        processes: accelerate's view of them.
+    """
+
+    model: ImageModel
+    spec: Spec
+    policy: Policy
+    name: str
+    pixels: Tensor
+    labels: Sequence[int]
+    indices: Sequence[int]
+    identity: dict[str, Any]
+    processes: Any
+
+    @classmethod
+    def of(cls, choices: Choices, images: ImageData | None = None) -> Study:
+        """Load what the options name.
+
+        Arguments:
+            choices: the options.
+            images: instead of those that the options name.
+
+        Raises:
+            FileNotFoundError, ValueError: what is named is not there, is not valid, or the policy
+                is not sound for the model; says what to do.
+        """
+        checkpoint = load_checkpoint(find_checkpoint(choices.run))
+        spec, model = spec_of(checkpoint), rebuild(checkpoint)
+        check_weights(model)
+        name = choices.policy or ("verified" if model.verifiable else "converged")
+        policy = names.policy_by(name, choices.warm_start, steps=choices.steps, audit=choices.audit)
+        path = _path(spec, choices, policy)
+        model = path.put(model)
+        policy = _with_solver(policy, model, choices)
+        policy.check(model)
+        data = images or spec.data(choices.data)
+        if data.shape != model.shape:
+            raise ValueError(
+                f"the images of {data.name} have shape {data.shape}; the model wants {model.shape}."
+            )
+        if data.test_images.dtype != torch.uint8:
+            raise ValueError(
+                f"the images of {data.name} are {data.test_images.dtype}; uint8 of 0 to 255 are "
+                "wanted, which the model sees as 0 to 1: sigma and radii are in these units."
+            )
+        order = stratified_order(data.test_labels, spec.seed)[choices.skip :][: choices.limit]
+        if not len(order):
+            raise ValueError(
+                f"--skip {choices.skip} leaves none of the {len(data.test_labels)} test images."
+            )
+        processes = PartialState(cpu=choices.cpu, timeout=WAIT)
+        device: torch.device = processes.device
+        pixels, labels = data.test_images[order], data.test_labels[order]
+        model.to(device)
+        check_clean(model, pixels, device)
+        identity = {
+            "weights sha256": weights_sha256(model),
+            "data": {
+                "name": data.name,
+                "test images": len(data.test_labels),
+                "crc32": [_crc(data.test_images), _crc(data.test_labels)],
+            },
+            "images": {"skip": choices.skip, "count": len(order), "crc32": _crc(order)},
+            "path": asdict(path),
+            "layer": [described(model.layer.solver), described(model.layer.polish)],
+            "policy": {"name": name, **described(policy)},
+            "device": device.type,
+        }
+        indices = order.tolist()
+        return cls(model, spec, policy, name, pixels, labels.tolist(), indices, identity, processes)
+
+    def image(self, place: int) -> Tensor:
+        """Return the image at a place of `indices`, on the model's device, in [0, 1]."""
+        device: torch.device = self.processes.device
+        return self.pixels[place].to(device).float() / 255
+
+    def policy_for(self, image: Tensor) -> Policy:
+        """Return the policy, with the model's own start if an image gives none.
+
+        A start that follows from the clean image needs its solve to converge. The cold start
+        is as sound for every policy.
+        """
+        if not self.policy.start.follows_image:
+            return self.policy
+        with torch.no_grad():
+            solved = self.model.solve(image[None]).solution.converged
+        return self.policy if bool(solved.all()) else replace(self.policy, start=Cold())
+
+    def smoothings(self, sigmas: Iterable[float] | None, **settings: Any) -> list[Smoothing]:
+        """Return the noise of each sigma, by default that of the training.
+
+        Raises:
+            ValueError: there is none, one is given twice, or a number is out of range.
+        """
+        chosen = list(sigmas or ([] if self.spec.noise is None else [self.spec.noise]))
+        if not chosen:
+            raise ValueError(
+                "the model was trained without noise, so there is no default for --sigma: give "
+                "--sigma, such as --sigma 0.25 (and train with --noise 0.25 to certify more)."
+            )
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"--sigma: each once; got {', '.join(map(str, chosen))}.")
+        found = [Smoothing(sigma=sigma, **settings) for sigma in chosen]
+        audit = getattr(self.policy, "audit", 0)
+        if audit > settings["n"]:
+            raise ValueError(
+                f"--audit {audit} is more than --n {settings['n']}: no more samples can be solved "
+                "again than were drawn."
+            )
+        return found
+
+
+def check_weights(model: ImageModel) -> None:
+    """Raise ValueError unless all weights are finite: NaN logits would vote for class 0."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise ValueError(
+                f"{bad} of {value.numel()} numbers of the weight {name} are not finite: nothing "
+                "can be certified. The training diverged or the checkpoint was altered: train "
+                "again, with a smaller --lr."
+            )
+
+
+@torch.no_grad()
+def check_clean(model: ImageModel, pixels: Tensor, device: torch.device) -> None:
+    """Raise ValueError unless the clean images' logits are finite."""
+    infinite = 0
+    for k in range(0, len(pixels), CLEAN_BATCH):
+        output = model.solve(pixels[k : k + CLEAN_BATCH].to(device).float() / 255)
+        infinite += int((~torch.isfinite(output.logits).all(1)).sum())
+    if infinite:
+        raise ValueError(
+            f"the logits of {infinite} of {len(pixels)} images are not finite: nothing can be "
+            "certified."
+        )
+
+
+def weights_sha256(model: ImageModel) -> str:
+    """Return a checksum of all that a model was loaded with."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def described(value: object) -> Any:
+    """Return a frozen dataclass as JSON: what it is, and its fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: described(getattr(value, field.name)) for field in fields(value)}
+        return {"is": type(value).__name__, **own}
+    if isinstance(value, (tuple, list)):
+        return [described(each) for each in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def _path(spec: Spec, choices: Choices, policy: Policy) -> names.Path:
+    """Return the forward pass; the exact equilibrium is found by Anderson along a flow, too."""
+    given = {"rtol": choices.rtol, "max_steps": choices.max_steps}
+    path = spec.path_by(choices.solver or spec.solver, **given)
+    if not isinstance(policy, Verified) or path.at_root:
+        return path
+    if choices.solver is not None:
+        raise ValueError(
+            f"policy verified looks for the equilibrium, and --solver {choices.solver} ends a flow "
+            f"before it: leave --solver out, or use {choices.solver}+anderson."
+        )
+    return spec.path_by("anderson", **given)
+
+
+def _with_solver(policy: Policy, model: ImageModel, choices: Choices) -> Policy:
+    """Return the policy with the solver that the options give it, if it has one of its own."""
+    if not isinstance(policy, Verified):
+        return policy
+    if choices.solver is not None:
+        return replace(policy, solver=root_solver(model))
+    limits = {"rtol": choices.rtol, "max_steps": choices.max_steps}
+    given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
+    return replace(policy, solver=replace(policy.solver, **given))
+
+
+def _crc(values: Tensor) -> int:
+    return zlib.crc32(values.contiguous().numpy().tobytes())
