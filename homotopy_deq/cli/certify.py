@@ -52,13 +52,13 @@ def command(
 
     Several processes: torchrun --nproc-per-node N -m homotopy_deq.cli certify RUN --samples 10000
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     given: dict[str, Any] = locals()
     study = Study.of(Choices(**{k: given[k] for k in Choices.__dataclass_fields__}))
     noise = {"n": n, "n0": n0, "alpha": alpha, "seed": seed, "batch": batch}
     smoothings = study.smoothings(sigma, deterministic=deterministic, **noise)
     folder = out or default_folder(run, f"certify-{study.name}")
-    if threads is not None:
-        torch.set_num_threads(threads)
 
     def answer(smoother: Smoother, image: Tensor, label: int, index: int) -> Certificate:
         return smoother.certify(image, label, index)

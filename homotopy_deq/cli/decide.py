@@ -56,6 +56,8 @@ def command(
     """
     if not 0 < radius < float("inf"):
         raise ValueError(f"--radius must be above 0; got {radius}.")
+    if threads is not None:
+        torch.set_num_threads(threads)
     given: dict[str, Any] = locals()
     own = {k: given[k] for k in Choices.__dataclass_fields__ if k in given}
     study = Study.of(Choices(**own))
@@ -67,8 +69,6 @@ def command(
     noise = {"n": n, "n0": n0, "alpha": alpha, "seed": seed, "batch": batch}
     smoothings = study.smoothings(sigma, deterministic=deterministic, **noise)
     folder = out or default_folder(run, f"decide-{study.name}-{radius:g}")
-    if threads is not None:
-        torch.set_num_threads(threads)
 
     def answer(smoother: Smoother, image: Tensor, label: int, index: int) -> Certificate:
         return smoother.decide(image, label, index, radius)

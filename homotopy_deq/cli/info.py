@@ -51,6 +51,8 @@ def command(
     valid.add_row("solvers of equilibria", ", ".join(names.SOLVERS))
     valid.add_row("methods for flows", ", ".join(METHODS))
     valid.add_row("gradients", ", ".join(names.GRADIENTS))
+    valid.add_row("policies of certify", ", ".join(names.POLICIES))
+    valid.add_row("warm starts of certify", ", ".join(names.STARTS))
     console.print(valid)
     default = Recipe()
     settings = [*default.model_arguments(), *default.training_arguments()]

@@ -63,13 +63,13 @@ def command(
             f"--policy {policy}: a prediction needs votes for every class; {' and '.join(POLICIES)}"
             " have them, the others prove or audit the votes for one class (homotopy-deq certify)."
         )
+    if threads is not None:
+        torch.set_num_threads(threads)
     given: dict[str, Any] = locals() | {"limit": None if images else limit}
     own = {k: given[k] for k in Choices.__dataclass_fields__ if k in given}
     study = Study.of(Choices(**own), _files(run, images) if images else None)
     noise = {"n": n, "n0": 1, "alpha": alpha, "seed": seed, "batch": batch}
     smoothings = study.smoothings(sigma, **noise)
-    if threads is not None:
-        torch.set_num_threads(threads)
     classes = load_checkpoint(find_checkpoint(run)).meta["about"]["classes"]
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:

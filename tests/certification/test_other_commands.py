@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from homotopy_deq.certification import read
+from homotopy_deq.data import load, stratified_order
+from tests.certification.commands import LINES, altered, certify
+from tests.test_cli import call, done, refused
+
+
+def test_decide_stops_early_and_claims_what_certify_does(run: Path, tmp_path: Path) -> None:
+    flags = ["--n", 2000, "--limit", 8, "--cpu"]
+    done("certify", run, "--out", tmp_path / "full", *flags)
+    output = done("decide", run, "--radius", 0.1, "--out", tmp_path / "early", *flags)
+    assert "samples an image" in output
+    full = {c.index: c for c in read(tmp_path / "full")[1]}
+    early = read(tmp_path / "early")[1]
+    assert sum(c.samples for c in early) < 0.7 * 2000 * len(early)
+    for c in early:
+        assert c.stop in ("certified", "futile", "all samples drawn")
+        assert c.radius == (0.1 if c.stop == "certified" else 0)
+        # By other statistics at the same level, so near the border the two may differ.
+        if abs(full[c.index].radius - 0.1) > 0.05 and c.stop != "all samples drawn":
+            assert (c.stop == "certified") == (full[c.index].radius > 0.1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--radius", "0"], "--radius must be above 0; got 0"),
+        (["--radius", "0.5", "--policy", "audited"], "sampling cannot stop early"),
+        (["--radius", "0.5", "--sigma", "0"], "sigma must be above 0"),
+    ],
+)
+def test_decide_refuses_what_it_cannot_answer(
+    flags: list[str], told: str, run: Path, tmp_path: Path
+) -> None:
+    assert told in refused("decide", run, "--out", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_smooth_predict_counts_votes_of_files_and_of_test_images(run: Path, tmp_path: Path) -> None:
+    images = load("digits").test_images[:2]
+    files = [tmp_path / f"{k}.png" for k in range(2)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[0].numpy()).save(file)
+    flags = ["--n", 200, "--cpu", "--json"]
+    named = json.loads(done("smooth-predict", run, *files, *flags))
+    stored = json.loads(done("smooth-predict", run, "--limit", 12, "--n", 1, "--cpu", "--json"))
+    assert [row["image"] for row in named] == [str(file) for file in files]
+    chosen = stratified_order(load("digits").test_labels, 0)[:12].sort().values
+    assert [row["image"] for row in stored] == chosen.tolist()
+    assert all(row["class"] is None for row in stored)  # one vote tells nothing at 0.001
+    for row in named:
+        assert sum(row["counts"].values()) + row["undecided"] == 200
+        ranked = sorted(row["counts"], key=row["counts"].get)
+        assert row["class"] in (None, ranked[-1])
+    assert "votes" in done("smooth-predict", run, *files, "--n", 50, "--cpu")
+    told = refused("smooth-predict", run, "--policy", "audited")
+    assert "converged and truncated have them" in told
+
+
+def test_curves_and_tables_are_made_of_several_folders(run: Path, tmp_path: Path) -> None:
+    for name, more in (("cold", []), ("short", ["--policy", "truncated"])):
+        certify(run, tmp_path / name, "--sigma", 0.25, "--sigma", 0.5, *more)
+    folders = [tmp_path / name for name in ("cold", "short")]
+    done("plot-certified", *folders, "--out", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
+    text = done("report", *folders, "--against", tmp_path / "cold", "--out", tmp_path / "table.md")
+    assert (tmp_path / "table.md").read_text() in text
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+            for line in (tmp_path / "table.md").read_text().splitlines()]  # fmt: skip
+    head = rows[0]
+    assert head[:3] == ["run", "images", "r = 0"] and head[-1] == "largest difference"
+    found = [dict(zip(head, row, strict=True)) for row in rows[2:]]
+    assert [row["run"] for row in found] == [
+        "converged, σ 0.25", "converged, σ 0.5", "truncated 3, σ 0.25", "truncated 3, σ 0.5"
+    ]  # fmt: skip
+    for row in found[:2]:
+        assert (row["faster"], row["fewer evaluations"], row["largest difference"]) == (
+            "1.00x", "1.00x", "none"
+        )  # fmt: skip
+    assert all(float(row["fewer evaluations"][:-1]) > 1.2 for row in found[2:])
+
+
+def test_what_cannot_be_compared_or_drawn_is_refused(run: Path, tmp_path: Path) -> None:
+    certify(run, tmp_path / "one")
+    certify(altered(run, tmp_path / "altered", 1.01), tmp_path / "other")
+    assert "not of the same weights" in refused(
+        "report", tmp_path / "one", "--against", tmp_path / "other"
+    )
+    certify(run, tmp_path / "loud", "--sigma", 0.5)
+    assert "of the same noise" in refused(
+        "report", tmp_path / "one", "--against", tmp_path / "loud"
+    )
+    decide = ["--radius", 0.2, "--n", 64, "--limit", 2, "--out", tmp_path / "decided", "--cpu"]
+    done("decide", run, *decide)
+    assert "make no curve" in refused("plot-certified", tmp_path / "decided")
+    assert "decided at 0.2" in done("report", tmp_path / "decided")
+    assert "holds no config.json" in refused("report", tmp_path)
+
+
+def test_an_attack_passes_true_certificates_and_finds_a_false_one(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    certify(run, out, n=1000, limit=6)
+    flags = ["--certificates", out, "--images", 3, "--attack-steps", 3, "--draws", 8, "--cpu"]
+    assert "no certificate violated" in done("attack", run, *flags)
+    lines = [json.loads(line) for line in (out / LINES).read_text().splitlines()]
+    for line in lines:
+        line |= {"prediction": (line["detail"]["selected"] + 1) % 10, "radius": 1e-3}
+    (out / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = call("attack", run, *flags)
+    assert found.exit_code == 1, found.output
+    assert "3 of 3 certificates are violated" in found.output
+    other = altered(run, tmp_path / "other", 1.01)
+    assert "other weights" in refused("attack", other, *flags)
