@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,10 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..certification import ABSTAIN, Cold, Truncated
+from ..certification import ABSTAIN, Cold
 from ..certification.attack import Attack
 from ..certification.falsify import CertificateViolated, attack_certificates, require_consistent
 from ..certification.statistics import floor_radius
-from ..certification.votes import Session
 from ..models import ImageModel
 from . import options
 from .report import console, errors, fail, failing
@@ -104,11 +104,12 @@ class _Logits(nn.Module):
 
 def _voter(study: Study, image: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the base classifier that the policy certifies, from the model's own start."""
-    session = Session(study.model, image, Cold())
+    policy = replace(study.policy, start=Cold())
+    session = policy.prepare(study.model)(image)
 
     def vote(images: Tensor) -> Tensor:
-        truncated = isinstance(study.policy, Truncated)
-        votes = study.policy.vote(session, images, None) if truncated else session.full(images)
+        short = not policy.anytime  # its own votes may differ from what an audit bounds
+        votes = session.full(images) if short else policy.vote(session, images, None)
         return torch.from_numpy(votes.labels)
 
     return vote

@@ -18,9 +18,6 @@ from .report import console, failing
 from .spec import find_checkpoint, rebuild
 from .study import Choices, Study
 
-POLICIES = ("converged", "truncated")
-"""Those that tell the class of every vote. A proof or an audit is of one class, which certify
-selects beforehand."""
 SHOWN = 10
 
 
@@ -41,10 +38,8 @@ def command(
         float, typer.Option(help="Probability, at most, of a class that is not the smoothed one.")
     ] = 1e-3,
     seed: certify_options.Seed = 0,
-    policy: Annotated[
-        str,
-        typer.Option(help="converged (solved to the tolerance) or truncated (after --steps)."),
-    ] = "converged",
+    policy: certify_options.PolicyName = None,
+    warm_start: certify_options.WarmStart = None,
     steps: certify_options.Steps = None,
     solver: certify_options.Solver = None,
     rtol: options.Rtol = None,
@@ -56,27 +51,29 @@ def command(
 ) -> None:
     """Predict by the smoothed classifier: the class that most noisy copies vote for, or abstain.
 
-    It abstains where the votes do not tell the first two classes apart at level --alpha.
+    It abstains where the votes do not tell the first two classes apart at level --alpha; votes
+    that are undecided count for the second. Policies: verified, converged and truncated.
     """
-    if policy not in POLICIES:
-        raise ValueError(
-            f"--policy {policy}: a prediction needs votes for every class; {' and '.join(POLICIES)}"
-            " have them, the others prove or audit the votes for one class (homotopy-deq certify)."
-        )
     if threads is not None:
         torch.set_num_threads(threads)
     given: dict[str, Any] = locals() | {"limit": None if images else limit}
     own = {k: given[k] for k in Choices.__dataclass_fields__ if k in given}
     study = Study.of(Choices(**own), _files(run, images) if images else None)
+    if not study.policy.anytime:
+        raise ValueError(
+            f"policy {study.name} audits the votes for one class, which certify selects "
+            "beforehand: use --policy verified, converged or truncated."
+        )
     noise = {"n": n, "n0": 1, "alpha": alpha, "seed": seed, "batch": batch}
     smoothings = study.smoothings(sigma, **noise)
     classes = load_checkpoint(find_checkpoint(run)).meta["about"]["classes"]
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:
-        smoother = Smoother(study.model, study.policy, smoothing)
         for place in sorted(range(len(study.indices)), key=study.indices.__getitem__):
             index = study.indices[place]
-            found, counts = smoother.predict(study.image(place), index)
+            image = study.image(place)
+            smoother = Smoother(study.model, study.policy_for(image), smoothing)
+            found, counts = smoother.predict(image, index)
             rows.append(
                 {
                     "image": str(images[index]) if images else index,

@@ -14,7 +14,9 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ..certification import Cold, Policy, Smoothing, Verified
+from solvers.warm import DENSE
+
+from ..certification import Clean, Cold, Policy, Smoothing, Tangent, Verified
 from ..certification.policies import root_solver
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
@@ -110,7 +112,14 @@ class Study:
         device: torch.device = processes.device
         pixels, labels = data.test_images[order], data.test_labels[order]
         model.to(device)
-        check_clean(model, pixels, device)
+        size = check_clean(model, pixels, device)
+        if isinstance(policy.start, Tangent) and size > DENSE:
+            if choices.warm_start is not None:
+                raise ValueError(
+                    f"--warm-start tangent inverts an n x n matrix for states of n <= {DENSE} "
+                    f"numbers; this model's have {size:,}. Use --warm-start clean."
+                )
+            policy = replace(policy, start=Clean())
         identity = {
             "weights sha256": weights_sha256(model),
             "data": {
@@ -181,17 +190,19 @@ def check_weights(model: ImageModel) -> None:
 
 
 @torch.no_grad()
-def check_clean(model: ImageModel, pixels: Tensor, device: torch.device) -> None:
-    """Raise ValueError unless the clean images' logits are finite."""
-    infinite = 0
+def check_clean(model: ImageModel, pixels: Tensor, device: torch.device) -> int:
+    """Raise ValueError unless the clean images' logits are finite; return the size of a state."""
+    infinite = size = 0
     for k in range(0, len(pixels), CLEAN_BATCH):
         output = model.solve(pixels[k : k + CLEAN_BATCH].to(device).float() / 255)
+        size = output.solution.value[0].numel()
         infinite += int((~torch.isfinite(output.logits).all(1)).sum())
     if infinite:
         raise ValueError(
             f"the logits of {infinite} of {len(pixels)} images are not finite: nothing can be "
             "certified."
         )
+    return size
 
 
 def weights_sha256(model: ImageModel) -> str:

@@ -147,6 +147,16 @@ def test_verified_is_the_default_of_models_that_qualify(monotone: Path, tmp_path
                                          "rk4", "--out", tmp_path / "no")  # fmt: skip
 
 
+def test_states_too_large_for_the_tangent_start_at_the_clean_equilibrium(
+    monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homotopy_deq.cli.study.DENSE", 10)
+    certify(monotone, tmp_path / "out", n=64, limit=2)
+    assert read(tmp_path / "out")[0]["policy"]["start"] == {"is": "Clean"}
+    flags = ["--warm-start", "tangent", "--out", tmp_path / "no"]
+    assert "Use --warm-start clean" in refused("certify", monotone, *flags)
+
+
 def test_each_sigma_has_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
     certify(run, tmp_path, "--sigma", 0.25, "--sigma", 0.5)
     for sigma in ("0.25", "0.5"):

@@ -61,7 +61,7 @@ def test_smooth_predict_counts_votes_of_files_and_of_test_images(run: Path, tmp_
         assert row["class"] in (None, ranked[-1])
     assert "votes" in done("smooth-predict", run, *files, "--n", 50, "--cpu")
     told = refused("smooth-predict", run, "--policy", "audited")
-    assert "converged and truncated have them" in told
+    assert "use --policy verified, converged or truncated" in told
 
 
 def test_curves_and_tables_are_made_of_several_folders(run: Path, tmp_path: Path) -> None:
