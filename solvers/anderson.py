@@ -12,6 +12,7 @@ from .norms import TINY
 from .problem import Equilibrium
 from .solver import Solver, State
 
+EMPTY = 16  # smallest normal numbers: keeps the weights finite where all residuals are 0
 VOID = 1e30  # added to a squared residual, so large that its slot gets no weight
 
 
@@ -108,7 +109,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         images, gaps = state.images[:, :used], state.gaps[:, :used]
         gram = torch.bmm(gaps, gaps.mT)
         ridge = max(self.regularization, 4 * torch.finfo(gram.dtype).eps)  # less is rounded away
-        gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(TINY)
+        gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(EMPTY * torch.finfo(gram.dtype).tiny)
         if void is not None:
             gram = gram + torch.diag_embed(void[:, :used])
         alpha = torch.linalg.solve_ex(gram, gram.new_ones(*gram.shape[:2], 1))[0]

@@ -23,7 +23,8 @@ class ThenState(State):
 
     Arguments:
         start: where every solver begins that finds no better answer, (B, ...).
-        code: each sample's `Status` under the last solver, int8 (B,).
+        code: each sample's `Status` under the last solver, or under the last that left a finite
+            value, int8 (B,).
         stage: solvers used so far, shared by the batch.
     """
 
@@ -39,7 +40,8 @@ class Then(Solver[Equilibrium, ThenState]):
     A solver begins at the start, as if it were alone, but at the best answer so far where that
     one has all but converged: a failed iterate is seldom a better start than the start.
     `Solution.steps` is the number of solvers that a sample saw: `steps == k` means that the k-th
-    solved it. The tolerances are those of the solvers.
+    solved it. A sample that none solves ends at the best answer, with the status of the last
+    solver that did not end NONFINITE. The tolerances are those of the solvers.
 
     Arguments:
         *solvers: at least one solver of an `Equilibrium`.
@@ -81,11 +83,13 @@ class Then(Solver[Equilibrium, ThenState]):
         found = run(problem, self.solvers[state.stage], begin)
         assert state.evals is not None
         better = found.residual.to(state.residual) <= state.residual
+        # NONFINITE means that there is no value, and an earlier solver has left one.
+        kept = (found.status == Status.NONFINITE) & torch.isfinite(state.residual)
         return replace(
             state,
             z=torch.where(expand(better, begin), found.value, state.z),
             residual=torch.minimum(found.residual.to(state.residual), state.residual),
-            code=found.status,
+            code=torch.where(kept, state.code, found.status),
             stage=state.stage + 1,
             evals=state.evals + found.evals,
         )

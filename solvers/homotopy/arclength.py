@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,50 +15,19 @@ from ..newton import NewtonKrylov
 from ..norms import TINY, dot, expand, norm
 from ..problem import Counter, Equilibrium
 from ..solution import Solution
-from ..solver import Solver, State, start
+from ..solver import Solver, start
 from ..status import Status
-from .arrival import CORRECTION, RANK, Arrival, Departure, by_factors, by_krylov, merged
+from .arcstate import ArcState, formed, halved, resting, select
+from .arrival import CORRECTION, RANK, Arrival, Departure, by_either, by_factors, by_krylov
 from .control import StepControl
 from .curve import Curve, start_guide
-from .direct import Factors
-from .endgame import finish, scatter, spread
+from .endgame import finish, spread
 from .family import Family
 from .maps import FixedPoint, Homotopy
 from .predictor import Knot, Predictor, Tangent
 
 UNIT = 2.0  # times the longer of z0 and f(z0): about the length of a root far from both
 SMALL = 64  # entries up to which Jacobians are formed from the start: half the time, in a batch
-
-
-@dataclass(frozen=True)
-class ArcState(State):
-    """Where each sample stands on its path; `time` is its lambda.
-
-    Arguments:
-        here, last: (w, tangent) at the last two points, each (B, n + 1).
-        gap: arclength between the two, (B,); 0 at the start.
-        ds: the next step, (B,).
-        streak: easy steps in a row, int64 (B,).
-        anchor: what the homotopy keeps of the start, (B, ...).
-        unit: the length that z is measured in, (B,).
-        code: each sample's `Status`, int8 (B,).
-        formed: whose Jacobians are formed, bool (B,).
-        lu, pivots: theirs at the last point, see `Factors`; None where there are none.
-    """
-
-    w: Tensor
-    tangent: Tensor
-    last_w: Tensor
-    last_tangent: Tensor
-    gap: Tensor
-    ds: Tensor
-    streak: Tensor
-    anchor: Tensor
-    unit: Tensor
-    code: Tensor
-    formed: Tensor
-    lu: Tensor | None = None
-    pivots: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +43,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     the problem changes nothing.
 
     Small states are followed with Jacobians that are formed and factored, once a step; large ones
-    in Krylov spaces, until a step of a sample fails: a hard path needs many products a step, and
-    steps that fail cost next to nothing with a factored Jacobian.
+    in Krylov spaces, until a step of a sample fails: hard paths need many products a step.
 
     A sample ends STEP_TOO_SMALL where steps below the smallest fail, RANK_LOSS where they fail
     and the bordered system is singular (a bifurcation, or `krylov` too small), LOST_PATH where
@@ -134,7 +103,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         anchor = self.homotopy.anchor(problem, z0)
         lam = torch.zeros_like(first.residual).to(z0.dtype)
         if bool(idle.all()):
-            state = self._at(z0, lam, torch.zeros_like(unit, dtype=torch.int64), unit)
+            state = resting(z0, lam, unit, self.theta, self.control.ds)
         else:
             family = self.homotopy.family(problem, anchor)
             state = self.begin(family, z0, lam, rooted=self.homotopy.rooted, unit=unit)
@@ -159,7 +128,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             answer = self._finish(problem, family, new, end)
             evals = new.evals + answer.evals
             # Where the polish fails the step was too long: the path is taken up from before it.
-            new = select(end & ~answer.converged, self._halved(state), new)
+            smallest = self.control.smallest(new.z.dtype)
+            new = select(end & ~answer.converged, halved(state, smallest), new)
             end &= answer.converged
             assert new.time is not None
             new = replace(
@@ -172,10 +142,9 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             )
         if not bool(end.all()):  # the others stand elsewhere than at a root of f
             there = start(problem, new.z).residual
-            assert new.evals is not None
-            new = replace(
-                new, residual=torch.where(end, new.residual, there), evals=new.evals + ~end
-            )
+            residual, counts = torch.where(end, new.residual, there), new.evals
+            assert counts is not None
+            new = replace(new, residual=residual, evals=counts + ~end)
         return new
 
     def begin(
@@ -200,12 +169,12 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         evals = torch.zeros_like(lam, dtype=torch.int64)
         code = torch.zeros_like(lam, dtype=torch.int8)
         if not rooted:
-            solver = NewtonKrylov(rtol=CORRECTION, max_steps=50, halvings=0, krylov=self.krylov)
-            solver = solver if self.corrector is None else replace(self.corrector, max_steps=50)
+            solver = replace(self._corrector(50), max_steps=50)
             root = run(family.at(lam), solver, z)
             z, evals = root.value, root.evals
             code = torch.where(root.converged, code, Status.LOST_PATH).to(torch.int8)
-        state = self._at(z, lam, evals, torch.ones_like(lam) if unit is None else unit)
+        unit = torch.ones_like(lam) if unit is None else unit
+        state = resting(z, lam, unit, self.theta, self.control.ds)
         counter = Counter(family.map)
         curve = self._curve(replace(family, map=counter), state)
         guide = start_guide(curve, z, direction)
@@ -214,7 +183,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             tangent = factors.null
             state = replace(
                 state,
-                formed=torch.ones_like(code, dtype=torch.bool),
+                formed=torch.ones_like(state.formed),
                 lu=factors.lu,
                 pivots=factors.pivots,
             )
@@ -269,7 +238,10 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             code=code,
             evals=state.evals + found.evals,
         )
-        return self._form(family, new, ~ok & ~state.formed), ok
+        failed = ~ok & ~state.formed
+        if self._forms(z) and bool(failed.any()):
+            new = formed(new, family, self.theta, failed)
+        return new, ok
 
     def status(self, state: ArcState) -> Tensor | None:
         return state.code
@@ -279,83 +251,20 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         here, last = Knot(state.w, state.tangent), Knot(state.last_w, state.last_tangent)
         guess = self.predictor(last, here, state.gap, state.ds) - state.w
         at = Departure(state.w, state.tangent, guess, state.ds, state.lu, state.pivots)
-        straight, formed = math.cos(self.control.turn), state.formed
-
-        def krylov(curve: Curve, at: Departure) -> Arrival:
-            corrector = self.corrector or NewtonKrylov(
-                rtol=CORRECTION, max_steps=4, halvings=0, krylov=self.krylov
-            )
-            return by_krylov(
-                curve,
-                at,
-                corrector,
-                straight=straight,
-                krylov=self._space(state.z),
-                tangents=self.predictor.tangents,
-            )
-
-        if not bool(formed.any()):
-            return krylov(curve, at)
-        if bool(formed.all()):
-            return by_factors(curve, at, straight=straight)
-        whole = curve.family.condition is None
-        if whole:
-            parts = by_factors(curve, at, straight=straight), krylov(curve, at)
-        else:
-            yes, no = formed.nonzero().squeeze(1), (~formed).nonzero().squeeze(1)
-            parts = (
-                by_factors(curve.rows(yes), at.rows(yes), straight=straight),
-                krylov(curve.rows(no), at.rows(no)),
-            )
-        return merged(formed, *parts, whole=whole)
-
-    def _form(self, family: Family, state: ArcState, failed: Tensor) -> ArcState:
-        """Form the Jacobians of the samples that have failed a step without."""
-        if not (self._forms(state.z) and bool(failed.any())):
-            return state
-        index = torch.arange(len(failed), device=failed.device)
-        if family.condition is not None:
-            index = index[failed]
-        counter = Counter(family.map)
-        curve = self._curve(replace(family, map=counter), state).rows(index)
-        factors, _ = curve.factored(state.w[index], state.tangent[index])
-        n = state.w.shape[1]
-        lu = state.w.new_zeros(len(failed), n, n) if state.lu is None else state.lu
-        pivots = lu.new_zeros(len(failed), n, dtype=torch.int32) + 1
-        pivots = pivots if state.pivots is None else state.pivots
-        keep = failed[index]
-        index, evals = index[keep], state.evals
-        assert evals is not None
-        return replace(
-            state,
-            tangent=scatter(factors.null[keep], index, state.tangent),
-            lu=scatter(factors.lu[keep], index, lu),
-            pivots=scatter(factors.pivots[keep], index, pivots),
-            formed=state.formed | failed,
-            evals=evals + torch.where(failed, counter.count, 0),
+        straight = math.cos(self.control.turn)
+        krylov = partial(
+            by_krylov,
+            corrector=self._corrector(4),
+            straight=straight,
+            krylov=self._space(state.z),
+            tangents=self.predictor.tangents,
         )
+        return by_either(curve, at, state.formed, partial(by_factors, straight=straight), krylov)
 
-    def _at(self, z: Tensor, lam: Tensor, evals: Tensor, unit: Tensor) -> ArcState:
-        """Return the state of samples that stand at z, with no tangent yet."""
-        w = Curve(Family(lambda z, lam: z), z.shape[1:], self.theta, unit).join(z, lam)
-        return ArcState(
-            z,
-            z,
-            torch.full_like(lam, float("inf")),
-            w=w,
-            tangent=torch.zeros_like(w),
-            last_w=w,
-            last_tangent=torch.zeros_like(w),
-            gap=torch.zeros_like(lam),
-            ds=torch.full_like(lam, self.control.ds),
-            streak=torch.zeros_like(evals),
-            anchor=z,
-            unit=unit,
-            code=torch.zeros_like(evals, dtype=torch.int8),
-            formed=torch.zeros_like(evals, dtype=torch.bool),
-            evals=evals,
-            time=lam,
-        )
+    def _corrector(self, steps: int) -> Solver[Equilibrium, Any]:
+        if self.corrector is not None:
+            return self.corrector
+        return NewtonKrylov(rtol=CORRECTION, max_steps=steps, halvings=0, krylov=self.krylov)
 
     def _finish(
         self, problem: Equilibrium, family: Family, state: ArcState, end: Tensor
@@ -365,25 +274,15 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         if problem.condition is not None:
             index = index[end]
             problem, family, state = problem.rows(index), family.rows(index), state.rows(index)
-        factors = None
-        if state.lu is not None and state.pivots is not None:
-            factors = Factors(state.lu, state.pivots, state.tangent)
         krylov = max(self.krylov, state.z[0].numel() if self._forms(state.z) else 0)
         solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=krylov)
         last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
         curve = self._curve(family, state)
-        found = finish(problem, solver, curve, last, here, state.gap, factors)
+        found = finish(problem, solver, curve, last, here, state.gap, state.factors)
         return spread(found, index, len(end))
 
     def _curve(self, family: Family, state: ArcState) -> Curve:
         return Curve(family, state.z.shape[1:], self.theta, state.unit)
-
-    def _halved(self, state: ArcState) -> ArcState:
-        """Return the state with half the step."""
-        ds = 0.5 * state.ds
-        small = ds < self.control.smallest(ds.dtype)
-        code = torch.where(small, Status.STEP_TOO_SMALL, state.code).to(torch.int8)
-        return replace(state, ds=ds, streak=torch.zeros_like(state.streak), code=code)
 
     def _forms(self, z: Tensor) -> bool:
         """Say whether Jacobians of states like z may be formed."""
@@ -398,13 +297,3 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         start = norm(state.anchor) / state.anchor[0].numel() ** 0.5
         farthest: Tensor = self.bound * (state.unit + start) * state.z[0].numel() ** 0.5
         return farthest
-
-
-def select(chosen: Tensor, yes: ArcState, no: ArcState) -> ArcState:
-    """Return the rows `chosen`, bool (B,), of one state and the other rows of another."""
-    merged = {}
-    for each in fields(yes):
-        a, b = getattr(yes, each.name), getattr(no, each.name)
-        if a is not b and isinstance(a, Tensor):
-            merged[each.name] = torch.where(expand(chosen, a), a, b)
-    return replace(no, **merged)

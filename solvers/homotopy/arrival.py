@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -45,8 +46,10 @@ class Departure:
 
     def rows(self, index: Tensor) -> Departure:
         """Return those of the samples `index` alone."""
-        chosen = [getattr(self, each.name) for each in fields(self)]
-        return Departure(*(x if x is None else x.index_select(0, index) for x in chosen))
+        chosen: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name, x in chosen.items():
+            chosen[name] = x if x is None else x.index_select(0, index)
+        return Departure(**chosen)
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,22 @@ def by_factors(curve: Curve, at: Departure, *, straight: float) -> Arrival:
     )
 
 
+Way = Callable[[Curve, Departure], Arrival]
+
+
+def by_either(curve: Curve, at: Departure, formed: Tensor, factors: Way, krylov: Way) -> Arrival:
+    """Take the step of each sample in its own way, that of the `formed`, bool (B,), by factors."""
+    if not bool(formed.any()):
+        return krylov(curve, at)
+    if bool(formed.all()):
+        return factors(curve, at)
+    if curve.family.condition is None:
+        return merged(formed, factors(curve, at), krylov(curve, at), whole=True)
+    yes, no = formed.nonzero().squeeze(1), (~formed).nonzero().squeeze(1)
+    parts = factors(curve.rows(yes), at.rows(yes)), krylov(curve.rows(no), at.rows(no))
+    return merged(formed, *parts, whole=False)
+
+
 def merged(formed: Tensor, yes: Arrival, no: Arrival, *, whole: bool) -> Arrival:
     """Return the arrivals of the samples `formed`, bool (B,), and of the others, as one.
 
@@ -198,7 +217,7 @@ def merged(formed: Tensor, yes: Arrival, no: Arrival, *, whole: bool) -> Arrival
     joined = {}
     for each in fields(yes):
         a, b = getattr(yes, each.name), getattr(no, each.name)
-        full = a.new_zeros(len(formed), *a.shape[1:])
+        full = a.new_zeros(len(formed), *a.shape[1:]) + (each.name == "pivots")  # from 1 on
         joined[each.name] = scatter(a, index, full if b is None else scatter(b, others, full))
     return Arrival(**joined)
 

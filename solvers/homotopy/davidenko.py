@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..driver import run
 from ..newton import NewtonKrylov
-from ..norms import expand
+from ..norms import TINY, expand, norm
 from ..ode import ODE
 from ..problem import Counter, Equilibrium, InitialValue
 from ..solution import Solution
@@ -63,7 +63,9 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DavidenkoState:
         first = start(problem, z0)
-        code = (first.residual <= self.rtol).to(torch.int8)
+        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
+        code = (first.residual <= tolerance).to(torch.int8)
+        code = code.masked_fill(~torch.isfinite(first.residual), Status.NONFINITE)
         evals = torch.ones_like(code, dtype=torch.int64)
         time = torch.zeros_like(first.residual)
         return DavidenkoState(z0, first.fz, first.residual, code, evals=evals, time=time)

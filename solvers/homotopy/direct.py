@@ -39,10 +39,8 @@ def jacobian(
         counter.count += m
     units = torch.eye(m, dtype=z.dtype, device=z.device)[:, None].expand(m, batch, m)
     width = 1 if weights else max(1, ENTRIES // max(value.numel(), z.numel()))
-    rows = []
-    for some in units.split(width):
-        last = sum(len(each) for each in rows) + len(some) == m
-        rows.append(_pull(value, at, some, keep=not last))
+    starts = range(0, m, width)
+    rows = [_pull(value, at, units[k : k + width], keep=k + width < m) for k in starts]
     return torch.cat(rows).transpose(0, 1)
 
 

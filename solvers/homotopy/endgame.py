@@ -87,8 +87,17 @@ def polish(
 
 def spread(found: Solution[Tensor], index: Tensor, batch: int) -> Solution[Tensor]:
     """Return the solution of a batch of which the samples `index` have been solved."""
-    parts = found.value, found.status, found.steps, found.evals, found.residual
-    return Solution(*(scatter(x, index, x.new_zeros(batch, *x.shape[1:])) for x in parts))
+
+    def full(x: Tensor) -> Tensor:
+        return scatter(x, index, x.new_zeros(batch, *x.shape[1:]))
+
+    return Solution(
+        full(found.value),
+        full(found.status),
+        full(found.steps),
+        full(found.evals),
+        full(found.residual),
+    )
 
 
 def chord_root(

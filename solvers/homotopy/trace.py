@@ -11,7 +11,8 @@ from ..driver import run
 from ..newton import NewtonKrylov
 from ..norms import expand
 from ..status import Status
-from .arclength import ArcLength, ArcState
+from .arclength import ArcLength
+from .arcstate import ArcState
 from .branch import Branch, precise
 from .control import StepControl
 from .curve import Curve

@@ -149,13 +149,23 @@ class ODE(Solver[InitialValue, FlowTimeState]):
             if not str(error).startswith(("underflow in dt", "max_num_steps", "non-finite")):
                 raise  # the field's own
             if z.shape[0] == 1 or problem.condition is None:
-                many = "max_num_steps" in str(error)
-                return z, full + (Status.MAX_STEPS if many else Status.STEP_TOO_SMALL)
+                return z, full + _reason(str(error))
         rows = torch.arange(z.shape[0], device=z.device)
         halves = [
             self._advance(problem.rows(index), z[index], start, end) for index in rows.chunk(2)
         ]
         return torch.cat([z for z, _ in halves]), torch.cat([code for _, code in halves])
+
+
+def _reason(message: str) -> Status:
+    """Return the status that an error of torchdiffeq stands for.
+
+    Where the field is not a number, nor is the error, and the next step becomes 0 exactly.
+    """
+    if message.startswith("max_num_steps"):
+        return Status.MAX_STEPS
+    nan = message.startswith("non-finite") or message.endswith((" 0.0", "nan"))
+    return Status.NONFINITE if nan else Status.STEP_TOO_SMALL
 
 
 def _worst_sample(error: Tensor) -> Tensor:

@@ -32,12 +32,13 @@ STEPPING: list[AnySolver] = [
     PseudoTransient(),
     SteadyState(),
     Continuation(),
+    ArcLength(),
     Then(Anderson(), Continuation(), PseudoTransient()),
 ]
 """Solvers whose `max_steps`, or that of the solvers within, can be set to any number."""
 
-EQUILIBRIUM = [*STEPPING, ArcLength(), Davidenko(), Robust()]
-"""All of them; more about the last three is in tests/homotopy."""
+EQUILIBRIUM = [*STEPPING, Davidenko(), Robust()]
+"""All of them; a step of the last two is a whole solve."""
 
 
 def name(solver: object) -> str:

@@ -21,7 +21,7 @@ from tests.problems import (
     tanh_suite,
 )
 
-from .every import EQUILIBRIUM, AnySolver, every_solver, every_stepping_solver, name, tuned
+from .every import EQUILIBRIUM, AnySolver, every_solver, name, tuned
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def test_converged_means_a_verified_residual_within_tolerance(
     assert (solution.residual <= rtol).equal(solution.converged)
 
 
-@every_stepping_solver
+@every_solver
 def test_warm_start_at_the_solution_costs_one_evaluation(solver: AnySolver) -> None:
     case = linear()
     solution = solve(case.problem, solver, case.answer)
@@ -81,7 +81,7 @@ def test_warm_start_at_the_solution_costs_one_evaluation(solver: AnySolver) -> N
     assert solution.value.equal(case.answer)
 
 
-@every_stepping_solver
+@every_solver
 def test_solution_can_be_the_start_of_the_next_solve(solver: AnySolver) -> None:
     case = linear()
     first = solve(case.problem, tuned(solver, rtol=1e-6), case.z0)
@@ -90,7 +90,7 @@ def test_solution_can_be_the_start_of_the_next_solve(solver: AnySolver) -> None:
     assert again.value.equal(first.value)
 
 
-@every_stepping_solver
+@every_solver
 def test_absolute_tolerance_alone_is_enough_for_a_root_at_zero(solver: AnySolver) -> None:
     half = Equilibrium(lambda z: 0.5 * z)
     start = normal(3, 3, 4)
@@ -114,7 +114,7 @@ def test_answer_has_the_type_of_the_start(solver: AnySolver, dtype: torch.dtype)
     assert (distance(solution.value, case.answer) <= 3e-5 * case.answer.norm(dim=1)).all()
 
 
-@every_stepping_solver
+@every_solver
 def test_works_where_autocast_evaluates_the_map_in_bfloat16(solver: AnySolver) -> None:
     weight = 0.5 * torch.linalg.qr(normal(0, 8, 8, dtype=torch.float32))[0]
     x = normal(1, 3, 8, dtype=torch.float32)
@@ -127,7 +127,7 @@ def test_works_where_autocast_evaluates_the_map_in_bfloat16(solver: AnySolver) -
     assert (distance(solution.value, exact) <= 6e-2 * exact.norm(dim=1)).all()
 
 
-@every_stepping_solver
+@every_solver
 @pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e4])
 def test_scaling_the_problem_changes_no_evaluation_count(solver: AnySolver, scale: float) -> None:
     a, x = contractions(3, 8, 0.9, 5), normal(6, 3, 8)
@@ -154,7 +154,7 @@ def test_state_may_have_any_shape(solver: AnySolver) -> None:
     assert image.steps.equal(vector.steps)
 
 
-@every_stepping_solver
+@every_solver
 def test_state_may_be_a_tuple_of_tensors(solver: AnySolver) -> None:
     problem, start, case = pair()
     both = solve(problem, tuned(solver, rtol=1e-9, max_steps=500), start, record=True).check()

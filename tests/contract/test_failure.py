@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from solvers import Continuation, Equilibrium, SolveError, Status, Then, solve
+from solvers import ArcLength, Continuation, Equilibrium, SolveError, Status, Then, solve
 from tests.problems import (
     DOUBLE,
     contractions,
@@ -56,7 +56,7 @@ def test_few_steps_are_taken_counted_and_judged(solver: AnySolver, steps: int) -
         assert (solution.residual < relative_residual(case.problem, case.z0)).all()
 
 
-@every_stepping_solver
+@every_solver
 def test_map_that_is_not_a_number_ends_nonfinite_at_the_start(solver: AnySolver) -> None:
     start = normal(0, 2, 3)
     solution = solve(Equilibrium(lambda z: z * float("nan")), solver, start)
@@ -67,7 +67,7 @@ def test_map_that_is_not_a_number_ends_nonfinite_at_the_start(solver: AnySolver)
         solution.check()
 
 
-@every_stepping_solver
+@every_solver
 def test_start_that_is_not_a_number_ends_nonfinite(solver: AnySolver) -> None:
     case = linear(batch=2)
     start = case.z0.clone()
@@ -105,7 +105,7 @@ def test_residual_of_a_failed_sample_is_that_of_its_value(solver: AnySolver) -> 
     assert torch.isinf(solution.residual[~usable]).all()
 
 
-@every_stepping_solver
+@every_solver
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tolerance_below_rounding_ends_near_the_root(solver: AnySolver, dtype: torch.dtype) -> None:
     a, x = contractions(3, 10, 0.8, 0).to(dtype), normal(1, 3, 10, dtype=dtype)
@@ -114,7 +114,7 @@ def test_tolerance_below_rounding_ends_near_the_root(solver: AnySolver, dtype: t
     unreachable = tuned(solver, rtol=eps / 100, max_steps=150)
     solution = solve(problem, unreachable, torch.zeros_like(x))
     assert (solution.status != Status.NONFINITE).all()
-    if isinstance(solver, Continuation):
-        return  # it stays where it was on its path before the last root
+    if isinstance(solver, Continuation | ArcLength):
+        return  # they stay where they were on the path before the last root
     # What is left is rounding: a few hundred operations a component.
     assert (relative_residual(problem, solution.value) <= 300 * eps).all()

@@ -14,14 +14,17 @@ from torch import Tensor
 from solvers import (
     ODE,
     Anderson,
+    ArcLength,
     Broyden,
     Continuation,
+    Davidenko,
     Equilibrium,
     InitialValue,
     NewtonKrylov,
     Phantom,
     Picard,
     PseudoTransient,
+    Robust,
     SteadyState,
     Then,
     solve,
@@ -29,10 +32,10 @@ from solvers import (
 from solvers.homotopy import StepControl
 from tests.problems import linear, normal, rootless
 
-from .every import AnySolver, every_solver, every_stepping_solver, tuned
+from .every import AnySolver, every_solver, tuned
 
 
-@every_stepping_solver
+@every_solver
 def test_trajectory_leads_from_the_start_to_the_value(solver: AnySolver) -> None:
     case = linear(batch=3, norm=0.8)
     start = normal(9, 3, 6)
@@ -47,7 +50,9 @@ def test_trajectory_leads_from_the_start_to_the_value(solver: AnySolver) -> None
     assert path.z[-1].equal(found.value)
     assert path.residual[-1].equal(found.residual)
     assert (path.evals.diff() > 0).all()
-    if not isinstance(solver, Then | Continuation):  # whose evaluations differ by the sample
+    if not isinstance(
+        solver, Then | Robust | Continuation | ArcLength | Davidenko
+    ):  # whose evaluations differ by the sample
         assert path.evals[-1] == found.evals.max()
     for k, steps in enumerate(found.steps.tolist()):
         assert (path.z[steps:, k] == found.value[k]).all()  # a finished sample stays
@@ -57,14 +62,14 @@ def test_trajectory_leads_from_the_start_to_the_value(solver: AnySolver) -> None
     torch.testing.assert_close(plain.value, found.value, rtol=1e-9, atol=1e-12)
 
 
-@every_stepping_solver
+@every_solver
 def test_trajectory_of_a_failed_sample_ends_in_the_value_too(solver: AnySolver) -> None:
     found = solve(rootless(2), tuned(solver, max_steps=60), normal(0, 2, 3), record=True)
     assert found.trajectory is not None
     assert found.trajectory.z[-1].equal(found.value)
 
 
-@pytest.mark.parametrize("solver", [SteadyState(), Continuation()])
+@pytest.mark.parametrize("solver", [SteadyState(), Continuation(), ArcLength()])
 def test_time_of_a_finished_sample_stands_still(solver: AnySolver) -> None:
     case = linear(batch=2, a=None, norm=0.9)
     easy = case.problem.condition[0].clone()  # type: ignore[index]
@@ -141,6 +146,8 @@ BAD: list[tuple[Any, str, Any]] = [
     (PseudoTransient, "delta", 0.0),
     (PseudoTransient, "growth", 1.0),
     (PseudoTransient, "krylov", 0),
+    (ArcLength, "theta", 1.0),
+    (ArcLength, "dense", -1),
     (SteadyState, "error", 0.0),
     (SteadyState, "h", 2.0),
     (StepControl, "ds", 0.0),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments import classical as problems
+from experiments.reference_tracker import track
 from solvers import (
     Anderson,
     ArcLength,
@@ -55,13 +56,53 @@ def test_arclength_solves_what_fixed_points_do_not(gain: float, dtype: torch.dty
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gain", [0.5, 1.6, 2.0, 3.0])
-def test_arclength_and_robust_solve_every_draw(gain: float) -> None:
-    problem, z0 = tanh_suite(gain, draws=100)
-    for solver in (ArcLength(rtol=1e-6), Robust(rtol=1e-6)):
+def test_arclength_and_robust_solve_every_draw(gain: float, dtype: torch.dtype) -> None:
+    problem, z0 = tanh_suite(gain, draws=200, dtype=dtype)
+    rtol = 1e-5 if dtype == torch.float32 else 1e-6
+    for solver in (ArcLength(rtol=rtol), Robust(rtol=rtol)):
         found = solve(problem, solver, z0)
         assert found.converged.all()
-        assert (verified(problem, found) <= 1.01e-6).all()
+        assert (verified(problem, found) <= 1.01 * rtol).all()
+
+
+def test_arclength_follows_the_path_of_a_textbook_tracker() -> None:
+    """Both end at the same root where the path leads to one; seen at gain 2, with folds."""
+    problem, z0 = tanh_suite(2.0, n=30, draws=12)
+    assert problem.condition is not None
+    w, b = (x.numpy() for x in problem.condition)
+    found = solve(problem, ArcLength(rtol=1e-10), z0).check()
+    for k in range(len(z0)):
+        path = track(w[k], b[k])
+        assert path.root is not None
+        assert torch.allclose(found.value[k], torch.from_numpy(path.root), atol=1e-7)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["condition", "closure"])
+def test_jacobians_of_a_large_state_are_formed_for_the_samples_that_need_them(closed: bool) -> None:
+    """An easy and a hard path of 80 unknowns in a batch: Krylov spaces for the one alone."""
+    (easy, z0), (hard, _) = tanh_suite(0.5, n=80, draws=1), tanh_suite(3.0, n=80, draws=1)
+    assert easy.condition is not None and hard.condition is not None
+    both = Equilibrium(
+        cell, tuple(torch.cat(x) for x in zip(easy.condition, hard.condition, strict=True))
+    )
+    given = Equilibrium(lambda z: both(z)) if closed else both
+    found = solve(given, ArcLength(rtol=1e-9), z0.expand(2, -1).contiguous()).check()
+    alone = solve(easy, ArcLength(rtol=1e-9), z0).check()
+    assert torch.allclose(found.value[:1], alone.value, atol=1e-8)
+    if not closed:
+        assert found.steps[0] == alone.steps[0]
+        assert found.evals[0] < 2 * 80  # fewer than two Jacobians
+    assert found.evals[1] > 80 * 5
+
+
+def test_no_jacobian_is_formed_where_none_may_be() -> None:
+    problem, z0 = tanh_suite(0.5, n=40, draws=3)
+    free = solve(problem, ArcLength(dense=0), z0).check()
+    formed = solve(problem, ArcLength(), z0).check()
+    assert (free.evals < formed.evals).all()
+    assert torch.allclose(free.value, formed.value, atol=1e-3)
 
 
 @pytest.mark.parametrize("predictor", [Constant(), Secant(), Tangent(), Hermite()])
@@ -251,7 +292,7 @@ def test_step_control_refuses_what_makes_no_sense(bad: dict[str, Any]) -> None:
         StepControl(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"theta": 1.0}, {"krylov": 0}, {"bound": 0.5}])
+@pytest.mark.parametrize("bad", [{"theta": 1.0}, {"krylov": 0}, {"bound": 0.5}, {"dense": -1}])
 def test_arclength_refuses_what_makes_no_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="ArcLength needs"):
         ArcLength(**bad)

@@ -90,3 +90,16 @@ def test_equal_residuals_do_not_break_the_small_system() -> None:
     flat = Equilibrium(lambda z, x: x + 0 * z, (contractions(1, 4, 1.0, 0)[0],))
     found = solve(flat, Anderson(rtol=1e-15, max_steps=5), torch.zeros(4, 4, dtype=torch.float64))
     assert found.converged.all()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float64, 1e-25), (torch.float32, 1e-15)])
+def test_scale_changes_nothing_far_below_one(dtype: torch.dtype, scale: float) -> None:
+    """Squares of residuals down to the smallest normal number: 1e-38 in float32."""
+    a, x = contractions(3, 8, 0.9, 5).to(dtype), normal(6, 3, 8, dtype=dtype)
+
+    def scaled(s: float) -> Equilibrium:
+        return Equilibrium(lambda z, a, x: (a @ z[..., None])[..., 0] + s * x, (a, x))
+
+    z0 = torch.zeros_like(x)
+    one, other = (solve(scaled(s), Anderson(rtol=1e-3), z0).check() for s in (1.0, scale))
+    assert one.evals.equal(other.evals)

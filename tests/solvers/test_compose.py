@@ -105,3 +105,17 @@ def test_flow_hands_over_to_anderson_for_the_last_digits() -> None:
     ladder = Then(SteadyState(rtol=1e-3), Anderson(rtol=1e-12))
     rough = solve(problem, ladder, torch.zeros(3, 1, dtype=DOUBLE)).check()
     assert (rough.residual <= 1e-3).all()  # each stage stops at its own tolerance
+
+
+def test_a_last_solver_that_diverges_does_not_take_the_best_answer_with_it() -> None:
+    """The flow of z = z - 4 (z^2 - 2) nears sqrt(2), and Picard overflows."""
+    problem = Equilibrium(lambda z: z - 4 * (z * z - 2))
+    flow, wild = SteadyState(rtol=1e-12, max_steps=3), Picard(rtol=1e-12)
+    start = torch.full((1, 1), 2.0, dtype=DOUBLE)
+    alone = solve(problem, flow, start)
+    assert solve(problem, wild, start).status.tolist() == [Status.NONFINITE]
+    found = solve(problem, Then(flow, wild), start)
+    assert found.status.tolist() == alone.status.tolist() == [Status.MAX_STEPS]
+    assert found.value.equal(alone.value)
+    assert found.residual.equal(alone.residual)
+    assert solve(problem, Then(wild, wild), start).status.tolist() == [Status.NONFINITE]

@@ -137,6 +137,17 @@ def test_sample_that_is_no_number_does_not_take_its_mates_along(method: str) -> 
     assert found.value[1] == 1  # its start
 
 
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun", "rk4"])
+@pytest.mark.parametrize("lasts", [0.0, 0.3])
+def test_field_that_is_not_a_number_ends_nonfinite(method: str, lasts: float) -> None:
+    """z' = sqrt(lasts - t): not a step too small, whatever torchdiffeq says."""
+    ends = torch.tensor([[lasts], [2.0]], dtype=DOUBLE)
+    flow = InitialValue(lambda t, z, end: torch.sqrt(end - t) + 0 * z - 1, condition=(ends,))
+    found = solve(flow, ODE(method), torch.ones(2, 1, dtype=DOUBLE))
+    assert found.status.tolist() == [Status.NONFINITE, Status.CONVERGED]
+    assert found.value[0] == 1
+
+
 def test_failure_is_a_status_and_no_assertion_of_torchdiffeq() -> None:
     rate = torch.full((2,), 10.0, dtype=DOUBLE)
     found = solve(blowing_up(rate), ODE(rtol=1e-6), torch.ones(2, 1, dtype=DOUBLE))

@@ -1,0 +1,49 @@
+"""Jacobians that are formed: exact, counted, and the same in whatever way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from solvers.homotopy.direct import Factors, factor, jacobian
+from solvers.problem import Counter
+
+DOUBLE = torch.float64
+
+
+def f(z: Tensor) -> Tensor:
+    """Return (B, 2) of (B, 3)."""
+    return torch.stack((z[:, 0] * z[:, 1], torch.sin(z[:, 2]) + z[:, 0]), dim=1)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_jacobian_has_its_closed_form(weights: bool) -> None:
+    z = torch.randn(4, 3, dtype=DOUBLE)
+    zero = torch.zeros(4, dtype=DOUBLE)
+    first = torch.stack((z[:, 1], z[:, 0], zero), dim=1)
+    second = torch.stack((zero + 1, zero, torch.cos(z[:, 2])), dim=1)
+    exact = torch.stack((first, second), dim=1)
+    assert torch.allclose(jacobian(f, z, weights=weights), exact, rtol=0, atol=1e-15)
+
+
+def test_a_row_counts_as_an_evaluation() -> None:
+    counter = Counter(f)
+    jacobian(counter, torch.randn(4, 3, dtype=DOUBLE), counter)
+    assert counter.count == 1 + 2
+
+
+def test_jacobian_of_a_constant_is_zero() -> None:
+    z = torch.randn(2, 3)
+    assert jacobian(lambda z: torch.ones(2, 3), z).abs().max() == 0
+
+
+def test_factors_solve_with_the_null_vector_in_place_of_the_row() -> None:
+    a = torch.randn(5, 3, 4, dtype=DOUBLE)
+    null = torch.linalg.svd(a)[2][:, -1]
+    row = null + 0.3 * torch.randn(5, 4, dtype=DOUBLE)
+    factors = Factors(*factor(torch.cat((a, row[:, None]), dim=1)), null)
+    b, c = torch.randn(5, 3, dtype=DOUBLE), torch.randn(5, dtype=DOUBLE)
+    x = factors.solve(b, c)
+    assert torch.allclose(torch.bmm(a, x[:, :, None])[:, :, 0], b, atol=1e-10)
+    assert torch.allclose((null * x).sum(1), c, atol=1e-10)
