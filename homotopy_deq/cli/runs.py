@@ -52,7 +52,7 @@ class CertifiedRun:
     def start(self) -> str:
         """The warm start by its name."""
         start = self.config["policy"]["start"]
-        name = {"Cold": "none"}.get(start["is"], start["is"].lower())
+        name = "none" if start["is"] == "Cold" else str(start["is"]).lower()
         return f"{name}:{start['time']:g}" if "time" in start else name
 
     @property

@@ -26,7 +26,7 @@ def command(
     run: options.RunArgument,
     images: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Argument(metavar="[IMAGE...]", help="PNG or JPEG files. Default: test images."),
+        typer.Argument(metavar="IMAGE...", help="PNG or JPEG files. Default: test images."),
     ] = None,
     data: options.Data = None,
     limit: Annotated[

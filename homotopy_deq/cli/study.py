@@ -108,7 +108,7 @@ class Study:
             raise ValueError(
                 f"--skip {choices.skip} leaves none of the {len(data.test_labels)} test images."
             )
-        processes = PartialState(cpu=choices.cpu, timeout=WAIT)
+        processes: Any = PartialState(cpu=choices.cpu, timeout=WAIT)
         device: torch.device = processes.device
         pixels, labels = data.test_images[order], data.test_labels[order]
         model.to(device)

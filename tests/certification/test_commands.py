@@ -19,6 +19,13 @@ from tests.test_cli import refused
 
 
 @pytest.mark.parametrize(
+    "command", ["certify", "decide", "smooth-predict", "attack", "report", "plot-certified"]
+)
+def test_every_flag_says_what_it_is(command: str) -> None:
+    assert "--help" in done(command, "--help")
+
+
+@pytest.mark.parametrize(
     ("flags", "told"),
     [
         (["--policy", "magic"], "Valid: converged, verified, audited, truncated, srs-paper"),
