@@ -69,7 +69,9 @@ class Until(Solver[Equilibrium, UntilState]):
 
     def _judge(self, problem: Equilibrium, inner: State) -> UntilState:
         decided = self.decision(problem, inner) & torch.isfinite(inner.residual)
-        z = torch.where(expand(decided, inner.z), inner.fz, inner.z)
+        z = inner.z
+        if bool(decided.any()):
+            z = torch.where(expand(decided, z), inner.fz, z)
         return UntilState(
             z, inner.fz, inner.residual, decided, inner, evals=inner.evals, time=inner.time
         )

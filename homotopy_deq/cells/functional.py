@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .bounds import Bounds, symbol
+from .bounds import Bounds
 from .inclusion import InclusionCell
+from .spectrum import Spectrum
 
 ROUNDING = 1e-6
 """Share of the plain bound ||c|| ||W|| ||d|| / m that is added to the sharp one.
 
-It covers the double-precision error of S^-1 c and W^T S^-1 c, which is about n u cond(S) <= 1e-9
-of it for n cond(S) <= 1e7.
+It covers the double-precision error of S^-1 c, W^T S^-1 c and the directions, which is about
+n u cond(S) <= 1e-9 of it for n cond(S) <= 1e7.
 """
 WORST = 1e7
+BLOCK = 128
+"""Terms summed in the state's precision before the sums are added in double precision."""
+
+
+@dataclass(frozen=True)
+class Centre:
+    """What one evaluation says of C z*: it is near `at`.
+
+    Arguments:
+        at: C times the centre of the ball that z* is in, float64 (B, K).
+        gap: upper bound of ||z - fz||, (B,).
+        reach: upper bound of ||S^-1/2 W (z - fz)||, (B,).
+        slack: upper bound of the rounding in each number of `at`, (B,).
+    """
+
+    at: Tensor
+    gap: Tensor
+    reach: Tensor
+    slack: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,7 +46,7 @@ class FunctionalBound:
 
     With d = z - fz, S the symmetric part of I - W, and ||c||_S = (c^T S^-1 c)^1/2,
 
-        | c (fz - z*) - c S^-1 W d / 2 | <= ||c||_S (||S^-1/2 W|| ||d|| / 2 + eta / sqrt(m)).
+        | c (fz - z*) - c S^-1 W d / 2 | <= ||c||_S (||S^-1/2 W d|| / 2 + eta / sqrt(m)).
 
     Derivation: with e = W d + (the rounding of fz, at most eta in norm), `error_bound` shows that
     <S y, y> <= <e, y> for y = fz - z*. That is a ball in the norm of S around S^-1 e / 2 with the
@@ -33,11 +54,16 @@ class FunctionalBound:
     ||c||_S times the radius. Unlike ||c|| ||y|| <= ||c|| ||W|| ||d|| / m it pays the small
     eigenvalues of S only in their own directions, and it knows where the centre is.
 
+    With v_i and s_i the largest singular directions and values of S^-1/2 W, and s the next value,
+
+        ||S^-1/2 W d||^2 <= sum_i (s_i^2 - s^2) (v_i d)^2 + s^2 ||d||^2.
+
     Arguments:
         value: C, (K, n).
         slope: W^T S^-1 C^T / 2, transposed, (K, n): the shift of the centre for a unit of d.
         gram: C S^-1 C^T, (K, K).
-        gain: upper bound of ||S^-1/2 W||.
+        directions: (s_i^2 - s^2)^1/2 v_i, (J, n).
+        gain: upper bound of s.
         plain: upper bound of ||W|| / m.
         bounds: of the cell.
     """
@@ -45,6 +71,7 @@ class FunctionalBound:
     value: Tensor
     slope: Tensor
     gram: Tensor
+    directions: Tensor
     gain: float
     plain: float
     bounds: Bounds
@@ -70,9 +97,17 @@ class FunctionalBound:
                 f"I - W has condition number times size {condition:.1e}, above {WORST:.0e}: "
                 "rounding in double precision is not covered."
             )
-        solved, pulled, gain = _dense(weight, c) if cell.dense else _circular(weight, c, cell.shape)
-        plain = bounds.norm / bounds.monotonicity
-        return cls(c, pulled / 2, c @ solved.mT, gain * (1 + ROUNDING), plain, bounds)
+        found = Spectrum.of(cell, weight, c)
+        excess = (found.sizes.square() - found.rest**2).clamp_min(0).sqrt()
+        return cls(
+            value=c,
+            slope=found.pulled / 2,
+            gram=c @ found.solved.mT,
+            directions=excess[:, None] * found.directions,
+            gain=found.rest * (1 + ROUNDING),
+            plain=bounds.norm / bounds.monotonicity,
+            bounds=bounds,
+        )
 
     def sizes(self) -> Tensor:
         """Return upper bounds of ||C_i - C_j||_S and of its 2-norm, (2, K, K)."""
@@ -82,48 +117,77 @@ class FunctionalBound:
         slack = ROUNDING * apart**2 / self.bounds.monotonicity
         return torch.stack((squared.clamp_min(0).add(slack).sqrt(), apart * (1 + ROUNDING)))
 
-    def center(self, z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
-        """Return C times the centre of the ball that z* is in, (B, K), and ||z - fz||, (B,)."""
-        image = fz.flatten(1).double()
-        gap = z.flatten(1).double() - image
-        at = image @ self.value.mT - gap @ self.slope.mT
-        return at, torch.linalg.vector_norm(gap, dim=1) * (1 + ROUNDING)
+    def products(self, dtype: torch.dtype) -> tuple[Products, Products]:
+        """Return the products that `center` takes, for states of a precision."""
+        rows = torch.cat((self.slope, self.directions))
+        return Products.of(self.value, dtype), Products.of(rows, dtype)
 
-    def radius(self, length: Tensor, eta: Tensor, sizes: Tensor) -> Tensor:
-        """Return how far (C_i - C_j) z* may be from its value at the centre, (B, K) or (1, K).
+    def center(self, z: Tensor, fz: Tensor, products: tuple[Products, Products]) -> Centre:
+        """Return what the cell's value fz at z, both (B, ...), says of C z*.
 
         Arguments:
-            length: ||z - fz|| as `center` returns it, (B,).
+            z, fz: the state and the cell's value there as it was computed.
+            products: `products(fz.dtype)`.
+        """
+        first, second = products
+        image, gap = fz.flatten(1), (z - fz).flatten(1)  # the difference rounds to u of itself
+        numbers = torch.finfo(gap.dtype)
+        outward = 1 + gap.shape[1] * numbers.eps
+        length, size = (torch.linalg.vector_norm(t, dim=1).double() * outward for t in (gap, image))
+        both = second(gap)
+        shift, along = both[:, : len(self.slope)], both[:, len(self.slope) :]
+        error = second.error * length  # of each number of shift and along
+        inside = torch.linalg.vector_norm(along, dim=1) + math.sqrt(along.shape[1]) * error
+        reach = (inside.square() + (self.gain * length).square()).sqrt() * (1 + ROUNDING)
+        return Centre(first(image) - shift, length, reach, first.error * size + error)
+
+    def radius(self, centre: Centre, eta: Tensor, sizes: Tensor) -> Tensor:
+        """Return how far (C_i - C_j) z* may be from its value at the centre, (B, K).
+
+        Arguments:
+            centre: from `center`.
             eta: `bounds.rounding` of the evaluation, (B,).
             sizes: of the differences, rows of `sizes()`, (2, B, K) or (2, 1, K).
         """
         weighted, plain = sizes
-        spread = self.gain / 2 * weighted + ROUNDING * self.plain * plain
-        slack = weighted / self.bounds.monotonicity**0.5
-        distance: Tensor = length[:, None] * spread + eta[:, None] * slack
+        ball = centre.reach / 2 + eta / self.bounds.monotonicity**0.5
+        rounding = (ROUNDING * self.plain * centre.gap)[:, None] * plain
+        distance: Tensor = ball[:, None] * weighted + rounding + 2 * centre.slack[:, None]
         return distance
 
 
-def _dense(w: Tensor, c: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Return S^-1 C^T and W^T S^-1 C^T, both transposed, and ||S^-1/2 W||."""
-    eye = torch.eye(w.shape[0], dtype=w.dtype, device=w.device)
-    factor = torch.linalg.cholesky(eye - (w + w.mT) / 2)
-    solved = torch.cholesky_solve(c.mT, factor).mT
-    gain = torch.linalg.svdvals(torch.linalg.solve_triangular(factor, w, upper=False))[0]
-    return solved, solved @ w, float(gain)
+@dataclass(frozen=True)
+class Products:
+    """Products of states with the rows of a matrix, with a bound on their rounding.
 
+    The terms are summed in blocks, and the sums of the blocks added in double precision: the
+    rounding grows with the block, not with the state.
 
-def _circular(kernel: Tensor, c: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
-    """Do the same frequency by frequency for a circular convolution."""
-    channels, height, width = shape
-    blocks = symbol(kernel, height, width)
-    eye = torch.eye(channels, dtype=blocks.dtype, device=blocks.device)
-    factor = torch.linalg.cholesky(eye - (blocks + blocks.mH) / 2)
-    waves = torch.fft.rfft2(c.view(-1, *shape)).permute(2, 3, 1, 0)  # (H, W', C, K)
-    solved = torch.cholesky_solve(waves, factor)
-    gain = torch.linalg.svdvals(torch.linalg.solve_triangular(factor, blocks, upper=False)).amax()
-    back, pulled = (
-        torch.fft.irfft2(each.permute(3, 2, 0, 1), s=(height, width)).flatten(1)
-        for each in (solved, blocks.mH @ solved)
-    )
-    return back, pulled, float(gain)
+    Arguments:
+        blocks: the rows, (n / b, b, R).
+        error: the rounding of a product is at most this times the 2-norm of the state.
+    """
+
+    blocks: Tensor
+    error: float
+
+    @classmethod
+    def of(cls, rows: Tensor, dtype: torch.dtype) -> Products:
+        """Prepare the products of states (B, n) of a dtype with rows (R, n) in double precision."""
+        n = rows.shape[1]
+        block = max(b for b in range(1, min(n, BLOCK) + 1) if n % b == 0)
+        unit = torch.finfo(dtype).eps / 2
+        # A rounded entry, block - 1 additions, a product; a few units for what follows in double.
+        terms = block + 4
+        longest = float(torch.linalg.vector_norm(rows, dim=1).max()) if len(rows) else 0.0
+        error = terms * unit / (1 - terms * unit) * longest * (1 + ROUNDING)
+        return cls(rows.mT.reshape(n // block, block, -1).to(dtype), error)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return states @ rows^T, float64 (B, R)."""
+        count, block, _ = self.blocks.shape
+        if count == 1:
+            return (states @ self.blocks[0]).double()
+        parts = torch.bmm(states.view(-1, count, block).transpose(0, 1), self.blocks)
+        total: Tensor = parts.sum(0, dtype=torch.float64)
+        return total

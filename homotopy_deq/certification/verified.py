@@ -34,10 +34,12 @@ class Proof:
     Arguments:
         bound: on the logits less the bias, as linear functions of the equilibrium.
         bias: of the head, (K,), in double precision.
+        dtype: of the states.
     """
 
     bound: FunctionalBound
     bias: Tensor
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, model: ImageModel) -> Proof:
@@ -54,7 +56,7 @@ class Proof:
         weight, bias = model.linear_head()
         cell = model.layer.cell
         assert isinstance(cell, InclusionCell)
-        return cls(FunctionalBound.of(cell, weight), bias)
+        return cls(FunctionalBound.of(cell, weight), bias, cell.weight().dtype)
 
     def decision(self, target: int | None) -> Callable[[Equilibrium, State], Tensor]:
         """Return what tells which samples are decided.
@@ -65,17 +67,19 @@ class Proof:
         table = self.bound.sizes()
         offsets = self.bias[:, None] - self.bias
         slack = ROUNDING * self.bias.abs().max()
+        products = self.bound.products(self.dtype)
 
         def decided(problem: Equilibrium, state: State) -> Tensor:
             assert problem.condition is not None
             (x,) = problem.condition
-            at, length = self.bound.center(state.z, state.fz)
+            centre = self.bound.center(state.z, state.fz, products)
+            at = centre.at
             eta = rounding(state.z, state.fz, x, self.bound.bounds)
             if target is None:
                 first = (at + self.bias).argmax(1)
             else:
                 first = torch.tensor([target], device=at.device)
-            radius = self.bound.radius(length, eta, table[:, first]) + slack
+            radius = self.bound.radius(centre, eta, table[:, first]) + slack
             margin = at.gather(1, first.expand(len(at))[:, None]) - at + offsets[first]
             above = (margin > radius).scatter(1, first.expand(len(at))[:, None], True)
             if target is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from homotopy_deq.cells.bounds import error_bound, rounding
 from homotopy_deq.cells.functional import FunctionalBound
 from homotopy_deq.cells.inclusion import ContractiveCell, FixedCell, InclusionCell, MonotoneCell
+from homotopy_deq.cells.spectrum import Spectrum
 from solvers import PeacemanRachford, solve
 
 SHAPES = ((17,), (3, 4, 5))
@@ -39,9 +40,10 @@ def margins(
     bound: FunctionalBound, z: Tensor, fz: Tensor, x: Tensor, first: int
 ) -> tuple[Tensor, Tensor]:
     """Return m and r with |(C_first - C_j) z* - m_j| <= r_j, each (B, K)."""
-    at, length = bound.center(z, fz)
+    centre = bound.center(z, fz, bound.products(fz.dtype))
     eta = rounding(z, fz, x, bound.bounds)
-    return at[:, [first]] - at, bound.radius(length, eta, bound.sizes()[:, [first]])
+    at = centre.at
+    return at[:, [first]] - at, bound.radius(centre, eta, bound.sizes()[:, [first]])
 
 
 @pytest.mark.parametrize("kind", (0, 1))
@@ -92,3 +94,23 @@ def test_nothing_is_bounded_where_it_is_too_badly_conditioned() -> None:
     made.matrix.copy_((1 - 1e-7) * torch.eye(2))  # type: ignore[operator]
     with pytest.raises(ValueError, match="condition number"):
         FunctionalBound.of(made, torch.eye(2))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_directions_split_the_gap_as_the_singular_values_do(shape: tuple[int, ...]) -> None:
+    made = cell(1, shape, 0).double()
+    n = torch.Size(shape).numel()
+    basis = torch.eye(n, dtype=torch.float64).view(n, *shape)
+    w = made.equation((torch.zeros_like(basis),)).linear(basis).reshape(n, n).mT
+    s = torch.eye(n, dtype=torch.float64) - (w + w.mT) / 2
+    scaled = torch.linalg.solve_triangular(torch.linalg.cholesky(s), w, upper=False)
+    exact = torch.linalg.svdvals(scaled)
+    c = torch.randn(3, n, dtype=torch.float64)
+    found = Spectrum.of(made, made.weight(), c)
+    kept = len(found.sizes)
+    assert torch.allclose(found.sizes.sort(descending=True).values, exact[:kept], rtol=1e-9)
+    assert found.rest == pytest.approx(float(exact[kept]), rel=1e-9)
+    images = found.directions @ scaled.mT  # S^-1/2 W v_i, orthogonal and of size s_i
+    assert torch.allclose(images @ images.mT, torch.diag(found.sizes**2), atol=1e-9)
+    assert torch.allclose(found.solved, torch.linalg.solve(s, c.mT).mT, atol=1e-9)
+    assert torch.allclose(found.pulled, torch.linalg.solve(s, c.mT).mT @ w, atol=1e-9)
