@@ -15,7 +15,7 @@ from homotopy_deq.cli.study import Choices, Study, weights_sha256
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint, save_checkpoint
 from tests.certification.commands import LINES, TABLE, altered, certify
-from tests.test_cli import refused
+from tests.test_cli import done, refused
 
 
 @pytest.mark.parametrize(
