@@ -27,7 +27,7 @@ class AndersonState(State):
             sample restarts.
         size: ||F(z)||, (B,).
         best: smallest ||F|| at a mixing step since the last restart, (B,).
-        count: evaluations written so far, shared by the batch.
+        count: evaluations written so far, shared by the batch; below 0 before the history begins.
     """
 
     images: Tensor
@@ -58,6 +58,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         regularization: relative increase of the Gram matrix's diagonal, at least 4 ulp.
         growth: residual growth over the best that makes a sample restart.
         period: steps from one mixing to the next; 1 mixes in every step.
+        delay: Picard steps before the history begins: where most samples are done by then, none
+            is written.
 
     References:
         D. G. Anderson (1965), Iterative procedures for nonlinear integral equations.
@@ -70,6 +72,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
     regularization: float = 1e-8
     growth: float = 2.0
     period: int = 3
+    delay: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +86,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             raise ValueError(f"growth must be above 1; got {self.growth}.")
         if self.period < 1:
             raise ValueError(f"period must be at least 1; got {self.period}.")
+        if self.delay < 0:
+            raise ValueError(f"delay must be at least 0; got {self.delay}.")
 
     @property
     def compacts_below(self) -> float:
@@ -90,12 +95,11 @@ class Anderson(Solver[Equilibrium, AndersonState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> AndersonState:
         batch, n = z0.shape[0], z0[0].numel()
-        images, gaps = z0.new_empty(2, batch, self.memory, n).unbind()
-        state = self._evaluate(problem, z0, images, gaps, None, None, 0)
-        return replace(state, best=state.size)
+        images, gaps = z0.new_empty(2, batch, self.memory if self.delay == 0 else 0, n).unbind()
+        return self._evaluate(problem, z0, images, gaps, None, None, -self.delay)
 
     def step(self, problem: Equilibrium, state: AndersonState) -> AndersonState:
-        if state.count % self.period:
+        if state.count <= 0 or state.count % self.period:
             best, void = state.best, state.void
             z = state.fz if self.damping == 1 else state.z.lerp(state.fz, self.damping)
         else:
@@ -147,8 +151,13 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         fz = problem(z)
         slot = count % self.memory
         image, before = fz.flatten(1), z.flatten(1)
-        images = write(images, slot, image)
-        if torch.is_grad_enabled():
+        if count == 0 and self.delay:
+            images, gaps = z.new_empty(2, *images.shape[:1], self.memory, *image.shape[1:]).unbind()
+        if count >= 0:
+            images = write(images, slot, image)
+        if count < 0:
+            gap = image - before
+        elif torch.is_grad_enabled():
             gap = image - before
             gaps = write(gaps, slot, gap)
         else:
@@ -156,5 +165,5 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
         void = None if void is None else write(void, slot, 0.0)
-        best = size if best is None else best
+        best = size if best is None or count <= 0 else best
         return AndersonState(z, fz, residual, images, gaps, void, size, best, count + 1)

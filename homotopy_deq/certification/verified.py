@@ -120,7 +120,7 @@ class Verified(Policy):
 
     start: Start = field(default_factory=Tangent)
     solver: Solver[Equilibrium, Any] = field(
-        default_factory=lambda: Anderson(rtol=1e-6, max_steps=200)
+        default_factory=lambda: Anderson(rtol=1e-6, max_steps=200, delay=4)
     )
 
     def check(self, model: ImageModel) -> None:
