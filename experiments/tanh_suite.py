@@ -4,8 +4,8 @@
 
 W_ij ~ N(0, gain^2/n), b ~ N(0, 1/4), from 0; solved means ||f(z) - z|| <= tolerance ||f(z)||,
 checked here for every solver alike. `reference_tracker.py` says which draws have a root that the
-path from 0 leads to; a draw that it solves and one of our solvers does not is listed with that
-solver, "missed". Writes experiments/results/tanh_suite_<n>_<dtype>.json.
+path from 0 leads to; a draw that it solves and ArcLength or Robust does not is listed with them,
+"missed". Writes experiments/results/tanh_suite_<n>_<dtype>.json.
 
 Above 100 unknowns our solvers take the draws one by one, as they have no weights in common (200
 of 512 x 512 are multiplied no faster together), and the slow ones take the first draws only: each
@@ -120,8 +120,10 @@ def ours(
     label = torch.cat([each.converged for each in found])
     row = _row(solved.tolist(), torch.cat([each.evals for each in found]).tolist(), seconds)
     row["labelled converged above tolerance"] = int((label & ~solved).sum())
-    row["failed draws"] = (~solved).nonzero().flatten().tolist()
-    row["missed"] = [k for k in row["failed draws"] if k < len(reachable) and reachable[k]]
+    if isinstance(solver, ArcLength | Robust):
+        failed = (~solved).nonzero().flatten().tolist()
+        row["failed draws"] = failed
+        row["missed"] = [k for k in failed if k < len(reachable) and reachable[k]]
     if isinstance(solver, Robust):
         counts = [solved_by(solver, each) for each in found]
         row["solved by"] = {name: sum(each[name] for each in counts) for name in counts[0]}
