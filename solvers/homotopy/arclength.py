@@ -59,7 +59,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         theta: weight of z in that metric, in (0, 1).
         krylov: dimension of the Krylov spaces at most.
         dense: Jacobians are formed for states of at most so many entries: from the start up to
-            64, above for the samples that have failed a step; 0 for none.
+            64, above for samples that failed a step, (n + 1)^2 numbers for each; 0 for none.
         bound: a path whose root mean square of z exceeds `bound` times that of z0 and f(z0), or
             whose lambda exceeds `bound`, is lost.
 
