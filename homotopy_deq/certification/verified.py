@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from solvers import Anderson, Equilibrium, Solver, State
+from solvers import Anderson, Equilibrium, Solver, State, solve
 from solvers.until import Until
 
 from ..cells.bounds import rounding
 from ..cells.functional import FunctionalBound
-from ..cells.inclusion import InclusionCell
+from ..cells.inclusion import FixedCell, InclusionCell
 from ..models import ImageModel
 from .policies import Policy
 from .starts import Along, Start, Tangent
-from .votes import Session, Votes
+from .votes import Session, Votes, to_votes
 
 ROUNDING = 1e-9
 """Share of the largest bias that is added to every radius, for sums in double precision."""
+
+FINE = 1e-11
+"""Relative residual at which a sample that is open in double precision is given up."""
 
 SELECT = Anderson(rtol=1e-2)
 """Selection only proposes a class, which the estimation then bounds: no proof is needed there."""
@@ -34,12 +37,12 @@ class Proof:
     Arguments:
         bound: on the logits less the bias, as linear functions of the equilibrium.
         bias: of the head, (K,), in double precision.
-        dtype: of the states.
+        exact: the cell in double precision, with the same numbers for W.
     """
 
     bound: FunctionalBound
     bias: Tensor
-    dtype: torch.dtype
+    exact: InclusionCell
 
     @classmethod
     def of(cls, model: ImageModel) -> Proof:
@@ -56,10 +59,12 @@ class Proof:
         weight, bias = model.linear_head()
         cell = model.layer.cell
         assert isinstance(cell, InclusionCell)
-        return cls(FunctionalBound.of(cell, weight), bias, cell.weight().dtype)
+        return cls(FunctionalBound.of(cell, weight), bias, FixedCell(cell).double())
 
-    def decision(self, target: int | None) -> Callable[[Equilibrium, State], Tensor]:
-        """Return what tells which samples are decided.
+    def decision(
+        self, target: int | None, dtype: torch.dtype
+    ) -> Callable[[Equilibrium, State], Tensor]:
+        """Return what tells which samples are decided, for states of a precision.
 
         With a target: the vote is provably the target, as its logit exceeds all others, or
         provably not, as one other exceeds it. Without: the largest logit exceeds all others.
@@ -67,7 +72,7 @@ class Proof:
         table = self.bound.sizes()
         offsets = self.bias[:, None] - self.bias
         slack = ROUNDING * self.bias.abs().max()
-        products = self.bound.products(self.dtype)
+        products = self.bound.products(dtype)
 
         def decided(problem: Equilibrium, state: State) -> Tensor:
             assert problem.condition is not None
@@ -102,6 +107,38 @@ class VerifiedSession(Session):
         super().__init__(model, image, start)
         self.proof = proof
 
+    def prove(self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]) -> Votes:
+        """Vote for each sample once its vote is proven; -1 where it is not.
+
+        A vote may be so close that the rounding of single precision leaves it open. Such a
+        sample goes on in double precision from where it was.
+        """
+        x, condition = self.condition(images)
+        problem = self.model.layer.equation(condition)
+        proof, dtype = self.proof, x.dtype
+        if covered(x):
+            first: Solver[Equilibrium, Any] = Until(solver, proof.decision(target, dtype))
+        else:
+            first = SELECT  # no decision, only a start
+        found = self.solve(problem, first, x)
+        z, evaluations = found.value.double(), found.evals
+        decided = found.converged if covered(x) else torch.zeros_like(found.converged)
+        (left,) = torch.nonzero(~decided, as_tuple=True)
+        if len(left):
+            close = proof.exact.equation(tuple(t[left].double() for t in condition))
+            fine = replace(solver, rtol=min(solver.rtol, FINE))
+            closer = solve(close, Until(fine, proof.decision(target, torch.float64)), z[left])
+            z[left] = closer.value
+            decided[left] = closer.converged
+            evaluations = evaluations.index_add(0, left, closer.evals)
+        logits = z.flatten(1) @ proof.bound.value.mT + proof.bias
+        return to_votes(logits, decided, evaluations)
+
+
+def covered(x: Tensor) -> bool:
+    """Tell whether `bounds.rounding` covers how a cell is evaluated for a condition."""
+    return x.dtype == torch.float64 or x.dim() == 2 or not x.is_cuda
+
 
 @dataclass(frozen=True)
 class Verified(Policy):
@@ -113,14 +150,14 @@ class Verified(Policy):
     layer's condition as it is computed in single precision.
 
     Arguments:
-        solver: how to iterate, and how far at most.
+        solver: how to iterate, and how far in single precision.
     """
 
     certifies: ClassVar[str] = "the classifier at the exact equilibrium"
 
     start: Start = field(default_factory=Tangent)
     solver: Solver[Equilibrium, Any] = field(
-        default_factory=lambda: Anderson(rtol=1e-6, max_steps=200, delay=4)
+        default_factory=lambda: Anderson(rtol=1e-5, max_steps=200, delay=4)
     )
 
     def check(self, model: ImageModel) -> None:
@@ -143,4 +180,4 @@ class Verified(Policy):
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         assert isinstance(session, VerifiedSession)
-        return session.vote(images, Until(self.solver, session.proof.decision(target)))
+        return session.prove(images, target, self.solver)

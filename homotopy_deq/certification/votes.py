@@ -61,7 +61,7 @@ class Session:
     def full(self, images: Tensor) -> Votes:
         """Vote by the model's own forward pass, from its own start; -1 where it fails."""
         output = self.model.solve(images)
-        return _votes(output.logits, output.solution.converged, output.solution.evals)
+        return to_votes(output.logits, output.solution.converged, output.solution.evals)
 
     def condition(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the layer's condition x, (B, ...), and what the cell is iterated with."""
@@ -99,13 +99,14 @@ class Session:
         usable = found.converged
         if stopped:
             usable = usable | (found.status == Status.MAX_STEPS)
-        return _votes(self.model.head(found.value), usable, found.evals)
+        return to_votes(self.model.head(found.value), usable, found.evals)
 
     def _begin(self, problem: Equilibrium, x: Tensor) -> Tensor:
         return self.model.start(x) if self.starter is None else self.starter(problem, x)
 
 
-def _votes(logits: Tensor, usable: Tensor, evals: Tensor) -> Votes:
+def to_votes(logits: Tensor, usable: Tensor, evals: Tensor) -> Votes:
+    """Return the class of the largest logit of each usable sample whose logits are finite."""
     usable = usable & torch.isfinite(logits).all(1)
     labels = torch.where(usable, logits.argmax(1), UNDECIDED)
     return Votes(labels.cpu().numpy(), int(evals.sum()))

@@ -61,7 +61,7 @@ def test_decided_votes_are_those_of_the_exact_equilibrium(kind: str, start: obje
         for target in (None, 0, 1):
             labels = policy.vote(session, images, target).labels
             decided = labels != UNDECIDED
-            assert decided.mean() > 0.98
+            assert decided.all()  # what single precision leaves open, double decides
             if target is None:
                 assert (labels == truth)[decided].all()
             else:
@@ -74,7 +74,7 @@ def test_votes_without_the_budget_to_prove_them_are_not_counted() -> None:
     image = torch.rand(SHAPE)
     images = image + 0.5 * torch.randn(300, *SHAPE)
     truth = exact(made, images).argmax(1).numpy()
-    policy = Verified(start=Cold(), solver=Picard(rtol=1e-6, max_steps=1))
+    policy = Verified(start=Cold(), solver=Picard(rtol=1e-6, max_steps=0))
     with torch.no_grad():
         labels = policy.vote(policy.prepare(made)(image), images, 0).labels
     decided = labels != UNDECIDED

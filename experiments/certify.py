@@ -1,0 +1,204 @@
+"""Certify a DEQ, a HomoODE and a monotone model by every policy, beside the cold full solve.
+
+    python experiments/certify.py --dataset digits
+    python experiments/certify.py --dataset fashion-mnist --data DIR
+
+Trains three models with Gaussian noise of each sigma, then runs `homotopy-deq certify` on the
+same images with the same noise: every sample solved in full from the model's own start (cold),
+and each policy with its warm start; and `homotopy-deq decide` at one radius. Everything is kept in
+--work and gone on with when the experiment is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments.results import Record  # noqa: E402
+from homotopy_deq.certification.summary import compare  # noqa: E402
+from homotopy_deq.cli.runs import CertifiedRun  # noqa: E402
+from homotopy_deq.training import CHECKPOINT, load_checkpoint  # noqa: E402
+
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
+MODELS = {
+    "deq": "--model deq --contraction 0.99",
+    "homoode": "--model homoode --contraction 0.99",
+    "monotone": "--model monotone --monotonicity 0.5",
+}
+COLD = "converged none"
+RUNS = {
+    COLD: "--policy converged --warm-start none",
+    "converged tangent": "--policy converged --warm-start tangent",
+    "verified none": "--policy verified --warm-start none",
+    "verified clean": "--policy verified --warm-start clean",
+    "verified tangent": "--policy verified --warm-start tangent",
+    "audited serial 3": "--policy audited --warm-start serial --steps 3 --audit 1000",
+    "truncated 3": "--policy truncated --steps 3",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The data, the models and how many images and noise samples are certified."""
+
+    dataset: str
+    data: Path | None
+    work: Path
+    hidden: int
+    kernel: int
+    train_images: int
+    epochs: int
+    images: int = 100
+    samples: int = 10_000
+    sigmas: tuple[float, ...] = (0.25, 0.5)
+    batch: int = 2000
+    threads: int = 1
+    seed: int = 0
+
+
+def main(config: Config) -> None:
+    """Train, certify, decide; write experiments/results/certify_DATASET.json."""
+    console = Console()
+    record = Record(f"certify_{config.dataset.replace('-', '_')}", config)
+    rows: dict[str, Any] = {}
+    for sigma in config.sigmas:
+        for name, words in MODELS.items():
+            folder = config.work / f"{config.dataset}-{name}-{sigma:g}"
+            train(config, folder, words, sigma)
+            test = load_checkpoint(folder / CHECKPOINT).meta
+            # A HomoODE is certified at the equilibrium of its weights, whatever flow trained them.
+            found = {each: certify(config, folder, each, sigma) for each in RUNS}
+            figures = {k: described(each, found[COLD]) for k, each in found.items()}
+            asked = decide(config, folder, sigma)
+            cold = found[COLD].summary
+            verdicts = [c.stop for c in asked.certificates]
+            rows[f"{name}, sigma {sigma:g}"] = {
+                "test accuracy": test["test"]["accuracy"],
+                "test accuracy under noise": test["noisy_test"]["accuracy"],
+                "runs": figures,
+                "decide": {
+                    "radius": asked.asked,
+                    "certified and correct": sum(c.correct for c in asked.certificates)
+                    / len(asked.certificates),
+                    "cold run at that radius": float(cold.accuracy([asked.asked or 0]).accuracy[0]),
+                    "open": verdicts.count("all samples drawn"),
+                    "samples an image": asked.summary.samples,
+                    "seconds an image": asked.summary.seconds,
+                    "cold seconds over these": cold.seconds / asked.summary.seconds,
+                    "cold evaluations over these": cold.per_image / asked.summary.per_image,
+                },
+            }
+            for policy, each in figures.items():
+                console.print(f"{name}, sigma {sigma:g}, {policy}: {each}", highlight=False)
+            console.print(rows[f"{name}, sigma {sigma:g}"]["decide"], highlight=False)
+    console.print(f"Written to {record.write({'radii': RADII, 'models': rows})}")
+
+
+def described(run: CertifiedRun, cold: CertifiedRun) -> dict[str, Any]:
+    """Return a run's figures, and what it gains and loses beside the cold run."""
+    summary, beside = run.summary, compare(run.summary, cold.summary)
+    return {
+        "certified accuracy": [float(a) for a in summary.accuracy(RADII).accuracy],
+        "average certified radius": summary.acr,
+        "abstained": summary.abstained,
+        "undecided votes": summary.undecided,
+        "evaluations a sample": summary.evaluations,
+        "seconds an image": summary.seconds,
+        "cold evaluations over these": beside.evaluations,
+        "cold seconds over these": beside.time,
+        "largest difference in certified accuracy": beside.difference,
+        "at radius": beside.at,
+    }
+
+
+def train(config: Config, folder: Path, words: str, sigma: float) -> None:
+    """Train a model under noise, or go on where a killed experiment left off."""
+    if (folder / CHECKPOINT).exists() and load_checkpoint(folder / CHECKPOINT).meta["test"]:
+        return
+    resume = ["--resume"] if (folder / CHECKPOINT).exists() else []
+    sizes = f"--hidden {config.hidden} --kernel {config.kernel}"
+    sizes += f" --limit {config.train_images} --epochs {config.epochs}"
+    call(config, f"train {words} --dataset {config.dataset} {sizes} --noise {sigma:g}".split()
+         + ["--out", str(folder), *data(config), *resume])  # fmt: skip
+
+
+def certify(config: Config, folder: Path, name: str, sigma: float) -> CertifiedRun:
+    """Certify the images by one policy, and return what was found."""
+    out = folder / name.replace(" ", "-")
+    solver = [] if "verified" in name else ["--solver", "anderson"]
+    return sampled(config, folder, out, ["certify", *RUNS[name].split(), *solver], sigma)
+
+
+def decide(config: Config, folder: Path, sigma: float) -> CertifiedRun:
+    """Answer "certified at radius sigma?" by verified votes."""
+    words = ["decide", "--radius", f"{sigma:g}", *RUNS["verified tangent"].split()]
+    return sampled(config, folder, folder / "decide", words, sigma)
+
+
+def sampled(
+    config: Config, folder: Path, out: Path, words: list[str], sigma: float
+) -> CertifiedRun:
+    """Return a finished run of certify or decide; run it, or go on with it, where it is not."""
+    if not (out / "certificates.jsonl").exists():
+        run(config, folder, out, words, sigma)
+    return CertifiedRun.of(out)
+
+
+def run(config: Config, folder: Path, out: Path, words: list[str], sigma: float) -> None:
+    """Run certify or decide on a trained model in a folder."""
+    numbers = f"--sigma {sigma:g} --n {config.samples} --limit {config.images}"
+    more = f"--batch {config.batch} --out {out} --cpu".split() + data(config)
+    resume = ["--resume"] if out.exists() else []
+    call(config, [words[0], str(folder), *words[1:], *numbers.split(), *more, *resume])
+
+
+def data(config: Config) -> list[str]:
+    """Return the option that says where the images are."""
+    return [] if config.data is None else ["--data", str(config.data)]
+
+
+def call(config: Config, words: list[str]) -> None:
+    """Run the command line with the experiment's number of threads."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "homotopy_deq.cli", *words], env=environment, check=True)
+
+
+def config_of(description: str) -> Config:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--dataset", choices=("digits", "fashion-mnist"), default="digits")
+    parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
+    parser.add_argument("--work", type=Path, default=Path("runs/certify"), help="where runs go")
+    parser.add_argument("--images", type=int, default=100, help="test images to certify")
+    parser.add_argument("--samples", type=int, default=10_000, help="noise samples an image")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    chosen = parser.parse_args()
+    if chosen.dataset == "fashion-mnist" and chosen.data is None:
+        parser.error("fashion-mnist needs --data DIR")
+    small = chosen.dataset == "digits"
+    return Config(
+        chosen.dataset,
+        chosen.data and chosen.data.resolve(),
+        chosen.work,
+        hidden=16 if small else 256,
+        kernel=3 if small else 0,  # images of 16 channels, or vectors of 256 numbers
+        train_images=1438 if small else 10_000,
+        epochs=15 if small else 6,
+        images=chosen.images,
+        samples=chosen.samples,
+        threads=chosen.threads,
+    )
+
+
+if __name__ == "__main__":
+    main(config_of(__doc__))

@@ -1,0 +1,131 @@
+"""What is done is kept, whole, whoever did it and whenever it was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from homotopy_deq.certification import Certificate, Journal, JournalError, read
+
+CONFIG = {"sigma": 0.25, "policy": {"name": "converged"}}
+
+
+def certificate(index: int, radius: float = 0.1234567) -> Certificate:
+    return Certificate(
+        index=index,
+        label=index % 3,
+        prediction=1,
+        radius=radius,
+        lower=0.7,
+        votes=80,
+        undecided=1,
+        samples=100,
+        evaluations=700,
+        detail={"selected": 1},
+    )
+
+
+def begun(folder: Path, rank: int = 0, *, sound: bool = True, resume: bool = False) -> Journal:
+    journal = Journal(folder, CONFIG, sound=sound, rank=rank)
+    journal.check(resume=resume)
+    if rank == 0:
+        journal.begin(resume=resume)
+    return journal
+
+
+def test_a_line_torn_at_any_byte_costs_that_image_alone(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    for index in range(3):
+        journal.append(certificate(index), 1.0)
+    whole = journal.part.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for cut in range(last, len(whole)):
+        journal.part.write_bytes(whole[:cut])
+        assert sorted(journal.done()) == [0, 1]
+        journal.append(certificate(5), 1.0)
+        kept = [2] * (cut == len(whole) - 1)  # of a whole line without its end nothing is lost
+        assert sorted(journal.done()) == [0, 1, *kept, 5]
+        assert journal.done()[5][0] == certificate(5)
+
+
+def test_published_bytes_do_not_depend_on_who_did_what_or_when(tmp_path: Path) -> None:
+    one = begun(tmp_path / "one")
+    for index in (4, 2, 9):
+        one.append(certificate(index), 3.0)
+    one.publish([9, 4, 2])
+    for rank, indices in enumerate(([9], [2, 4])):
+        part = (
+            begun(tmp_path / "two", rank)
+            if rank == 0
+            else Journal(tmp_path / "two", CONFIG, rank=1)
+        )
+        for index in indices:
+            part.append(certificate(index), 0.5)
+    part.publish([2, 4, 9])
+    for name in ("certificates.jsonl", "certificates.tsv", "config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_what_was_published_is_read_back(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    for index in (1, 0):
+        journal.append(certificate(index), 0.25)
+    journal.publish([0, 1])
+    config, found, seconds = read(tmp_path)
+    assert config == CONFIG
+    assert found == [certificate(0), certificate(1)]
+    assert seconds == {0: 0.25, 1: 0.25}
+
+
+def test_a_printed_radius_is_rounded_down(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    journal.append(certificate(0, radius=0.9999999), 0.1)
+    journal.publish([0])
+    header, row = (tmp_path / "certificates.tsv").read_text().splitlines()
+    assert header.split("\t") == ["idx", "label", "predict", "radius", "correct", "evals"]
+    assert row.split("\t")[3] == "0.999999"
+
+
+def test_missing_images_are_not_published(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    journal.append(certificate(0), 0.1)
+    with pytest.raises(JournalError, match="1 of 2 images are not done"):
+        journal.publish([0, 1])
+    assert not (tmp_path / "certificates.tsv").exists()
+    with pytest.raises(FileNotFoundError, match="--resume"):
+        read(tmp_path)
+
+
+def test_an_unsound_policy_writes_no_certificate(tmp_path: Path) -> None:
+    journal = begun(tmp_path, sound=False)
+    journal.append(certificate(0), 0.1)
+    journal.publish([0])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "parts", "unsound-estimates.jsonl"}
+    with pytest.raises(JournalError, match="unsound"):
+        read(tmp_path)
+
+
+def test_a_folder_is_gone_on_with_only_under_the_same_settings(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(FileExistsError, match="--resume"):
+        begun(tmp_path)
+    begun(tmp_path, resume=True)
+    other = Journal(tmp_path, {**CONFIG, "sigma": 0.5})
+    with pytest.raises(JournalError, match=r"sigma: 0.25 in the run, 0.5 given"):
+        other.check(resume=True)
+    with pytest.raises(FileNotFoundError, match="to resume"):
+        begun(tmp_path / "elsewhere", resume=True)
+
+
+def test_starting_over_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    journal.append(certificate(0), 0.1)
+    journal.publish([0])
+    journal.check(overwrite=True)
+    journal.begin()
+    assert journal.done() == {}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "parts"}
+    assert json.loads((tmp_path / "config.json").read_text())["config"] == CONFIG

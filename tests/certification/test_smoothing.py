@@ -1,0 +1,203 @@
+"""Certificates of a classifier whose smoothed version is known exactly.
+
+With W = I / 2 and the injections w v and -w v of a unit vector w, the equilibrium is
+2 relu(+-w v), so the logits' difference has the sign of w v: a linear classifier. Its smoothed
+version is itself, P(class) = Phi(|w v| / sigma), and the true radius is |w v|.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from homotopy_deq import DEQ
+from homotopy_deq.certification import (
+    ABSTAIN,
+    Audited,
+    Clean,
+    Cold,
+    Converged,
+    Policy,
+    Serial,
+    Smoother,
+    Smoothing,
+    SrsPaper,
+    Tangent,
+    Truncated,
+    Verified,
+)
+from homotopy_deq.models import ImageModel
+from solvers import ODE
+
+SHAPE = (1, 3, 4)
+SIGMA = 0.5
+SOUND: tuple[Policy, ...] = (
+    Converged(),
+    Converged(start=Tangent()),
+    Verified(),
+    Verified(start=Serial()),
+    Audited(audit=200),
+    Truncated(steps=3),
+)
+
+
+def linear() -> tuple[ImageModel, Tensor]:
+    """The classifier, and w."""
+    torch.manual_seed(0)
+    w = torch.tensor([1.0, -1.0] * 6) / 12**0.5  # grey images lie on the boundary
+    model = DEQ(SHAPE, 2, hidden=2, contraction=0.5, kernel=None)
+    state = model.state_dict()
+    state["layer.cell.raw"] = torch.eye(2)
+    state["stem.1.weight"] = torch.stack((w, -w))
+    state["stem.1.bias"] = torch.zeros(2)
+    state["head.linear.weight"] = torch.eye(2)
+    state["head.linear.bias"] = torch.zeros(2)
+    model.load_state_dict(state)
+    return model.eval(), w
+
+
+def image_at(distance: float, w: Tensor) -> Tensor:
+    """An image in [0, 1] at a signed distance from the boundary."""
+    image = torch.full((12,), 0.5)
+    return (image + (distance - image @ w) * w).view(SHAPE)
+
+
+def certified(policy: Policy, distance: float, **changes: Any) -> Any:
+    model, w = linear()
+    smoothing = Smoothing(**{"sigma": SIGMA, "n": 4000, **changes})
+    return Smoother(model, policy, smoothing).certify(image_at(distance, w), 0, 7)
+
+
+@pytest.mark.parametrize(
+    "policy", SOUND, ids=lambda p: f"{type(p).__name__}-{type(p.start).__name__}"
+)
+@pytest.mark.parametrize("distance", (0.2, -0.3))
+def test_radius_is_below_the_true_one_and_near_it(policy: Policy, distance: float) -> None:
+    found = certified(policy, distance)
+    assert found.prediction == (0 if distance > 0 else 1)
+    assert 0 < found.radius <= abs(distance)
+    # 4000 samples at alpha 1e-3 bound p to 0.025 below it, the audit of 200 to 0.05.
+    loss = 0.1 if isinstance(policy, Audited) else 0.04
+    assert found.lower > norm.cdf(abs(distance) / SIGMA) - loss
+    assert found.undecided == 0
+
+
+def test_nothing_is_claimed_near_the_boundary() -> None:
+    found = certified(Verified(), 0.005)
+    assert (found.prediction, found.radius) == (ABSTAIN, 0.0)
+
+
+@pytest.mark.parametrize("policy", (Converged(), Verified(start=Clean()), Truncated()))
+def test_deterministic_runs_do_not_depend_on_the_batch(policy: Policy) -> None:
+    runs = [certified(policy, 0.1, batch=batch, n=1500, deterministic=True) for batch in (64, 400)]
+    assert runs[0] == runs[1]
+
+
+def test_proven_votes_do_not_depend_on_start_or_batch_at_all() -> None:
+    votes = {
+        certified(Verified(start=start), 0.1, batch=batch, n=1500).votes
+        for start in (Cold(), Clean(), Tangent(), Serial())
+        for batch in (64, 400)
+    }
+    assert len(votes) == 1
+
+
+def test_decide_agrees_with_the_truth_on_both_sides_and_takes_fewer_samples() -> None:
+    model, w = linear()
+    smoother = Smoother(model, Verified(), Smoothing(SIGMA, n=10_000))
+    within = smoother.decide(image_at(0.6, w), 0, 0, radius=0.3)
+    beyond = smoother.decide(image_at(0.2, w), 0, 0, radius=0.5)
+    assert (within.prediction, within.radius, within.stop) == (0, 0.3, "certified")
+    assert (beyond.prediction, beyond.radius, beyond.stop) == (ABSTAIN, 0.0, "futile")
+    assert within.samples < 1000
+    assert beyond.samples < 1000
+
+
+def test_a_decision_does_not_depend_on_how_samples_are_drawn_together() -> None:
+    model, w = linear()
+    found = []
+    for batch in (64, 1000):
+        smoother = Smoother(model, Verified(), Smoothing(SIGMA, batch=batch))
+        certificate = smoother.decide(image_at(0.4, w), 0, 0, radius=0.3)
+        found.append(replace(certificate, evaluations=0))  # what was drawn beyond the decision
+    assert found[0] == found[1]
+
+
+def test_false_certificates_are_as_rare_as_alpha_says() -> None:
+    # End to end, at the true radius itself: a decision for it would be false.
+    model, w = linear()
+    smoother = Smoother(model, Verified(), Smoothing(SIGMA, n=500, n0=20, alpha=0.1))
+    image = image_at(0.2, w)
+    false = sum(smoother.certify(image, 0, index).radius > 0.2 for index in range(150))
+    # Binomial(150, 0.1) is above 33 with a probability of 1e-5, and below 2 with 1e-5.
+    assert 2 <= false <= 33
+
+
+def test_predict_returns_the_class_or_abstains() -> None:
+    model, w = linear()
+    smoother = Smoother(model, Verified(), Smoothing(SIGMA, n=500))
+    sure, counts = smoother.predict(image_at(-0.4, w), 0)
+    assert sure == 1
+    assert counts.sum() == 500
+    assert smoother.predict(image_at(0.0, w), 0)[0] == ABSTAIN
+
+
+def test_policies_are_refused_where_they_are_not_sound() -> None:
+    model, w = linear()
+    torch.manual_seed(0)
+    plain = DEQ(SHAPE, 2, hidden=4, head=8, groups=2).eval()
+    smoothing = Smoothing(SIGMA)
+    with pytest.raises(ValueError, match="another equilibrium"):
+        Smoother(plain, Converged(start=Clean()), smoothing)
+    with pytest.raises(ValueError, match="input-independent"):
+        Smoother(model, Truncated(start=Clean()), smoothing)
+    with pytest.raises(ValueError, match="worst sample of the batch"):
+        Smoother(model.with_solver(ODE("dopri5")), Converged(), smoothing)
+    with pytest.raises(ValueError, match="eval mode"):
+        Smoother(DEQ(SHAPE, 2, hidden=4, head=8, groups=2), Converged(), smoothing)
+    with pytest.raises(ValueError, match="judges all votes together"):
+        Smoother(model, Audited(), smoothing).decide(image_at(0.2, w), 0, 0, 0.1)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        Smoother(model, Verified(), smoothing).certify(image_at(0.2, w) * 255, 0, 0)
+
+
+def test_the_papers_rule_claims_more_than_is_true_where_its_chain_is_biased() -> None:
+    # One step from where the batch before ended mixes two draws of noise, and the mean of two
+    # draws is nearer to the image than either: S votes for A more often than G.
+    true = norm.cdf(0.2 / SIGMA)
+    assert certified(SrsPaper(steps=1), 0.2).lower > true
+    assert certified(Audited(steps=1), 0.2).lower <= true
+    assert not SrsPaper.sound
+
+
+def test_logits_that_are_no_numbers_are_refused_before_sampling() -> None:
+    model, w = linear()
+    with torch.no_grad():
+        model.head.linear.bias.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    drawn: list[int] = []
+    with pytest.raises(ValueError, match="not finite"):
+        Smoother(model, Converged(), Smoothing(SIGMA), drawn.append).certify(image_at(0.2, w), 0, 0)
+    assert not drawn
+
+
+@pytest.mark.parametrize("name, value", (("n", 0), ("n0", 0), ("batch", 0), ("alpha", 1.0)))
+def test_numbers_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        Smoothing(**{"sigma": SIGMA, name: value})
+
+
+def test_a_vote_that_is_undecided_counts_for_no_class() -> None:
+    model, w = linear()
+    stuck = Converged()
+    smoother = Smoother(
+        model.with_solver(replace(model.layer.solver, max_steps=0)), stuck, Smoothing(SIGMA, n=200)
+    )
+    found = smoother.certify(image_at(0.4, w), 0, 0)
+    assert (found.votes, found.undecided, found.prediction) == (0, 200, ABSTAIN)
+    assert np.isclose(found.lower, 0)
