@@ -103,7 +103,7 @@ class Converged(Policy):
             )
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
-        if isinstance(self.start, Cold):
+        if isinstance(session.start, Cold):
             return session.full(images)
         return session.vote(images, root_solver(session.model))
 

@@ -138,7 +138,7 @@ class Smoother:
             undecided=int((labels == UNDECIDED).sum()),
             samples=n,
             evaluations=work.evaluations + bound.evaluations,
-            detail={"selected": target, **bound.detail},
+            detail={**self._detail(work, target), **bound.detail},
         )
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class Smoother:
             undecided=undecided,
             samples=bets.trials,
             evaluations=work.evaluations,
-            detail={"selected": target, "asked": radius},
+            detail={**self._detail(work, target), "asked": radius},
             stop=STOPS[bets.decision],
         )
 
@@ -222,6 +222,11 @@ class Smoother:
             for start, stop in self.smoothing.chunks(self.smoothing.n0)
         ]
         return int(self._counts(np.concatenate(parts)).argmax())
+
+    def _detail(self, work: _Work, target: int) -> dict[str, Any]:
+        cold = work.session.start != self.policy.start
+        note = {"start": "cold, as the clean image was not solved"} if cold else {}
+        return {"selected": target, **note}
 
     def _counts(self, labels: np.ndarray) -> np.ndarray:
         classes: int = self.model.config["num_classes"]

@@ -39,14 +39,15 @@ class Session:
         image: (C, H, W) in [0, 1].
         start: where the solves begin.
 
+    Where the solve of the clean image fails, no start follows from it, and its noise samples
+    start cold, which is as sound.
+
     Raises:
-        ValueError: the logits of the clean image are not finite, or its solve fails where a
-            start is to follow from it.
+        ValueError: the logits of the clean image are not finite.
     """
 
     def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
         self.model = model
-        self.start = start
         self.starter: Starter | None = None
         output = model.solve(image[None], record=isinstance(start, Along))
         if not bool(torch.isfinite(output.logits).all()):
@@ -54,9 +55,10 @@ class Session:
                 "the model's logits are not finite on the clean image: nothing can be certified."
             )
         self.evaluations = int(output.solution.evals.sum())
-        if not isinstance(start, Cold):
+        self.start = start if bool(output.solution.converged.all()) else Cold()
+        if not isinstance(self.start, Cold):
             problem = self.model.layer.equation(output.condition)
-            self.starter = start.at(model, problem, output.solution)
+            self.starter = self.start.at(model, problem, output.solution)
 
     def full(self, images: Tensor) -> Votes:
         """Vote by the model's own forward pass, from its own start; -1 where it fails."""

@@ -35,7 +35,7 @@ def command(
     solver: certify_options.Solver = None,
     rtol: options.Rtol = None,
     max_steps: options.MaxSteps = None,
-    batch: certify_options.Batch = 500,
+    batch: certify_options.Batch = None,
     deterministic: certify_options.Deterministic = False,
     out: certify_options.Out = None,
     resume: certify_options.Resume = False,

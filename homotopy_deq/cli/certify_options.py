@@ -93,8 +93,12 @@ Solver = Annotated[
     ),
 ]
 Batch = Annotated[
-    int,
-    typer.Option(min=1, help="Noise samples solved for at a time.", rich_help_panel=VOTES),
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        help="Noise samples solved for at a time. Default: by the size of a state, 100 to 4000.",
+        rich_help_panel=VOTES,
+    ),
 ]
 Deterministic = Annotated[
     bool,

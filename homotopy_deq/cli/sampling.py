@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..certification import Certificate, Journal, Policy, Smoother, Smoothing, settings
+from ..certification import Certificate, Journal, Smoother, Smoothing, settings
 from ..certification.journal import CONFIG
 from ..training import Interrupted
 from .report import console
@@ -139,20 +139,12 @@ def work(
 
 def _each(study: Study, part: Part, places: Sequence[int], answer: Answer) -> None:
     smoothing = part.smoothing
-    smoothers: dict[Policy, Smoother] = {}
     with Bar(study, smoothing, len(places)) as bar:
+        smoother = Smoother(study.model, study.policy, smoothing, bar.sampled)
         for place in places:
-            label, index = study.labels[place], study.indices[place]
             since = time.perf_counter()
-            image = study.image(place)
-            policy = study.policy_for(image)
-            if policy not in smoothers:
-                smoothers[policy] = Smoother(study.model, policy, smoothing, bar.sampled)
-            smoother = smoothers[policy]
+            image, label, index = study.image(place), study.labels[place], study.indices[place]
             certificate = answer(smoother, image, label, index)
-            if policy != study.policy:
-                detail = {**certificate.detail, "start": "none, as the image was not solved"}
-                certificate = replace(certificate, detail=detail)
             part.journal.append(certificate, time.perf_counter() - since)
             bar.finished(certificate)
 

@@ -44,7 +44,7 @@ def command(
     solver: certify_options.Solver = None,
     rtol: options.Rtol = None,
     max_steps: options.MaxSteps = None,
-    batch: certify_options.Batch = 500,
+    batch: certify_options.Batch = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     cpu: options.Cpu = False,
     threads: options.Threads = None,
@@ -69,10 +69,10 @@ def command(
     classes = load_checkpoint(find_checkpoint(run)).meta["about"]["classes"]
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:
+        smoother = Smoother(study.model, study.policy, smoothing)
         for place in sorted(range(len(study.indices)), key=study.indices.__getitem__):
             index = study.indices[place]
             image = study.image(place)
-            smoother = Smoother(study.model, study.policy_for(image), smoothing)
             found, counts = smoother.predict(image, index)
             rows.append(
                 {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from solvers.warm import DENSE
 
-from ..certification import Clean, Cold, Policy, Smoothing, Tangent, Verified
+from ..certification import Clean, Policy, Smoothing, Tangent, Verified
 from ..certification.policies import root_solver
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
@@ -27,6 +27,11 @@ from .spec import Spec, find_checkpoint, rebuild, spec_of
 WAIT = timedelta(days=7)
 """How long a process waits for the others, whose images may take longer."""
 CLEAN_BATCH = 256
+PAYS = 512
+"""Largest state for which the tangent start is the default: beyond, its products with an n x n
+matrix cost more than the evaluations that they save."""
+ROOM = 2**19
+"""Numbers of a batch of states, where the batch is not given; it holds 100 to 4000 samples."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Study:
         name: of the policy.
         pixels: the images, uint8 (B, C, H, W).
         labels, indices: of the images, the latter in the test set.
+        size: numbers of a sample's state.
         identity: JSON of all this, for a journal.
         processes: accelerate's view of them.
     """
@@ -69,6 +75,7 @@ class Study:
     pixels: Tensor
     labels: Sequence[int]
     indices: Sequence[int]
+    size: int
     identity: dict[str, Any]
     processes: Any
 
@@ -113,13 +120,14 @@ class Study:
         pixels, labels = data.test_images[order], data.test_labels[order]
         model.to(device)
         size = check_clean(model, pixels, device)
-        if isinstance(policy.start, Tangent) and size > DENSE:
-            if choices.warm_start is not None:
+        if isinstance(policy.start, Tangent):
+            if choices.warm_start is None and size > PAYS:
+                policy = replace(policy, start=Clean())
+            elif size > DENSE:
                 raise ValueError(
                     f"--warm-start tangent inverts an n x n matrix for states of n <= {DENSE} "
                     f"numbers; this model's have {size:,}. Use --warm-start clean."
                 )
-            policy = replace(policy, start=Clean())
         identity = {
             "weights sha256": weights_sha256(model),
             "data": {
@@ -134,24 +142,14 @@ class Study:
             "device": device.type,
         }
         indices = order.tolist()
-        return cls(model, spec, policy, name, pixels, labels.tolist(), indices, identity, processes)
+        return cls(
+            model, spec, policy, name, pixels, labels.tolist(), indices, size, identity, processes
+        )
 
     def image(self, place: int) -> Tensor:
         """Return the image at a place of `indices`, on the model's device, in [0, 1]."""
         device: torch.device = self.processes.device
         return self.pixels[place].to(device).float() / 255
-
-    def policy_for(self, image: Tensor) -> Policy:
-        """Return the policy, with the model's own start if an image gives none.
-
-        A start that follows from the clean image needs its solve to converge. The cold start
-        is as sound for every policy.
-        """
-        if not self.policy.start.follows_image:
-            return self.policy
-        with torch.no_grad():
-            solved = self.model.solve(image[None]).solution.converged
-        return self.policy if bool(solved.all()) else replace(self.policy, start=Cold())
 
     def smoothings(self, sigmas: Iterable[float] | None, **settings: Any) -> list[Smoothing]:
         """Return the noise of each sigma, by default that of the training.
@@ -167,6 +165,8 @@ class Study:
             )
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"--sigma: each once; got {', '.join(map(str, chosen))}.")
+        if settings.get("batch") is None:
+            settings["batch"] = max(100, min(4000, ROOM // self.size))
         found = [Smoothing(sigma=sigma, **settings) for sigma in chosen]
         audit = getattr(self.policy, "audit", 0)
         if audit > settings["n"]:

@@ -139,7 +139,7 @@ def test_an_image_that_gives_no_start_is_sampled_from_the_models_own(
     certify(run, tmp_path / "serial", *short)
     certify(run, tmp_path / "cold", *short, "--warm-start", "none")
     for warm, cold in zip(read(tmp_path / "serial")[1], read(tmp_path / "cold")[1], strict=True):
-        assert warm.detail["start"] == "none, as the image was not solved"
+        assert warm.detail["start"] == "cold, as the clean image was not solved"
         assert replace(warm, detail=cold.detail) == cold
 
 
@@ -157,6 +157,7 @@ def test_verified_is_the_default_of_models_that_qualify(monotone: Path, tmp_path
 def test_states_too_large_for_the_tangent_start_at_the_clean_equilibrium(
     monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("homotopy_deq.cli.study.PAYS", 5)
     monkeypatch.setattr("homotopy_deq.cli.study.DENSE", 10)
     certify(monotone, tmp_path / "out", n=64, limit=2)
     assert read(tmp_path / "out")[0]["policy"]["start"] == {"is": "Clean"}
