@@ -13,7 +13,10 @@ from solvers import (
     Broyden,
     Continuation,
     Davidenko,
+    DouglasRachford,
+    ForwardBackward,
     NewtonKrylov,
+    PeacemanRachford,
     Picard,
     PseudoTransient,
     Robust,
@@ -39,6 +42,10 @@ STEPPING: list[AnySolver] = [
 
 EQUILIBRIUM = [*STEPPING, Davidenko(), Robust()]
 """All of them; a step of the last two is a whole solve."""
+
+
+STRUCTURED: set[type[AnySolver]] = {ForwardBackward, PeacemanRachford, DouglasRachford}
+"""Solvers of a `MonotoneInclusion` alone, whose parts they need: tests/solvers/test_splitting.py."""
 
 
 def name(solver: object) -> str:
