@@ -45,7 +45,7 @@ EQUILIBRIUM = [*STEPPING, Davidenko(), Robust()]
 
 
 STRUCTURED: set[type[AnySolver]] = {ForwardBackward, PeacemanRachford, DouglasRachford}
-"""Solvers of a `MonotoneInclusion` alone, whose parts they need: tests/solvers/test_splitting.py."""
+"""Solvers of a `MonotoneInclusion` alone: their tests are tests/solvers/test_splitting.py."""
 
 
 def name(solver: object) -> str:
