@@ -4,239 +4,63 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
-
-import typer
+from typing import Any
 
 from ..training import Bar, accelerator_for, check_folder, load_checkpoint, train
-from . import certified, options
+from . import options, train_options
 from .report import console, failing, residual
 from .spec import Spec, conflicts, find_checkpoint, resolve, spec_of
-
-Text = Optional[str]  # noqa: UP045  (typer reads it under Python 3.10 too)
-Whole = Optional[int]  # noqa: UP045
-Real = Optional[float]  # noqa: UP045
-RECIPE = "Default: the data set's recipe (homotopy-deq info)."
-MODEL, TRAINING, RUN = "What is trained", "How it is trained", "The run"
 
 
 @failing
 def command(
-    model: Annotated[
-        Text,
-        typer.Option(
-            help="homoode, deq, neural-ode, augmented-neural-ode or monotone. Default: homoode.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    dataset: Annotated[
-        Text,
-        typer.Option(
-            help="digits (built in), mnist, fashion-mnist, cifar10, cifar100, svhn, or "
-            "imagefolder for your own. Default: digits.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    model: train_options.Model = None,
+    dataset: train_options.Dataset = None,
     data: options.Data = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the data set into --data if it is missing.")
-    ] = False,
-    limit: Annotated[
-        Whole, typer.Option(help="Use so many train images, validation included. Default: all.")
-    ] = None,
+    download: train_options.Download = False,
+    limit: train_options.Limit = None,
     test_limit: options.Limit = None,
-    image_size: Annotated[
-        Whole, typer.Option(help="imagefolder: side in pixels. Default: 64, or as they are.")
-    ] = None,
-    rest_point: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option(
-            "--rest-point/--no-rest-point",
-            help="homoode: dz/dt = f(z; x) - z, which rests at an equilibrium, or dz/dt = f(z; x) "
-            "as published. Default: --rest-point.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
+    image_size: train_options.ImageSize = None,
+    rest_point: train_options.RestPoint = None,
     horizon: options.Horizon = None,
-    contraction: Annotated[
-        Real,
-        typer.Option(
-            help="deq, homoode: ||W|| in (0, 1) of a cell relu(W z + x), whose votes certify can "
-            "verify. Default: the published cell.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    monotonicity: Annotated[
-        Real,
-        typer.Option(
-            help="monotone: m in (0, 1] of I - W >= m I. Default: 0.1.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    kernel: Annotated[
-        Whole,
-        typer.Option(
-            min=0,
-            help="monotone, or with --contraction: side of the cell's kernel; 0 for a state that "
-            "is a vector of --hidden numbers (then 128). Default: 3.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    hidden: Annotated[
-        Whole, typer.Option(help=f"Channels of the state. {RECIPE}", rich_help_panel=MODEL)
-    ] = None,
-    head: Annotated[
-        Whole, typer.Option(help=f"Channels of the head. {RECIPE}", rich_help_panel=MODEL)
-    ] = None,
-    pool: Annotated[
-        Whole,
-        typer.Option(help=f"Side of the head's pooling grid. {RECIPE}", rich_help_panel=MODEL),
-    ] = None,
-    groups: Annotated[
-        Whole, typer.Option(help=f"GroupNorm groups at most. {RECIPE}", rich_help_panel=MODEL)
-    ] = None,
-    dropout: Annotated[
-        Real,
-        typer.Option(
-            help=f"Probability of dropping a channel, one mask a solve. {RECIPE}",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    solver: Annotated[
-        Text,
-        typer.Option(
-            help="Forward pass: anderson, ..., or a method of torchdiffeq (homotopy-deq info "
-            "lists them). Default: rk4 for homoode, anderson for deq, else dopri5.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
+    contraction: train_options.Contraction = None,
+    monotonicity: train_options.Monotonicity = None,
+    kernel: train_options.Kernel = None,
+    hidden: train_options.Hidden = None,
+    head: train_options.Head = None,
+    pool: train_options.Pool = None,
+    groups: train_options.Groups = None,
+    dropout: train_options.Dropout = None,
+    solver: train_options.Solver = None,
     rtol: options.Rtol = None,
     atol: options.Atol = None,
     max_steps: options.MaxSteps = None,
     step_size: options.StepSize = None,
-    gradient: Annotated[
-        Text,
-        typer.Option(
-            help="implicit, phantom (of an equilibrium), unroll or adjoint (of a flow). "
-            "Default: implicit for an equilibrium, unroll for a flow.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    backward_rtol: Annotated[
-        Real,
-        typer.Option(
-            help="Relative tolerance of the implicit gradient's linear solve. Default: 1e-6, with "
-            "bf16 1e-2.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    epochs: Annotated[
-        Whole,
-        typer.Option(help="Passes over the images. Default: 10.", rich_help_panel=TRAINING),
-    ] = None,
-    batch: Annotated[
-        Whole, typer.Option(help="Images a step. Default: 64.", rich_help_panel=TRAINING)
-    ] = None,
-    lr: Annotated[
-        Real,
-        typer.Option(help=f"Adam's first learning rate. {RECIPE}", rich_help_panel=TRAINING),
-    ] = None,
-    final_lr: Annotated[
-        Real,
-        typer.Option(help="Its last one, along a cosine. Default: 1e-6.", rich_help_panel=TRAINING),
-    ] = None,
-    start_lr: Annotated[
-        Real,
-        typer.Option(
-            help=f"SGD's learning rate for the initial point. {RECIPE}", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    start_every: Annotated[
-        Whole,
-        typer.Option(
-            help=f"Steps between two of the initial point. {RECIPE}", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    validation: Annotated[
-        Real,
-        typer.Option(
-            help="Share of the train images that chooses the best epoch. Default: 0.1.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    residual_penalty: Annotated[
-        Real,
-        typer.Option(
-            help="Weight of the squared relative residual at the end of the flow, which draws it "
-            f"to the equilibrium. {RECIPE}",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    jacobian_penalty: Annotated[
-        Real,
-        typer.Option(
-            help="Weight of ||df/dz||_F^2 a dimension at the answer. Default: 0.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    flip: Annotated[
-        Real,
-        typer.Option(help=f"Probability of mirroring. {RECIPE}", rich_help_panel=TRAINING),
-    ] = None,
-    pad: Annotated[
-        Whole,
-        typer.Option(
-            help=f"Pixels of padding before a random crop. {RECIPE}", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    precision: Annotated[
-        Text,
-        typer.Option(
-            help="no (float32) or bf16 (bfloat16 autocast). Default: no.", rich_help_panel=TRAINING
-        ),
-    ] = None,
-    seed: Annotated[
-        Whole,
-        typer.Option(
-            help="Of weights, split, order, augmentation, dropout. Default: 0.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
-    noise: certified.Noise = None,
-    noise_samples: certified.NoiseSamples = None,
-    adversary_steps: certified.AdversarySteps = None,
-    adversary_radius: certified.AdversaryRadius = None,
-    consistency: certified.Consistency = None,
-    consistency_entropy: certified.ConsistencyEntropy = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="DIR",
-            help="Folder for checkpoint, metrics and TensorBoard logs. Default: "
-            "runs/MODEL-DATASET.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the run in --out, to the same bits as if it had never stopped.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Discard the run in --out.", rich_help_panel=RUN),
-    ] = False,
-    save_every: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds between checkpoints within an epoch; 0 saves after each batch.",
-            rich_help_panel=RUN,
-        ),
-    ] = 30.0,
+    gradient: train_options.Gradient = None,
+    backward_rtol: train_options.BackwardRtol = None,
+    epochs: train_options.Epochs = None,
+    batch: train_options.Batch = None,
+    lr: train_options.Lr = None,
+    final_lr: train_options.FinalLr = None,
+    start_lr: train_options.StartLr = None,
+    start_every: train_options.StartEvery = None,
+    validation: train_options.Validation = None,
+    residual_penalty: train_options.ResidualPenalty = None,
+    jacobian_penalty: train_options.JacobianPenalty = None,
+    flip: train_options.Flip = None,
+    pad: train_options.Pad = None,
+    precision: train_options.Precision = None,
+    seed: train_options.Seed = None,
+    noise: train_options.Noise = None,
+    noise_samples: train_options.NoiseSamples = None,
+    adversary_steps: train_options.AdversarySteps = None,
+    adversary_radius: train_options.AdversaryRadius = None,
+    consistency: train_options.Consistency = None,
+    consistency_entropy: train_options.ConsistencyEntropy = None,
+    out: train_options.Out = None,
+    resume: train_options.Resume = False,
+    overwrite: train_options.Overwrite = False,
+    save_every: train_options.SaveEvery = 30.0,
     cpu: options.Cpu = False,
     threads: options.Threads = None,
 ) -> None:
