@@ -10,6 +10,7 @@ from torch import Tensor
 from .linear import linearize
 from .problem import Equilibrium
 from .solution import Solution, Trajectory
+from .splitting import MonotoneInclusion
 
 DENSE = 2048
 """Largest state whose I - J is inverted once and for all: 16 MiB in single precision."""
@@ -25,12 +26,15 @@ class Anchor:
     Arguments:
         value: z*(x), (1, ...).
         inverse: (I - J)^-1 at z*(x), (n, n); None where only the zero-order start is wanted.
+        product: W z*(x) of a `MonotoneInclusion`, (1, ...): its map at z*(x) is then known for
+            any condition without another product.
         path: the states on the way to z*(x), where they were recorded.
     """
 
     value: Tensor
     inverse: Tensor | None = None
     path: Trajectory[Tensor] | None = None
+    product: Tensor | None = None
 
     @classmethod
     def at(
@@ -52,11 +56,27 @@ class Anchor:
         if not bool(solution.converged.all()):
             raise ValueError(f"an anchor must be a solution. {solution.report()}")
         inverse = inverse_at(problem, value) if tangent else None
-        return cls(value, inverse, solution.trajectory)
+        product = problem.linear(value) if isinstance(problem, MonotoneInclusion) else None
+        return cls(value, inverse, solution.trajectory, product)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the map that `image` takes, a sample."""
+        return 0 if self.product is not None else 1
 
     def constant(self, batch: int) -> Tensor:
         """Return z*(x) for each sample, (batch, ...): the zero-order start."""
         return self.value.expand(batch, *self.value.shape[1:]).clone()
+
+    def image(self, problem: Equilibrium) -> Tensor:
+        """Return f(z*; x_i), (B, ...): a Picard step on from the zero-order start.
+
+        For a `MonotoneInclusion` it is prox(W z* + x_i) and W z* is there already.
+        """
+        if self.product is not None and isinstance(problem, MonotoneInclusion):
+            return problem.prox(self.product + problem.x)
+        assert problem.condition is not None
+        return problem(self.constant(problem.condition[0].shape[0]))
 
     def tangent(self, problem: Equilibrium) -> Tensor:
         """Return z* + (I - J)^-1 (f(z*; x_i) - z*), (B, ...): the first-order start.
@@ -66,10 +86,9 @@ class Anchor:
         """
         if self.inverse is None:
             raise ValueError("this anchor was made without its tangent: Anchor.at(tangent=True).")
-        assert problem.condition is not None
-        z = self.constant(problem.condition[0].shape[0])
-        gap = (problem(z) - z).flatten(1)
-        return z + (gap @ self.inverse.mT).view_as(z)
+        image = self.image(problem)
+        gap = (image - self.value).flatten(1)
+        return self.value + (gap @ self.inverse.mT).view_as(image)
 
     def along(self, time: float, batch: int) -> Tensor:
         """Return the last recorded state at or before a time (t or lambda), (batch, ...)."""

@@ -19,9 +19,14 @@ class Starter(ABC):
 
     Attributes:
         last: where the solves of the last batch ended, (B, ...).
+        evaluations: of the map, that a start takes a sample.
     """
 
     last: Tensor | None = None
+
+    @property
+    def evaluations(self) -> int:
+        return 0
 
     @abstractmethod
     def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
@@ -42,12 +47,10 @@ class Start(ABC):
             fixed base classifier.
         chained: whether it depends on the batches before, so that the votes depend on the batch
             size.
-        evaluations: of the map, that a start costs a sample.
     """
 
     follows_image: ClassVar[bool] = True
     chained: ClassVar[bool] = False
-    evaluations: ClassVar[int] = 0
 
     @abstractmethod
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
@@ -66,7 +69,11 @@ class Cold(Start):
 
 @dataclass(frozen=True)
 class Clean(Start):
-    """Start at the clean image's equilibrium: the zero-order predictor."""
+    """Start at the clean image's equilibrium z*: the zero-order predictor.
+
+    For a cell relu(W z + x), start a Picard step on, at relu(W z* + x): the product W z* is one
+    for all samples.
+    """
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
         return _Clean(Anchor.at(problem, clean))
@@ -76,10 +83,9 @@ class Clean(Start):
 class Tangent(Start):
     """Start at the first-order predictor from the clean image's equilibrium.
 
-    One evaluation and one product with a matrix that all samples share; see `Anchor.tangent`.
+    One evaluation (none for a cell relu(W z + x)) and one product with a matrix that all samples
+    share; see `Anchor.tangent`.
     """
-
-    evaluations: ClassVar[int] = 1
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
         return _Tangent(Anchor.at(problem, clean, tangent=True))
@@ -131,12 +137,18 @@ class _Clean(Starter):
     anchor: Anchor
 
     def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        return self.anchor.constant(len(x))
+        if self.anchor.product is None:
+            return self.anchor.constant(len(x))
+        return self.anchor.image(problem)
 
 
 @dataclass
 class _Tangent(Starter):
     anchor: Anchor
+
+    @property
+    def evaluations(self) -> int:
+        return self.anchor.evaluations
 
     def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
         return self.anchor.tangent(problem)

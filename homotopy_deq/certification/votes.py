@@ -59,6 +59,7 @@ class Session:
         if not isinstance(self.start, Cold):
             problem = self.model.layer.equation(output.condition)
             self.starter = self.start.at(model, problem, output.solution)
+            self.evaluations += 1  # W z* of the anchor, where it has one
 
     def full(self, images: Tensor) -> Votes:
         """Vote by the model's own forward pass, from its own start; -1 where it fails."""
@@ -86,10 +87,12 @@ class Session:
     ) -> Solution[Tensor]:
         """Solve an equilibrium from the session's start."""
         found = solve(problem, solver, self._begin(problem, x))
+        taken = 0
         if self.starter is not None:
+            taken = self.starter.evaluations
             finite = (found.status != Status.NONFINITE).view(-1, *(1,) * (found.value.dim() - 1))
             self.starter.keep(torch.where(finite, found.value, 0))
-        return replace(found, evals=found.evals + self.start.evaluations)
+        return replace(found, evals=found.evals + taken)
 
     def vote(self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False) -> Votes:
         """Vote at the end of `walk`; -1 where the solver failed.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from solvers import Anderson, Equilibrium, Picard, Status, solve
 from solvers.solver import State
+from solvers.splitting import MonotoneInclusion
 from solvers.until import Until
 from solvers.warm import DENSE, Anchor
 
@@ -140,3 +141,27 @@ def test_until_never_calls_an_undecided_sample_converged() -> None:
     always = Until(Picard(), lambda equation, state: state.residual == state.residual)
     broken = torch.full_like(x, math.nan)
     assert solve(problem(broken), always, broken).status.tolist() == [Status.NONFINITE] * 2
+
+
+def test_an_anchor_of_an_inclusion_evaluates_its_map_anywhere_without_a_product() -> None:
+    w = weights()
+    products = 0
+
+    def linear_map(z: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        return z @ w.mT
+
+    def inclusion(x: Tensor) -> MonotoneInclusion:
+        return MonotoneInclusion(condition=(x,), linear=linear_map)
+
+    x, moved = point(), point(2, 5)
+    found = solve(inclusion(x), Anderson(rtol=1e-13), torch.zeros_like(x)).check()
+    near = Anchor.at(inclusion(x), found, tangent=True)
+    before = products
+    first, second = near.image(inclusion(moved)), near.tangent(inclusion(moved))
+    assert products == before
+    plain = Anchor(near.value, near.inverse)
+    assert torch.allclose(first, plain.image(inclusion(moved)), atol=1e-14)
+    assert torch.allclose(second, plain.tangent(inclusion(moved)), atol=1e-14)
+    assert (near.evaluations, plain.evaluations) == (0, 1)
