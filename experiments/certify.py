@@ -39,8 +39,6 @@ COLD = "converged none"
 RUNS = {
     COLD: "--policy converged --warm-start none",
     "converged tangent": "--policy converged --warm-start tangent",
-    "verified none": "--policy verified --warm-start none",
-    "verified clean": "--policy verified --warm-start clean",
     "verified tangent": "--policy verified --warm-start tangent",
     "audited serial 3": "--policy audited --warm-start serial --steps 3 --audit 1000",
     "truncated 3": "--policy truncated --steps 3",
@@ -190,8 +188,8 @@ def config_of(description: str) -> Config:
         chosen.dataset,
         chosen.data and chosen.data.resolve(),
         chosen.work,
-        hidden=16 if small else 256,
-        kernel=3 if small else 0,  # images of 16 channels, or vectors of 256 numbers
+        hidden=16 if small else 512,
+        kernel=3 if small else 0,  # images of 16 channels, or vectors of 512 numbers
         train_images=1438 if small else 10_000,
         epochs=15 if small else 6,
         images=chosen.images,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers import ODE, Equilibrium, InitialValue, Solution, Solver, Status, solve
+from solvers import ODE, Equilibrium, Solution, Solver, Status, solve
 
 from ..layers import FlowLayer
 from ..models import ImageModel
@@ -75,12 +75,12 @@ class Session:
         """Solve from the session's start; the evaluations that the start took are counted."""
         x, condition = self.condition(images)
         layer = self.model.layer
+        problem = layer.equation(condition)
         if isinstance(solver, ODE):
             assert isinstance(layer, FlowLayer)
             begin = self.start.time if isinstance(self.start, Along) else 0.0
-            flow = InitialValue(layer.field, begin, layer.t1, condition)
-            return solve(flow, solver, self._begin(self.model.layer.equation(condition), x))
-        return self.solve(self.model.layer.equation(condition), solver, x)
+            return solve(layer.flow(problem, begin), solver, self._begin(problem, x))
+        return self.solve(problem, solver, x)
 
     def solve(
         self, problem: Equilibrium, solver: Solver[Equilibrium, Any], x: Tensor

@@ -19,6 +19,7 @@ from torch import Tensor
 from homotopy_deq import DEQ
 from homotopy_deq.certification import (
     ABSTAIN,
+    Along,
     Audited,
     Clean,
     Cold,
@@ -201,3 +202,21 @@ def test_a_vote_that_is_undecided_counts_for_no_class() -> None:
     found = smoother.certify(image_at(0.4, w), 0, 0)
     assert (found.votes, found.undecided, found.prediction) == (0, 200, ABSTAIN)
     assert np.isclose(found.lower, 0)
+
+
+def test_a_flow_may_start_from_the_clean_images_own_path_under_an_audit() -> None:
+    # dz/dt = f(z; x) - z with W = I / 2 nears 2 relu(+-w v): sign and class are the same.
+    model, w = linear()
+    flow = model.with_solver(ODE("rk4", step_size=0.5), t1=5.0)
+    smoothing = Smoothing(SIGMA, n=1500)
+    cold = Smoother(flow, Converged(), smoothing).certify(image_at(0.3, w), 0, 0)
+    late = Smoother(flow, Audited(start=Along(4.0), audit=300), smoothing)
+    warm = late.certify(image_at(0.3, w), 0, 0)
+    assert warm.prediction == cold.prediction == 0
+    assert 0 < warm.radius <= 0.3
+    # A fifth of the way: 8 evaluations for 40, and the audit's 300 samples in full.
+    assert warm.evaluations < 0.45 * cold.evaluations
+    with pytest.raises(ValueError, match="past the flow's end"):
+        Smoother(flow, Audited(start=Along(5.0)), smoothing)
+    with pytest.raises(ValueError, match="no time along which"):
+        Smoother(model, Audited(start=Along(1.0)), smoothing)
