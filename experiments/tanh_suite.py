@@ -214,6 +214,8 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     name = f"tanh_suite_{config.n}_{config.dtype}"
+    if config.gains != Config.gains:
+        name += "_gain_" + "_".join(f"{gain:g}" for gain in config.gains)
     record = Record(name, config)
     table: dict[str, Any] = {}
     for gain in config.gains:
