@@ -33,7 +33,7 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 MODELS = {
     "deq": "--model deq --contraction 0.99",
     "homoode": "--model homoode --contraction 0.99",
-    "monotone": "--model monotone --monotonicity 0.5",
+    "monotone": "--model monotone --monotonicity 0.5 --lr 0.001",
 }
 COLD = "converged none"
 RUNS = {
