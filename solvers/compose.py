@@ -51,6 +51,7 @@ class Then(Solver[Equilibrium, ThenState]):
     """
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
+    evaluates: ClassVar[bool] = False
     solvers: tuple[Solver[Equilibrium, Any], ...] = ()
 
     def __init__(self, *solvers: Solver[Equilibrium, Any]) -> None:

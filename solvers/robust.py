@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -33,6 +33,8 @@ class Robust(Solver[Equilibrium, ThenState]):
     Arguments:
         max_steps: rungs to use at most, of the five.
     """
+
+    evaluates: ClassVar[bool] = False
 
     max_steps: int = field(default=5, kw_only=True)
 

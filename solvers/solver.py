@@ -53,6 +53,11 @@ class Solver(ABC, Generic[P, S]):
     A solver implements `init` and `step`; the loop around them is `solve`. Neither may let one
     sample see another, and both must be differentiable where they are used under `Unroll`.
 
+    Attributes:
+        answers: the kind of problem.
+        evaluates: whether `fz` of every state is the map's value at its `z`. Paths, whose
+            correctors work on another equation, and ladders of solvers do without.
+
     Arguments:
         rtol: a sample has converged at ||f(z) - z|| <= rtol ||f(z)|| + atol (2-norm of a sample).
         atol: the absolute part of the tolerance.
@@ -60,6 +65,7 @@ class Solver(ABC, Generic[P, S]):
     """
 
     answers: ClassVar[type[Equilibrium] | type[InitialValue]] = Equilibrium
+    evaluates: ClassVar[bool] = True
 
     rtol: float = 1e-4
     atol: float = 0.0

@@ -53,6 +53,11 @@ class Until(Solver[Equilibrium, UntilState]):
     def __init__(self, solver: Solver[Equilibrium, Any], decision: Decision) -> None:
         if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
             raise TypeError(f"Until takes a solver of an Equilibrium; got {solver!r}.")
+        if not solver.evaluates:
+            raise TypeError(
+                f"Until decides on f(z) at each state, which {type(solver).__name__} does not "
+                "keep. Use a solver that evaluates f at every iterate, such as Anderson()."
+            )
         settings = {"rtol": solver.rtol, "atol": solver.atol, "max_steps": solver.max_steps}
         for name, value in {**settings, "solver": solver, "decision": decision}.items():
             object.__setattr__(self, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -65,9 +66,9 @@ def error_bound(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
     Arguments:
         z: any state, (B, ...), of finite numbers.
         fz: the cell's value there as computed in z's dtype u = 2^-24 (float32) or 2^-53 (float64)
-            by sums of products, as matrix products and PyTorch's convolutions on a CPU are.
+            by sums of products, as matrix products and oneDNN's convolutions on a CPU are.
             TensorFloat-32, half precision (autocast), and convolutions by Winograd's or Fourier's
-            transform, among which cuDNN chooses, are not.
+            transform, among which cuDNN chooses, are not: see `uncovered`.
         x: the condition that fz was computed with, (B, ...).
         bounds: of the weight that fz was computed with.
 
@@ -89,7 +90,8 @@ def error_bound(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
 
 def rounding(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
     """Return eta of `error_bound`, which bounds the rounding in computing fz, float64 (B,)."""
-    _check_sums(fz)
+    if (reason := uncovered(fz)) is not None:
+        raise ValueError(reason)
     numbers = torch.finfo(fz.dtype)
     k = bounds.terms + 2
     g = k * numbers.eps / 2 / (1 - k * numbers.eps / 2)
@@ -98,21 +100,47 @@ def rounding(z: Tensor, fz: Tensor, x: Tensor, bounds: Bounds) -> Tensor:
     return (g * (bounds.absolute * size + given) + floor) * (1 + 16 * UNIT)
 
 
-def _check_sums(fz: Tensor) -> None:
+def uncovered(fz: Tensor) -> str | None:
+    """Say why the rounding of a cell's value is not covered by `rounding`, or None if it is.
+
+    Arguments:
+        fz: the cell's value, or anything of its shape, dtype and device.
+    """
     if fz.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"fz must have been computed in float32 or float64; got {fz.dtype}.")
-    if not fz.is_cuda or fz.dtype == torch.float64:
-        return
-    if fz.dim() > 2:
-        raise ValueError(
-            "cuDNN chooses how to convolve in float32, and not every way rounds as a sum of "
-            "products does. Evaluate in float64 (model.double()), or on the CPU."
-        )
+        return f"fz must have been computed in float32 or float64; got {fz.dtype}."
+    if fz.dtype == torch.float64:
+        return None
+    way = "Evaluate in float64 (model.double())"
     if torch.get_float32_matmul_precision() != "highest":
-        raise ValueError(
-            "torch.get_float32_matmul_precision() is not 'highest', so matrix products round "
-            "their inputs to fewer digits than float32 has. Set it, or evaluate in float64."
+        return (
+            "torch.get_float32_matmul_precision() is not 'highest', so products round their "
+            f"inputs to fewer digits than float32 has. {way}, or set it."
         )
+    if fz.device.type == "cpu":
+        return _reduced(fz, way)
+    if fz.device.type != "cuda" or fz.dim() > 2:
+        return (
+            "on this device not every way to convolve or multiply in float32 rounds as a sum of "
+            f"products does. {way}, or on the CPU."
+        )
+    return None
+
+
+def _reduced(fz: Tensor, way: str) -> str | None:
+    """Say what makes oneDNN's arithmetic on the CPU, or what stands in for it, not covered."""
+    mode = os.environ.get("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT").upper()
+    mode = os.environ.get("DNNL_DEFAULT_FPMATH_MODE", mode).upper()
+    if mode != "STRICT":
+        return f"ONEDNN_DEFAULT_FPMATH_MODE is {mode}, where STRICT is wanted. {way}."
+    mkldnn = torch.backends.mkldnn
+    for part in (mkldnn, getattr(mkldnn, "conv", None), getattr(mkldnn, "matmul", None)):
+        precision = getattr(part, "fp32_precision", "ieee")
+        if precision not in ("ieee", "none"):
+            return f"torch.backends.mkldnn computes in {precision}, where ieee is wanted. {way}."
+    there = bool(mkldnn.is_available())  # type: ignore[no-untyped-call]
+    if fz.dim() > 2 and not (there and getattr(mkldnn, "enabled", True)):
+        return f"without oneDNN convolutions on the CPU may be by Winograd's transform. {way}."
+    return None
 
 
 def _size(rows: Tensor) -> Tensor:

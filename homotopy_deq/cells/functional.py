@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .bounds import Bounds
+from .bounds import UNIT, Bounds
 from .inclusion import InclusionCell
 from .spectrum import Spectrum
 
@@ -29,12 +29,14 @@ class Centre:
 
     Arguments:
         at: C times the centre of the ball that z* is in, float64 (B, K).
+        size: upper bound of ||fz||, (B,).
         gap: upper bound of ||z - fz||, (B,).
         reach: upper bound of ||S^-1/2 W (z - fz)||, (B,).
         slack: upper bound of the rounding in each number of `at`, (B,).
     """
 
     at: Tensor
+    size: Tensor
     gap: Tensor
     reach: Tensor
     slack: Tensor
@@ -59,12 +61,14 @@ class FunctionalBound:
         ||S^-1/2 W d||^2 <= sum_i (s_i^2 - s^2) (v_i d)^2 + s^2 ||d||^2.
 
     Arguments:
-        value: C, (K, n).
+        value: C less the mean of its rows, (K, n): what all rows share cancels in differences, and
+            would only round.
         slope: W^T S^-1 C^T / 2, transposed, (K, n): the shift of the centre for a unit of d.
         gram: C S^-1 C^T, (K, K).
         directions: (s_i^2 - s^2)^1/2 v_i, (J, n).
         gain: upper bound of s.
         plain: upper bound of ||W|| / m.
+        lost: upper bound of what subtracting the mean changed in C_i - C_j, in the 2-norm.
         bounds: of the cell.
     """
 
@@ -74,6 +78,7 @@ class FunctionalBound:
     directions: Tensor
     gain: float
     plain: float
+    lost: float
     bounds: Bounds
 
     @classmethod
@@ -90,7 +95,9 @@ class FunctionalBound:
         """
         weight = cell.weight().detach().double()
         bounds = cell.bounds(weight)
-        c = value.detach().double()
+        given = value.detach().double()
+        c = given - given.mean(0)
+        lost = 8 * UNIT * float(torch.linalg.vector_norm(given, dim=1).max())
         condition = c.shape[1] * (1 + bounds.norm) / bounds.monotonicity
         if condition > WORST:
             raise ValueError(
@@ -106,16 +113,18 @@ class FunctionalBound:
             directions=excess[:, None] * found.directions,
             gain=found.rest * (1 + ROUNDING),
             plain=bounds.norm / bounds.monotonicity,
+            lost=lost,
             bounds=bounds,
         )
 
     def sizes(self) -> Tensor:
-        """Return upper bounds of ||C_i - C_j||_S and of its 2-norm, (2, K, K)."""
+        """Return upper bounds of ||C_i - C_j||_S and of ||C_i|| + ||C_j||, (2, K, K)."""
         diagonal = self.gram.diagonal()
         squared = diagonal[:, None] + diagonal - self.gram - self.gram.mT
-        apart = torch.linalg.vector_norm(self.value[:, None] - self.value, dim=2)
-        slack = ROUNDING * apart**2 / self.bounds.monotonicity
-        return torch.stack((squared.clamp_min(0).add(slack).sqrt(), apart * (1 + ROUNDING)))
+        length = torch.linalg.vector_norm(self.value, dim=1)
+        scale = (length[:, None] + length) * (1 + ROUNDING)
+        slack = ROUNDING * scale**2 / self.bounds.monotonicity
+        return torch.stack((squared.clamp_min(0).add(slack).sqrt(), scale))
 
     def products(self, dtype: torch.dtype) -> tuple[Products, Products]:
         """Return the products that `center` takes, for states of a precision."""
@@ -139,7 +148,7 @@ class FunctionalBound:
         error = second.error * length  # of each number of shift and along
         inside = torch.linalg.vector_norm(along, dim=1) + math.sqrt(along.shape[1]) * error
         reach = (inside.square() + (self.gain * length).square()).sqrt() * (1 + ROUNDING)
-        return Centre(first(image) - shift, length, reach, first.error * size + error)
+        return Centre(first(image) - shift, size, length, reach, first.error * size + error)
 
     def radius(self, centre: Centre, eta: Tensor, sizes: Tensor) -> Tensor:
         """Return how far (C_i - C_j) z* may be from its value at the centre, (B, K).
@@ -149,10 +158,13 @@ class FunctionalBound:
             eta: `bounds.rounding` of the evaluation, (B,).
             sizes: of the differences, rows of `sizes()`, (2, B, K) or (2, 1, K).
         """
-        weighted, plain = sizes
-        ball = centre.reach / 2 + eta / self.bounds.monotonicity**0.5
-        rounding = (ROUNDING * self.plain * centre.gap)[:, None] * plain
-        distance: Tensor = ball[:, None] * weighted + rounding + 2 * centre.slack[:, None]
+        weighted, scale = sizes
+        m = self.bounds.monotonicity
+        ball = centre.reach / 2 + eta / m**0.5
+        away = centre.size + self.plain * centre.gap + eta / m  # at least ||z*||
+        common = 2 * centre.slack + self.lost * away
+        rounding = (ROUNDING * self.plain * centre.gap)[:, None] * scale + common[:, None]
+        distance: Tensor = ball[:, None] * weighted + rounding
         return distance
 
 

@@ -86,4 +86,5 @@ def _circular(kernel: Tensor, c: Tensor, shape: tuple[int, ...]) -> Spectrum:
     rest = float(sizes.flatten()[order[rank]])
     back, pulled = (images(w.permute(3, 2, 0, 1)) for w in (solved, blocks.mH @ solved))
     level = torch.tensor(values, dtype=torch.float64, device=kernel.device)
-    return Spectrum(back, pulled, torch.stack(found).to(kernel.device), level, rest)
+    directions = torch.stack(found) if found else c.new_zeros(0, c.shape[1])
+    return Spectrum(back, pulled, directions.to(kernel.device), level, rest)

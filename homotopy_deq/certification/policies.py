@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from solvers import ODE, Continuation, Equilibrium, Solver
-from solvers.ode.initial_value import GRID
+from solvers import ODE
 
-from ..layers import FlowLayer
 from ..models import ImageModel
+from .proof import Proof, VerifiedSession
+from .requirements import check_count, check_flow, check_start, check_steps, root_solver
 from .starts import Along, Cold, Serial, Start
 from .statistics import audited_lower, clopper_pearson, srs_paper_lower
 from .votes import Session, Votes
+
+EXACT = "the classifier at the exact equilibrium"
 
 Redo = Callable[[np.ndarray], Votes]
 """Solve the noise samples of the given indices again, in full and from the model's own start."""
@@ -46,21 +48,24 @@ class Policy(ABC):
         start: where solves begin.
 
     Attributes:
-        certifies: the base classifier that a certificate is about.
         sound: whether its certificates hold; only then may they be written.
         anytime: whether its votes are independent, or dominated by independent ones, so that
             sampling may stop at any time.
     """
 
-    certifies: ClassVar[str]
     sound: ClassVar[bool] = True
     anytime: ClassVar[bool] = True
 
     start: Start = field(default_factory=Cold)
 
+    @property
+    @abstractmethod
+    def certifies(self) -> str:
+        """The base classifier that a certificate is about."""
+
     def check(self, model: ImageModel) -> None:
         """Raise ValueError with the reason unless the policy is sound for the model."""
-        _check_start(model, self.start)
+        check_start(model, self.start)
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
         """Return what begins an image, (C, H, W); work that all images share is done here."""
@@ -87,25 +92,43 @@ class Converged(Policy):
     """Solve every sample to the solver's tolerance, each by itself; count those that converged.
 
     From an input-independent start this is Cohen's certificate of the network as computed. From
-    any other it needs an equilibrium that is proven unique, and holds up to the tolerance.
+    any other, an answer within the tolerance may still lean to where it started, so a vote counts
+    only where the answer proves it, and the certificate is about the exact equilibrium.
     """
 
-    certifies: ClassVar[str] = "the classifier at the equilibrium, solved to the run's tolerance"
+    @property
+    def certifies(self) -> str:
+        if self.start.follows_image:
+            return EXACT
+        return "the classifier at the answer of the model's own forward pass, from its own start"
 
     def check(self, model: ImageModel) -> None:
         super().check(model)
-        _check_flow(model)
-        if self.start.follows_image and not model.verifiable:
+        check_flow(model)
+        if not self.start.follows_image:
+            return
+        if not model.verifiable:
             raise ValueError(
                 f"policy converged with a start that follows from the clean image: {model.reason} "
-                "So another start may lead to another equilibrium than the base classifier's. Use "
+                "So another start may lead to another answer than the base classifier's. Use "
                 "--warm-start none, --policy audited, or a model trained with --contraction."
             )
+        Proof.of(model)
+
+    def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
+        if not self.start.follows_image:
+            return super().prepare(model)
+        fixed = model.fixed()
+        proof = Proof.of(fixed)
+        return lambda image: VerifiedSession(fixed, image, self.start, proof)
+
+    def propose(self, session: Session, images: Tensor) -> Votes:
+        return session.vote(images, root_solver(session.model), stopped=True)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
-        if isinstance(session.start, Cold):
-            return session.full(images)
-        return session.vote(images, root_solver(session.model))
+        if isinstance(session, VerifiedSession):
+            return session.confirm(images, target, root_solver(session.model))
+        return session.full(images)
 
 
 @dataclass(frozen=True)
@@ -119,11 +142,14 @@ class Truncated(Policy):
         steps: solver steps, at least 1.
     """
 
-    certifies: ClassVar[str] = "the network of so many solver steps from the model's own start"
     steps: int = 3
 
+    @property
+    def certifies(self) -> str:
+        return f"the network of {self.steps} solver steps from the model's own start"
+
     def __post_init__(self) -> None:
-        _check_count("steps", self.steps)
+        check_count("steps", self.steps)
 
     def check(self, model: ImageModel) -> None:
         super().check(model)
@@ -133,7 +159,7 @@ class Truncated(Policy):
                 "input-independent start; a start that follows from the clean image makes it "
                 "another network for each image. Use --warm-start none, or --policy audited."
             )
-        _check_steps(model)
+        check_steps(model)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         solver = replace(root_solver(session.model), max_steps=self.steps)
@@ -153,21 +179,24 @@ class Audited(Policy):
         audit: samples solved in full.
     """
 
-    certifies: ClassVar[str] = "the classifier at the equilibrium, solved from the model's start"
     anytime: ClassVar[bool] = False
     start: Start = field(default_factory=Serial)
     steps: int = 3
     audit: int = 1000
 
+    @property
+    def certifies(self) -> str:
+        return "the classifier at the answer of the model's own forward pass, from its own start"
+
     def __post_init__(self) -> None:
-        _check_count("steps", self.steps)
-        _check_count("audit", self.audit)
+        check_count("steps", self.steps)
+        check_count("audit", self.audit)
 
     def check(self, model: ImageModel) -> None:
         super().check(model)
-        _check_flow(model)
+        check_flow(model)
         if not isinstance(self.start, Along):
-            _check_steps(model)
+            check_steps(model)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         solver = root_solver(session.model)
@@ -200,9 +229,12 @@ class SrsPaper(Audited):
         serialized random smoothing.
     """
 
-    certifies: ClassVar[str] = "nothing: its bound leaves the bias of the short solves in"
     sound: ClassVar[bool] = False
     audit: int = 400
+
+    @property
+    def certifies(self) -> str:
+        return "nothing: its bound leaves the bias of the short solves in"
 
     def bound(
         self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
@@ -217,52 +249,3 @@ class SrsPaper(Audited):
         lower = srs_paper_lower(votes, len(labels), int(counted.sum()), wrong, alpha)
         detail = {"audited": len(chosen), "disagreements": wrong, "sound": False}
         return Bound(lower, again.evaluations, detail)
-
-
-def root_solver(model: ImageModel) -> Solver[Any, Any]:
-    """Return what finds the model's answer: the polish of a flow that has one."""
-    layer = model.layer
-    return layer.polish if layer.polish is not None else layer.solver
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1; got {value}.")
-
-
-def _check_start(model: ImageModel, start: Start) -> None:
-    flow = isinstance(root_solver(model), ODE)
-    if flow and not isinstance(start, (Cold, Along)):
-        raise ValueError(
-            "a flow that is not polished has no equilibrium to start from: choose --solver "
-            "anderson (or rk4+anderson), --warm-start none, or --warm-start along."
-        )
-    if isinstance(start, Along):
-        if not (isinstance(model.layer, FlowLayer) or isinstance(root_solver(model), Continuation)):
-            raise ValueError(
-                f"{type(model.layer.solver).__name__} has no time along which states are stored: "
-                "--warm-start along goes with a flow or continuation."
-            )
-        if flow and not start.time < model.layer.t1:
-            raise ValueError(
-                f"--warm-start along:{start.time:g} is past the flow's end at {model.layer.t1:g}."
-            )
-
-
-def _check_flow(model: ImageModel) -> None:
-    solver = root_solver(model)
-    if isinstance(solver, ODE) and solver.method not in GRID:
-        raise ValueError(
-            f"{solver.method} chooses its steps by the worst sample of the batch, so a vote "
-            "depends on its batch mates and there is no fixed base classifier. Choose a method "
-            "without error control (--solver rk4), or an equilibrium solver (--solver anderson)."
-        )
-
-
-def _check_steps(model: ImageModel) -> None:
-    solver = root_solver(model)
-    if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
-        raise ValueError(
-            "a flow is stopped by its step size, not after so many steps: choose an equilibrium "
-            "solver (--solver anderson), or for a shorter flow --step-size."
-        )

@@ -149,9 +149,9 @@ class Smoother:
         most likely below it, or after n samples.
         """
         self._check_anytime("decide")
+        threshold = required_probability(radius, self.smoothing.sigma)
         work = self._begin(image, index)
         target = self._select(work)
-        threshold = required_probability(radius, self.smoothing.sigma)
         bets = BettingSequence(threshold, self.smoothing.alpha)
         undecided = 0
         for start, stop in self.smoothing.chunks(self.smoothing.n, FIRST):

@@ -63,7 +63,7 @@ def parts(
     rank: int = study.processes.process_index
     found = []
     for smoothing in smoothings:
-        folder = out / f"sigma-{smoothing.sigma:g}" if len(smoothings) > 1 else out
+        folder = out / f"sigma-{smoothing.sigma!r}" if len(smoothings) > 1 else out
         config = {
             "command": command,
             **asked,

@@ -17,7 +17,7 @@ from torch import Tensor
 from solvers.warm import DENSE
 
 from ..certification import Clean, Policy, Smoothing, Tangent, Verified
-from ..certification.policies import root_solver
+from ..certification.requirements import root_solver
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
 from ..training import load_checkpoint
@@ -140,6 +140,7 @@ class Study:
             "layer": [described(model.layer.solver), described(model.layer.polish)],
             "policy": {"name": name, **described(policy)},
             "device": device.type,
+            "torch": torch.__version__,
         }
         indices = order.tolist()
         return cls(

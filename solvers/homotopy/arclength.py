@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         L. Watson, S. Billups, A. Morgan (1987), HOMPACK (the endgame).
         P. Deuflhard (2004), Newton methods for nonlinear problems (the chord method).
     """
+
+    evaluates: ClassVar[bool] = False
 
     max_steps: int = field(default=1000, kw_only=True)
     homotopy: Homotopy = FixedPoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
     References:
         D. Davidenko (1953), On a new method of numerical solution of systems of equations.
     """
+
+    evaluates: ClassVar[bool] = False
 
     max_steps: int = field(default=1, kw_only=True)
     homotopy: Homotopy = FixedPoint()

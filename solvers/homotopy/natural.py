@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,8 @@ class Continuation(Solver[Equilibrium, PathState]):
     References:
         E. Allgower, K. Georg (1990), Numerical continuation methods.
     """
+
+    evaluates: ClassVar[bool] = False
 
     max_steps: int = field(default=200, kw_only=True)
     homotopy: Homotopy = FixedPoint()

@@ -59,6 +59,7 @@ class ODE(Solver[InitialValue, FlowTimeState]):
     """
 
     answers: ClassVar[type[InitialValue]] = InitialValue
+    evaluates: ClassVar[bool] = False
 
     rtol: float = field(default=1e-3, kw_only=True)
     atol: float = field(default=1e-3, kw_only=True)

@@ -67,7 +67,8 @@ def test_bound_holds_wherever_the_state_is_and_is_sharper_than_the_norms(
             at = z_star.flatten(1) @ c.double().mT
             error = (at[:, [first]] - at - middle).abs()
             assert bool((error <= radius).all())
-            plain = error_bound(z, fz, x, bound.bounds)[:, None] * bound.sizes()[1, first]
+            apart = (c[first] - c).double().norm(dim=1)
+            plain = error_bound(z, fz, x, bound.bounds)[:, None] * apart
             others = torch.arange(4) != first
             ratios.append((radius / plain)[:4, others])  # later the rounding dominates both
     # Sharper by 2 at least, as the ball around the centre has half the radius of one around fz.
@@ -114,3 +115,34 @@ def test_directions_split_the_gap_as_the_singular_values_do(shape: tuple[int, ..
     assert torch.allclose(images @ images.mT, torch.diag(found.sizes**2), atol=1e-9)
     assert torch.allclose(found.solved, torch.linalg.solve(s, c.mT).mT, atol=1e-9)
     assert torch.allclose(found.pulled, torch.linalg.solve(s, c.mT).mT @ w, atol=1e-9)
+
+
+def test_what_all_rows_share_costs_no_soundness() -> None:
+    # Rows that differ by 1e-8 of their length: differences taken late would cancel to nothing.
+    for seed in range(10):
+        made = cell(seed % 2, (17,), seed)
+        torch.manual_seed(seed)
+        c = (1e8 * torch.randn(1, 17) + torch.randn(4, 17)).float()
+        bound = FunctionalBound.of(made, c)
+        x = torch.randn(8, 17)
+        z_star = truth(made, x)
+        z = (z_star + 0.1 * torch.randn(8, 17)).float()
+        with torch.no_grad():
+            fz = made(z, x)
+        rows = c.double()
+        for first in range(4):
+            middle, radius = margins(bound, z, fz, x, first)
+            exactly = z_star @ (rows[first] - rows).mT
+            assert bool(((exactly - middle).abs() <= radius).all())
+
+
+def test_one_pixel_of_one_channel_is_bounded_too() -> None:
+    made = cell(0, (1, 1, 1), 0)
+    bound = FunctionalBound.of(made, torch.tensor([[1.0], [-1.0]]))
+    x = torch.tensor([[[[0.7]]]])
+    z_star = truth(made, x)
+    z = z_star.float() + 0.3
+    with torch.no_grad():
+        fz = made(z, x)
+    middle, radius = margins(bound, z, fz, x, 0)
+    assert bool(((2 * z_star.flatten() - middle[0, 1]).abs() <= radius[0, 1]).all())

@@ -34,7 +34,7 @@ from homotopy_deq.certification import (
     Verified,
 )
 from homotopy_deq.models import ImageModel
-from solvers import ODE
+from solvers import ODE, Davidenko, Robust, Then
 
 SHAPE = (1, 3, 4)
 SIGMA = 0.5
@@ -154,12 +154,19 @@ def test_policies_are_refused_where_they_are_not_sound() -> None:
     torch.manual_seed(0)
     plain = DEQ(SHAPE, 2, hidden=4, head=8, groups=2).eval()
     smoothing = Smoothing(SIGMA)
-    with pytest.raises(ValueError, match="another equilibrium"):
+    with pytest.raises(ValueError, match="another answer"):
         Smoother(plain, Converged(start=Clean()), smoothing)
     with pytest.raises(ValueError, match="input-independent"):
         Smoother(model, Truncated(start=Clean()), smoothing)
     with pytest.raises(ValueError, match="worst sample of the batch"):
         Smoother(model.with_solver(ODE("dopri5")), Converged(), smoothing)
+    polished = model.with_solver(ODE("dopri5"), polish=model.layer.solver)
+    with pytest.raises(ValueError, match="worst sample of the batch"):
+        Smoother(polished, Converged(), smoothing)
+    for ladder in (Robust(), Then(model.layer.solver), Davidenko()):
+        for policy in (Truncated(), Audited()):
+            with pytest.raises(ValueError, match="a whole solve"):
+                Smoother(model.with_solver(ladder), policy, smoothing)
     with pytest.raises(ValueError, match="eval mode"):
         Smoother(DEQ(SHAPE, 2, hidden=4, head=8, groups=2), Converged(), smoothing)
     with pytest.raises(ValueError, match="judges all votes together"):

@@ -7,10 +7,31 @@ import torch
 from torch import Tensor
 
 from homotopy_deq import DEQ, HomoODE
-from homotopy_deq.certification import Clean, Cold, Serial, Smoother, Smoothing, Tangent, Verified
+from homotopy_deq.cells.bounds import uncovered
+from homotopy_deq.certification import (
+    Clean,
+    Cold,
+    Converged,
+    Serial,
+    Smoother,
+    Smoothing,
+    Tangent,
+    Verified,
+)
 from homotopy_deq.certification.votes import UNDECIDED
 from homotopy_deq.models import ImageModel, MonotoneDEQ
-from solvers import ODE, Anderson, PeacemanRachford, Picard, solve
+from solvers import (
+    ODE,
+    Anderson,
+    ArcLength,
+    Continuation,
+    PeacemanRachford,
+    Picard,
+    Robust,
+    Then,
+    solve,
+)
+from solvers.until import Until
 
 SHAPE = (1, 4, 4)
 KINDS = ("contractive", "contractive convolution", "monotone", "monotone convolution", "flow")
@@ -91,6 +112,63 @@ def test_a_wrong_bound_is_noticed_by_these_tests() -> None:
     with torch.no_grad():
         hasty = made.with_solver(Picard(rtol=1e-6, max_steps=1)).solve(images).logits.argmax(1)
     assert bool((hasty != truth).any())
+
+
+def test_solvers_that_keep_no_value_of_the_map_prove_nothing_and_are_refused() -> None:
+    made = model("contractive")
+    for solver in (Continuation(), Robust(), Then(Anderson(), Picard()), ArcLength()):
+        with pytest.raises(ValueError, match="does not keep"):
+            Smoother(made, Verified(solver=solver), Smoothing(0.25))
+        with pytest.raises(TypeError, match="does not"):
+            Until(solver, lambda problem, state: state.residual < 1)
+
+
+def test_a_warm_converged_vote_counts_only_where_its_answer_proves_it() -> None:
+    # At a tolerance of 0.3 the clean image's state answers for its neighbours, as it is.
+    made = model("contractive").with_solver(Anderson(rtol=0.3))
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    images = image + 0.5 * torch.randn(400, *SHAPE)
+    truth = exact(made, images).argmax(1).numpy()
+    policy = Converged(start=Clean())
+    with torch.no_grad():
+        session = policy.prepare(made)(image)
+        labels = policy.vote(session, images, None).labels
+        hasty = session.vote(images, Anderson(rtol=0.3)).labels
+    decided = labels != UNDECIDED
+    assert (hasty != truth).any()  # believed as they are, some votes are wrong
+    assert 0.2 < decided.mean() < 1
+    assert (labels == truth)[decided].all()
+
+
+def test_arithmetic_that_the_bounds_do_not_cover_is_replaced_by_double_precision() -> None:
+    made = model("monotone convolution")
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    images = image + 0.5 * torch.randn(100, *SHAPE)
+    truth = exact(made, images).argmax(1).numpy()
+    before = torch.get_float32_matmul_precision()
+    policy = Verified(start=Clean())
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert uncovered(torch.zeros(1, 2, 3, 3)) is not None
+        with torch.no_grad():
+            labels = policy.vote(policy.prepare(made)(image), images, None).labels
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (labels == truth).all()
+
+
+def test_reduced_precision_of_the_processor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, vector = torch.zeros(1, 2, 3, 3), torch.zeros(1, 4)
+    assert uncovered(image) is None and uncovered(vector) is None
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    assert "BF16" in str(uncovered(image)) and "BF16" in str(uncovered(vector))
+    assert uncovered(image.double()) is None
+    monkeypatch.delenv("ONEDNN_DEFAULT_FPMATH_MODE")
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert "Winograd" in str(uncovered(image))
+    assert "float32 or float64" in str(uncovered(image.half()))
 
 
 def test_models_that_nothing_bounds_are_refused_with_the_reason() -> None:

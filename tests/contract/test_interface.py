@@ -258,3 +258,15 @@ def test_empty_batch_has_an_empty_answer(solver: AnySolver) -> None:
     found = solve(problem, solver, torch.zeros(0, 3)).check()
     assert found.value.shape == (0, 3)
     assert found.status.shape == found.evals.shape == (0,)
+
+
+@every_solver
+def test_states_hold_the_value_of_the_map_where_the_solver_says_so(solver: AnySolver) -> None:
+    if not solver.evaluates:
+        return  # paths and ladders: `Until` refuses them
+    case = linear(batch=3, norm=0.8)
+    state = solver.init(case.problem, normal(9, 3, 6))
+    for _ in range(5):
+        assert torch.allclose(state.fz, case.problem(state.z), rtol=1e-12, atol=1e-12)
+        state = solver.step(case.problem, state)
+    assert type(solver) not in (Then, Robust, Continuation, ArcLength, Davidenko)

@@ -1,0 +1,148 @@
+"""What is proven of a vote, and sessions that count no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers import Anderson, Equilibrium, Solver, State, solve
+from solvers.solver import start
+from solvers.until import Until
+
+from ..cells.bounds import rounding, uncovered
+from ..cells.functional import FunctionalBound
+from ..cells.inclusion import FixedCell, InclusionCell
+from ..models import ImageModel
+from .starts import Start
+from .votes import Session, Votes, to_votes
+
+ROUNDING = 1e-9
+"""Share of the largest bias that is added to every radius, for sums in double precision."""
+
+FINE = 1e-11
+"""Relative residual at which a sample that is open in double precision is given up."""
+
+SELECT = Anderson(rtol=1e-2)
+"""Selection only proposes a class, which the estimation then bounds: no proof is needed there."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known of a model's logits from one evaluation of its cell.
+
+    Arguments:
+        bound: on the logits less the bias, as linear functions of the equilibrium.
+        bias: of the head, (K,), in double precision.
+        exact: the cell in double precision, with the same numbers for W.
+    """
+
+    bound: FunctionalBound
+    bias: Tensor
+    exact: InclusionCell
+
+    @classmethod
+    def of(cls, model: ImageModel) -> Proof:
+        """Compute the bounds of a model from its weights as they are.
+
+        Arguments:
+            model: its W must be a constant, `model.fixed()`, for a proof of one solve to hold for
+                the next.
+
+        Raises:
+            ValueError: the model does not qualify, or its weights do not keep what their
+                parametrisation promises.
+        """
+        weight, bias = model.linear_head()
+        cell = model.layer.cell
+        assert isinstance(cell, InclusionCell)
+        return cls(FunctionalBound.of(cell, weight), bias, FixedCell(cell).double())
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Return the logits at a state in double precision, less what all of them share."""
+        return z.flatten(1) @ self.bound.value.mT + self.bias
+
+    def decision(
+        self, target: int | None, dtype: torch.dtype
+    ) -> Callable[[Equilibrium, State], Tensor]:
+        """Return what tells which samples are decided, for states of a precision.
+
+        With a target: the vote is provably the target, as its logit exceeds all others, or
+        provably not, as one other exceeds it. Without: the largest logit exceeds all others.
+        """
+        table = self.bound.sizes()
+        offsets = self.bias[:, None] - self.bias
+        slack = ROUNDING * self.bias.abs().max()
+        products = self.bound.products(dtype)
+
+        def decided(problem: Equilibrium, state: State) -> Tensor:
+            assert problem.condition is not None
+            (x,) = problem.condition
+            centre = self.bound.center(state.z, state.fz, products)
+            at = centre.at
+            eta = rounding(state.z, state.fz, x, self.bound.bounds)
+            if target is None:
+                first = (at + self.bias).argmax(1)
+            else:
+                first = torch.tensor([target], device=at.device)
+            radius = self.bound.radius(centre, eta, table[:, first]) + slack
+            margin = at.gather(1, first.expand(len(at))[:, None]) - at + offsets[first]
+            above = (margin > radius).scatter(1, first.expand(len(at))[:, None], True)
+            if target is None:
+                return above.all(1)
+            below = margin < -radius
+            return above.all(1) | below.any(1)
+
+        return decided
+
+
+class VerifiedSession(Session):
+    """A session that can prove votes.
+
+    Arguments:
+        model, image, start: as in `Session`.
+        proof: of the model.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, start: Start, proof: Proof) -> None:
+        super().__init__(model, image, start)
+        self.proof = proof
+
+    def prove(self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]) -> Votes:
+        """Vote for each sample once its vote is proven; -1 where it is not.
+
+        A vote may be so close that the rounding of single precision leaves it open. Such a
+        sample goes on in double precision from where it was.
+        """
+        x, condition = self.condition(images)
+        problem = self.model.layer.equation(condition)
+        proof = self.proof
+        single = uncovered(x) is None
+        first = Until(solver, proof.decision(target, x.dtype)) if single else SELECT
+        found = self.solve(problem, first, x)
+        z, evaluations = found.value.double(), found.evals
+        decided = found.converged & single
+        (left,) = torch.nonzero(~decided, as_tuple=True)
+        if len(left):
+            close = proof.exact.equation(tuple(t[left].double() for t in condition))
+            fine = replace(solver, rtol=min(solver.rtol, FINE))
+            closer = solve(close, Until(fine, proof.decision(target, torch.float64)), z[left])
+            z[left] = closer.value
+            decided[left] = closer.converged
+            evaluations = evaluations.index_add(0, left, closer.evals)
+        return to_votes(proof.logits(z), decided, evaluations)
+
+    def confirm(
+        self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]
+    ) -> Votes:
+        """Vote at the answer of a solve to its tolerance, where that proves the vote; else -1."""
+        x, condition = self.condition(images)
+        found = self.solve(self.model.layer.equation(condition), solver, x)
+        exact = self.proof.exact.equation(tuple(t.double() for t in condition))
+        z = found.value.double()
+        state = start(exact, z)
+        decided = found.converged & self.proof.decision(target, torch.float64)(exact, state)
+        return to_votes(self.proof.logits(state.fz), decided, found.evals + 1)
