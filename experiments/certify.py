@@ -38,7 +38,6 @@ MODELS = {
 COLD = "converged none"
 RUNS = {
     COLD: "--policy converged --warm-start none",
-    "converged tangent": "--policy converged --warm-start tangent",
     "verified tangent": "--policy verified --warm-start tangent",
     "audited serial 3": "--policy audited --warm-start serial --steps 3 --audit 1000",
     "truncated 3": "--policy truncated --steps 3",

@@ -32,7 +32,7 @@ def test_every_flag_says_what_it_is(command: str) -> None:
         (["--policy", "convergd"], "Did you mean 'converged'?"),
         (["--policy", "verified"], "nothing bounds how far"),
         (["--policy", "truncated", "--warm-start", "clean"], "--warm-start none"),
-        (["--warm-start", "clean"], "another equilibrium"),
+        (["--warm-start", "clean"], "another answer"),
         (["--warm-start", "warm"], "Valid: none, clean, tangent, serial, along"),
         (["--warm-start", "clean:0.5"], "only along takes a time"),
         (["--warm-start", "along:x"], "could not convert"),
