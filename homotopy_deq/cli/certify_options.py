@@ -87,8 +87,8 @@ Solver = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         help="Forward pass, as in evaluate. It is part of what converged, audited and truncated "
-        "certify; verified certifies the exact equilibrium by whatever solver. Default: that of "
-        "the training.",
+        "certify; verified certifies the exact equilibrium, by whatever solver evaluates the map "
+        "at its iterates. Default: that of the training; for verified anderson.",
         rich_help_panel=VOTES,
     ),
 ]
