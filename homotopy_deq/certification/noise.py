@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -53,6 +54,24 @@ class Noise:
         blocks = [self._block(image, phase, k, shape) for k in range(first, last)]
         drawn = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         return torch.from_numpy(drawn[start - first * BLOCK : stop - first * BLOCK])
+
+    def stream(
+        self, image: int, phase: Phase, ranges: Iterable[tuple[int, int]], shape: Sequence[int]
+    ) -> Generator[Tensor, None, None]:
+        """Yield the samples of ranges (start, stop) in turn, as `draw` does.
+
+        The next are drawn by another thread while the last are in use, as NumPy draws without
+        holding the interpreter: on a second core, or beside a GPU, noise takes no time.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            ahead: Future[Tensor] | None = None
+            for start, stop in ranges:
+                coming = pool.submit(self.draw, image, phase, start, stop, shape)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = coming
+            if ahead is not None:
+                yield ahead.result()
 
     def pick(self, image: int, phase: Phase, index: np.ndarray, shape: Sequence[int]) -> Tensor:
         """Return the samples of ascending indices, (len(index), *shape), on the CPU."""

@@ -116,11 +116,7 @@ class Smoother:
         work = self._begin(image, index)
         target = self._select(work)
         n, alpha = self.smoothing.n, self.smoothing.alpha
-        parts = [
-            self._vote(work, Phase.ESTIMATE, start, stop, target)
-            for start, stop in self.smoothing.chunks(n)
-        ]
-        labels = np.concatenate(parts)
+        labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, n, target)))
 
         def redo(chosen: np.ndarray) -> Votes:
             return self._full(work, chosen)
@@ -154,8 +150,7 @@ class Smoother:
         target = self._select(work)
         bets = BettingSequence(threshold, self.smoothing.alpha)
         undecided = 0
-        for start, stop in self.smoothing.chunks(self.smoothing.n, FIRST):
-            labels = self._vote(work, Phase.ESTIMATE, start, stop, target)
+        for labels in self._votes(work, Phase.ESTIMATE, self.smoothing.n, target, FIRST):
             before = bets.trials
             bets = bets.update(labels == target)
             undecided += int((labels[: bets.trials - before] == UNDECIDED).sum())
@@ -187,11 +182,7 @@ class Smoother:
 
         self._check_anytime("predict")
         work = self._begin(image, index)
-        parts = [
-            self._vote(work, Phase.ESTIMATE, start, stop, None)
-            for start, stop in self.smoothing.chunks(self.smoothing.n)
-        ]
-        labels = np.concatenate(parts)
+        labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, self.smoothing.n, None)))
         counts = self._counts(labels)
         first, second = (int(k) for k in np.sort(counts)[::-1][:2])
         second += int((labels == UNDECIDED).sum())
@@ -217,10 +208,7 @@ class Smoother:
         return _Work(image, index, session, session.evaluations)
 
     def _select(self, work: _Work) -> int:
-        parts = [
-            self._vote(work, Phase.SELECT, start, stop, None)
-            for start, stop in self.smoothing.chunks(self.smoothing.n0)
-        ]
+        parts = list(self._votes(work, Phase.SELECT, self.smoothing.n0, None))
         return int(self._counts(np.concatenate(parts)).argmax())
 
     def _detail(self, work: _Work, target: int) -> dict[str, Any]:
@@ -232,19 +220,21 @@ class Smoother:
         classes: int = self.model.config["num_classes"]
         return np.bincount(labels[labels != UNDECIDED], minlength=max(classes, 2))
 
-    def _vote(
-        self, work: _Work, phase: Phase, start: int, stop: int, target: int | None
-    ) -> np.ndarray:
-        noise = self.smoothing.noise.draw(work.index, phase, start, stop, work.image.shape)
-        images = work.noisy(noise)
-        if phase == Phase.SELECT:
-            votes = self.policy.propose(work.session, images)
-        else:
-            votes = self.policy.vote(work.session, images, target)
-        work.evaluations += votes.evaluations
-        if self.advance is not None:
-            self.advance(stop - start)
-        return votes.labels
+    def _votes(
+        self, work: _Work, phase: Phase, samples: int, target: int | None, first: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the labels of a phase's samples, a batch at a time."""
+        ranges, shape = self.smoothing.chunks(samples, first), work.image.shape
+        for noise in self.smoothing.noise.stream(work.index, phase, ranges, shape):
+            images = work.noisy(noise)
+            if phase == Phase.SELECT:
+                votes = self.policy.propose(work.session, images)
+            else:
+                votes = self.policy.vote(work.session, images, target)
+            work.evaluations += votes.evaluations
+            if self.advance is not None:
+                self.advance(len(noise))
+            yield votes.labels
 
     def _full(self, work: _Work, chosen: np.ndarray) -> Votes:
         """Solve chosen estimation samples again, in full."""

@@ -66,3 +66,14 @@ def test_neighbours_and_images_are_uncorrelated() -> None:
 def test_a_deviation_that_is_none_is_refused(sigma: float) -> None:
     with pytest.raises(ValueError, match="sigma must be above 0"):
         Noise(sigma)
+
+
+def test_a_stream_is_what_is_drawn_a_range_at_a_time() -> None:
+    noise = Noise(0.5, seed=3)
+    ranges = [(0, 10), (10, 200), (200, 201)]
+    drawn = list(noise.stream(7, Phase.ESTIMATE, ranges, SHAPE))
+    assert [len(part) for part in drawn] == [10, 190, 1]
+    assert torch.equal(torch.cat(drawn), noise.draw(7, Phase.ESTIMATE, 0, 201, SHAPE))
+    begun = noise.stream(7, Phase.ESTIMATE, ranges, SHAPE)
+    assert torch.equal(next(begun), drawn[0])
+    begun.close()  # a decision was made: what is drawn ahead is let go
