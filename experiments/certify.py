@@ -138,7 +138,7 @@ def certify(config: Config, folder: Path, name: str, sigma: float) -> CertifiedR
 
 def decide(config: Config, folder: Path, sigma: float) -> CertifiedRun:
     """Answer "certified at radius sigma?" by verified votes."""
-    words = ["decide", "--radius", f"{sigma:g}", *RUNS["verified tangent"].split()]
+    words = ["decide", "--radius", f"{sigma:g}", "--policy", "verified"]
     return sampled(config, folder, folder / "decide", words, sigma)
 
 

@@ -60,7 +60,7 @@ def command(
         torch.set_num_threads(threads)
     given: dict[str, Any] = locals()
     own = {k: given[k] for k in Choices.__dataclass_fields__ if k in given}
-    study = Study.of(Choices(**own))
+    study = Study.of(Choices(**own, few=True))
     if not study.policy.anytime:
         raise ValueError(
             f"policy {study.name} judges all votes together, so sampling cannot stop early: use "

@@ -36,7 +36,11 @@ ROOM = 2**19
 
 @dataclass(frozen=True)
 class Choices:
-    """What the commands' options say of model, images and votes; None is not given."""
+    """What the commands' options say of model, images and votes; None is not given.
+
+    Arguments:
+        few: whether an image has too few samples for the matrix of the tangent start to pay.
+    """
 
     run: Path
     data: Path | None = None
@@ -50,6 +54,7 @@ class Choices:
     steps: int | None = None
     audit: int | None = None
     cpu: bool = False
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class Study:
         model.to(device)
         size = check_clean(model, pixels, device)
         if isinstance(policy.start, Tangent):
-            if choices.warm_start is None and size > PAYS:
+            if choices.warm_start is None and (choices.few or size > PAYS):
                 policy = replace(policy, start=Clean())
             elif size > DENSE:
                 raise ValueError(
