@@ -55,7 +55,8 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     given: dict[str, Any] = locals()
-    study = Study.of(Choices(**{k: given[k] for k in Choices.__dataclass_fields__}))
+    own = {k: given[k] for k in Choices.__dataclass_fields__ if k in given}
+    study = Study.of(Choices(**own))
     noise = {"n": n, "n0": n0, "alpha": alpha, "seed": seed, "batch": batch}
     smoothings = study.smoothings(sigma, deterministic=deterministic, **noise)
     folder = out or default_folder(run, f"certify-{study.name}")
