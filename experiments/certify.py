@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Train, certify, decide; write experiments/results/certify_DATASET.json."""
+    torch.set_num_threads(config.threads)  # of the runs, which are processes of their own
     console = Console()
     record = Record(f"certify_{config.dataset.replace('-', '_')}", config)
     rows: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -54,6 +55,7 @@ DIFFERS = (
 
 def main(config: Config) -> None:
     """Run what is missing, print both tables, write experiments/results/srs.json."""
+    torch.set_num_threads(config.threads)  # of the runs, which are processes of their own
     console, record = Console(), Record("srs", config)
     folder = config.work / f"{config.dataset}-deq-{SIGMA:g}"
     train(config, folder, MODELS["deq"], SIGMA)

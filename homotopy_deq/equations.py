@@ -12,10 +12,9 @@ from solvers import Equilibrium, InitialValue, Solver
 
 def equation_of(cell: nn.Module, condition: tuple[Tensor, ...]) -> Equilibrium:
     """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one."""
-    attribute = getattr(cell, "equation", None)
-    if not callable(attribute):
+    make: Callable[[tuple[Tensor, ...]], Equilibrium] | None = getattr(cell, "equation", None)
+    if not callable(make):
         return Equilibrium(cell, condition)
-    make: Callable[[tuple[Tensor, ...]], Equilibrium] = attribute
     if torch.is_inference_mode_enabled():  # no graph may hold what is computed under it
         with torch.inference_mode(False), torch.no_grad():
             return make(condition)

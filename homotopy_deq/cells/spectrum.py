@@ -65,9 +65,11 @@ def _circular(kernel: Tensor, c: Tensor, shape: tuple[int, ...]) -> Spectrum:
 
     found: list[Tensor] = []
     values: list[float] = []
+    rest = 0.0
     order = sizes.flatten().argsort(descending=True).tolist()
-    for rank, place in enumerate(order):
-        if len(found) >= DIRECTIONS or rank == len(order) - 1:
+    for place in order:
+        rest = float(sizes.flatten()[place])
+        if len(found) >= DIRECTIONS or place == order[-1]:
             break
         row, k = divmod(place, channels)
         a, b = divmod(row, width // 2 + 1)
@@ -82,8 +84,7 @@ def _circular(kernel: Tensor, c: Tensor, shape: tuple[int, ...]) -> Spectrum:
                 vector = vector - (other @ vector) * other
             if float(vector.norm()) > 1e-6 * whole and whole > 1e-6 / (height * width):
                 found.append(vector / vector.norm())
-                values.append(float(sizes.flatten()[place]))
-    rest = float(sizes.flatten()[order[rank]])
+                values.append(rest)
     back, pulled = (images(w.permute(3, 2, 0, 1)) for w in (solved, blocks.mH @ solved))
     level = torch.tensor(values, dtype=torch.float64, device=kernel.device)
     directions = torch.stack(found) if found else c.new_zeros(0, c.shape[1])

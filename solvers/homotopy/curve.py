@@ -44,7 +44,7 @@ class Curve:
     @property
     def scales(self) -> tuple[Tensor | float, float]:
         """The factors of z, (B, 1) or a number, and of lambda in w."""
-        unit = self.unit if isinstance(self.unit, float) else self.unit[:, None]
+        unit = self.unit[:, None] if isinstance(self.unit, Tensor) else self.unit
         return math.sqrt(self.theta / self.shape.numel()) / unit, math.sqrt(1 - self.theta)
 
     def join(self, z: Tensor, lam: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Curve:
 
     def rows(self, index: Tensor) -> Curve:
         """Return the curves of the samples `index` alone."""
-        unit = self.unit if isinstance(self.unit, float) else self.unit.index_select(0, index)
+        unit = self.unit.index_select(0, index) if isinstance(self.unit, Tensor) else self.unit
         return replace(self, family=self.family.rows(index), unit=unit)
 
     def slice(self, here: Tensor, normal: Tensor, ds: Tensor) -> Equilibrium:
