@@ -18,6 +18,7 @@ from homotopy_deq.certification import (
     Tangent,
     Verified,
 )
+from homotopy_deq.certification.statistics import clopper_pearson
 from homotopy_deq.certification.votes import UNDECIDED
 from homotopy_deq.models import ImageModel, MonotoneDEQ
 from solvers import (
@@ -101,6 +102,15 @@ def test_votes_without_the_budget_to_prove_them_are_not_counted() -> None:
     decided = labels != UNDECIDED
     assert 0.02 < decided.mean() < 0.98  # else this test would show nothing
     assert ((labels == 0) == (truth == 0))[decided].all()
+
+
+def test_undecided_votes_count_against_the_class() -> None:
+    made = model("monotone")
+    torch.manual_seed(1)
+    policy = Verified(start=Cold(), solver=Picard(rtol=1e-6, max_steps=0))
+    found = Smoother(made, policy, Smoothing(0.5, n=500)).certify(torch.rand(SHAPE), 0, 0)
+    assert 0 < found.undecided < 500
+    assert found.lower == clopper_pearson(found.votes, 500, 1e-3)
 
 
 def test_a_wrong_bound_is_noticed_by_these_tests() -> None:
