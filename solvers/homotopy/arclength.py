@@ -71,7 +71,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
 
     evaluates: ClassVar[bool] = False
 
-    max_steps: int = field(default=1000, kw_only=True)
+    max_steps: int = field(default=4000, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Tangent()
     corrector: Solver[Equilibrium, Any] | None = None
