@@ -20,6 +20,7 @@ from .statistics import audited_lower, clopper_pearson, srs_paper_lower
 from .votes import Session, Votes
 
 EXACT = "the classifier at the exact equilibrium"
+OWN = "the classifier at the answer of the model's own forward pass, from its own start"
 
 Redo = Callable[[np.ndarray], Votes]
 """Solve the noise samples of the given indices again, in full and from the model's own start."""
@@ -100,7 +101,7 @@ class Converged(Policy):
     def certifies(self) -> str:
         if self.start.follows_image:
             return EXACT
-        return "the classifier at the answer of the model's own forward pass, from its own start"
+        return OWN
 
     def check(self, model: ImageModel) -> None:
         super().check(model)
@@ -118,9 +119,7 @@ class Converged(Policy):
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
         if not self.start.follows_image:
             return super().prepare(model)
-        fixed = model.fixed()
-        proof = Proof.of(fixed)
-        return lambda image: VerifiedSession(fixed, image, self.start, proof)
+        return Proof.sessions(model, self.start)
 
     def propose(self, session: Session, images: Tensor) -> Votes:
         return session.vote(images, root_solver(session.model), stopped=True)
@@ -186,7 +185,7 @@ class Audited(Policy):
 
     @property
     def certifies(self) -> str:
-        return "the classifier at the answer of the model's own forward pass, from its own start"
+        return OWN
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)

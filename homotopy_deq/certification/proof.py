@@ -61,6 +61,13 @@ class Proof:
         assert isinstance(cell, InclusionCell)
         return cls(FunctionalBound.of(cell, weight), bias, FixedCell(cell).double())
 
+    @classmethod
+    def sessions(cls, model: ImageModel, start: Start) -> Callable[[Tensor], VerifiedSession]:
+        """Return what begins an image with the proof of a model, whose W is computed once."""
+        fixed = model.fixed()
+        proof = cls.of(fixed)
+        return lambda image: VerifiedSession(fixed, image, start, proof)
+
     def logits(self, z: Tensor) -> Tensor:
         """Return the logits at a state in double precision, less what all of them share."""
         return z.flatten(1) @ self.bound.value.mT + self.bias

@@ -14,6 +14,7 @@ from ..models import ImageModel
 from .certificate import ABSTAIN, Certificate
 from .noise import BLOCK, Noise, Phase
 from .policies import Policy
+from .requirements import check_count
 from .sequence import BettingSequence, Decision
 from .statistics import radius as radius_of
 from .statistics import required_probability
@@ -62,8 +63,7 @@ class Smoothing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "noise", Noise(self.sigma, self.seed))
         for name in ("n0", "n", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+            check_count(name, getattr(self, name))
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be in (0, 1); got {self.alpha}.")
 

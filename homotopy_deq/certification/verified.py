@@ -56,9 +56,7 @@ class Verified(Policy):
             super().check(model)
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
-        fixed = model.fixed()
-        proof = Proof.of(fixed)
-        return lambda image: VerifiedSession(fixed, image, self.start, proof)
+        return Proof.sessions(model, self.start)
 
     def propose(self, session: Session, images: Tensor) -> Votes:
         return session.vote(images, SELECT, stopped=True)

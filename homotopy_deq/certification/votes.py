@@ -48,7 +48,6 @@ class Session:
 
     def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
         self.model = model
-        self.starter: Starter | None = None
         output = model.solve(image[None], record=isinstance(start, Along))
         if not bool(torch.isfinite(output.logits).all()):
             raise ValueError(
@@ -56,10 +55,9 @@ class Session:
             )
         self.evaluations = int(output.solution.evals.sum())
         self.start = start if bool(output.solution.converged.all()) else Cold()
-        if not isinstance(self.start, Cold):
-            problem = self.model.layer.equation(output.condition)
-            self.starter = self.start.at(model, problem, output.solution)
-            self.evaluations += 1  # W z* of the anchor, where it has one
+        self.evaluations += self.start.follows_image  # W z* of the anchor, where it has one
+        problem = model.layer.equation(output.condition)
+        self.starter: Starter = self.start.at(model, problem, output.solution)
 
     def full(self, images: Tensor) -> Votes:
         """Vote by the model's own forward pass, from its own start; -1 where it fails."""
@@ -79,20 +77,18 @@ class Session:
         if isinstance(solver, ODE):
             assert isinstance(layer, FlowLayer)
             begin = self.start.time if isinstance(self.start, Along) else 0.0
-            return solve(layer.flow(problem, begin), solver, self._begin(problem, x))
+            return solve(layer.flow(problem, begin), solver, self.starter(problem, x))
         return self.solve(problem, solver, x)
 
     def solve(
         self, problem: Equilibrium, solver: Solver[Equilibrium, Any], x: Tensor
     ) -> Solution[Tensor]:
         """Solve an equilibrium from the session's start."""
-        found = solve(problem, solver, self._begin(problem, x))
-        taken = 0
-        if self.starter is not None:
-            taken = self.starter.evaluations
+        found = solve(problem, solver, self.starter(problem, x))
+        if self.start.chained:
             finite = (found.status != Status.NONFINITE).view(-1, *(1,) * (found.value.dim() - 1))
             self.starter.keep(torch.where(finite, found.value, 0))
-        return replace(found, evals=found.evals + taken)
+        return replace(found, evals=found.evals + self.starter.evaluations)
 
     def vote(self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False) -> Votes:
         """Vote at the end of `walk`; -1 where the solver failed.
@@ -105,9 +101,6 @@ class Session:
         if stopped:
             usable = usable | (found.status == Status.MAX_STEPS)
         return to_votes(self.model.head(found.value), usable, found.evals)
-
-    def _begin(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        return self.model.start(x) if self.starter is None else self.starter(problem, x)
 
 
 def to_votes(logits: Tensor, usable: Tensor, evals: Tensor) -> Votes:
