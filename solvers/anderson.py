@@ -153,15 +153,13 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         image, before = fz.flatten(1), z.flatten(1)
         if count == 0 and self.delay:
             images, gaps = z.new_empty(2, *images.shape[:1], self.memory, *image.shape[1:]).unbind()
+        if count >= 0 and not torch.is_grad_enabled():
+            gap = torch.sub(image, before, out=gaps[:, slot])
+        else:
+            gap = image - before
+            gaps = gaps if count < 0 else write(gaps, slot, gap)
         if count >= 0:
             images = write(images, slot, image)
-        if count < 0:
-            gap = image - before
-        elif torch.is_grad_enabled():
-            gap = image - before
-            gaps = write(gaps, slot, gap)
-        else:
-            gap = torch.sub(image, before, out=gaps[:, slot])
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
         void = None if void is None else write(void, slot, 0.0)

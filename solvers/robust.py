@@ -35,7 +35,6 @@ class Robust(Solver[Equilibrium, ThenState]):
     """
 
     evaluates: ClassVar[bool] = False
-
     max_steps: int = field(default=5, kw_only=True)
 
     @property

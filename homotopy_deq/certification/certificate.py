@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -52,16 +51,14 @@ class Certificate:
         """Whether the class is the true one."""
         return self.prediction == self.label
 
-    def line(self) -> str:
-        """Return the certificate as one line of JSON."""
-        return json.dumps(asdict(self) | {"correct": self.correct})
+    def body(self) -> dict[str, Any]:
+        """Return the certificate as JSON."""
+        return asdict(self) | {"correct": self.correct}
 
     @classmethod
-    def of(cls, line: str) -> Certificate:
-        """Read back what `line` wrote."""
-        body = json.loads(line)
-        body.pop("correct")
-        return cls(**body)
+    def of(cls, body: Mapping[str, Any]) -> Certificate:
+        """Read back what `body` returned."""
+        return cls(**{name: value for name, value in body.items() if name != "correct"})
 
     def row(self) -> str:
         """Return the row of a table: idx, label, predict, radius, correct, evaluations."""

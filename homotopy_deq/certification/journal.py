@@ -101,14 +101,14 @@ class Journal:
                 except json.JSONDecodeError:
                     continue  # torn, with a later line behind it
                 found[body["certificate"]["index"]] = (
-                    Certificate.of(json.dumps(body["certificate"])),
+                    Certificate.of(body["certificate"]),
                     float(body["seconds"]),
                 )
         return found
 
     def append(self, certificate: Certificate, seconds: float) -> None:
         """Add a finished image and wait until the disk has it."""
-        line = {"certificate": json.loads(certificate.line()), "seconds": round(seconds, 4)}
+        line = {"certificate": certificate.body(), "seconds": round(seconds, 4)}
         with self.part.open("ab") as file:
             if file.tell() and not self._ends_whole():
                 file.write(b"\n")  # closes the torn line of a killed run
@@ -136,7 +136,7 @@ class Journal:
                 "--resume the run."
             )
         ordered = [done[k] for k in sorted(order)]
-        lines = "".join(certificate.line() + "\n" for certificate, _ in ordered)
+        lines = "".join(json.dumps(certificate.body()) + "\n" for certificate, _ in ordered)
         if not self.sound:
             replace_file(self.folder / ESTIMATES, lines.encode())
             return [certificate for certificate, _ in ordered]
@@ -165,4 +165,4 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Certificate], dict[int, flo
     lines = (folder / LINES).read_text().splitlines()
     times = map(json.loads, (folder / TIMING).read_text().splitlines())
     seconds = {entry["idx"]: float(entry["seconds"]) for entry in times}
-    return body["config"], [Certificate.of(line) for line in lines], seconds
+    return body["config"], [Certificate.of(json.loads(line)) for line in lines], seconds

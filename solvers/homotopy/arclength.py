@@ -70,7 +70,6 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     """
 
     evaluates: ClassVar[bool] = False
-
     max_steps: int = field(default=4000, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Tangent()

@@ -51,7 +51,6 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
     """
 
     evaluates: ClassVar[bool] = False
-
     max_steps: int = field(default=1, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     method: str = "rk4"

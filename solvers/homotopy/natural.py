@@ -69,7 +69,6 @@ class Continuation(Solver[Equilibrium, PathState]):
     """
 
     evaluates: ClassVar[bool] = False
-
     max_steps: int = field(default=200, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Secant()
