@@ -18,9 +18,10 @@ from .. import __version__
 from ..data import DATASETS
 from ..models import RECIPES, Recipe
 from ..training import Checkpoint, load_checkpoint
+from ..training.header import check_header
 from . import names
 from .report import console, failing
-from .spec import find_checkpoint
+from .spec import find_checkpoint, rebuild
 
 PACKAGES = ("torch", "torchdiffeq", "accelerate", "safetensors", "numpy")
 
@@ -67,6 +68,9 @@ def command(
 
 def _checkpoint(checkpoint: Checkpoint) -> None:
     meta = checkpoint.meta
+    check_header(checkpoint)
+    if "spec" in meta["about"]:  # as train wrote it
+        rebuild(checkpoint)  # or what is shown might be of no model
     place, best, test = meta["place"], meta["best"], meta["test"]
     state = _table("run")
     images = meta["about"]["images"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -14,11 +14,11 @@ from ..models import RECIPES, ImageModel, Recipe
 from ..training import (
     CHECKPOINT,
     Checkpoint,
-    CheckpointError,
     SmoothTraining,
     TrainConfig,
     load_checkpoint,
 )
+from ..training.header import check_header, misfit, nonfinite
 from . import names
 
 EPOCHS = 10
@@ -177,6 +177,9 @@ class Spec:
         return settings
 
 
+KINDS = get_type_hints(Spec)
+
+
 def resolve(given: Mapping[str, Any]) -> Spec:
     """Fill in what was not given (None) from the data set's recipe and the model's defaults.
 
@@ -246,14 +249,28 @@ def spec_of(checkpoint: Checkpoint) -> Spec:
     """Return the choices behind a checkpoint.
 
     Raises:
-        CheckpointError: it was not written by `homotopy-deq train`.
+        CheckpointError: it was not written by `homotopy-deq train`, or is damaged.
     """
+    check_header(checkpoint)
+    about = checkpoint.meta["about"]
     try:
-        return Spec(**checkpoint.meta["about"]["spec"])
+        spec = Spec(**about["spec"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"this checkpoint was not written by this version's homotopy-deq train ({error})."
+        raise checkpoint.fault(
+            f"it was not written by this version's homotopy-deq train ({error})"
         ) from error
+    kinds = {"spec": KINDS, "classes": [str]}
+    wrong = misfit(kinds, {"classes": about.get("classes"), "spec": asdict(spec)})
+    wrong = wrong or nonfinite(about["spec"], "spec") or nonfinite(about["model"], "model")
+    if wrong is not None:
+        raise checkpoint.fault(wrong)
+    config = {"name": spec.model, **about["model"]["config"]}
+    for name in Recipe().model_arguments():
+        if config.get(name, getattr(spec, name)) != getattr(spec, name):
+            raise checkpoint.fault(
+                f"it says {name} = {config[name]} of the model and {getattr(spec, name)} of the run"
+            )
+    return spec
 
 
 def load_model(path: Path | str) -> ImageModel:
@@ -263,7 +280,8 @@ def load_model(path: Path | str) -> ImageModel:
         path: a run's folder or its checkpoint file. Loading runs no code from it.
 
     Raises:
-        FileNotFoundError, CheckpointError: see `load_checkpoint`.
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no checkpoint, or is damaged; the line names the file and the fault.
 
     Example:
         >>> model = load_model("runs/homoode-digits").with_solver(Anderson())
@@ -274,7 +292,24 @@ def load_model(path: Path | str) -> ImageModel:
 def rebuild(checkpoint: Checkpoint) -> ImageModel:
     """Return the model of a checkpoint, in eval mode: see `load_model`."""
     spec = spec_of(checkpoint)
-    model = names.MODELS[spec.model](**checkpoint.meta["about"]["model"]["config"])
-    model = spec.path.put(model, spec.gradient, spec.backward_rtol)
-    model.load_state_dict(checkpoint.under("best") or checkpoint.under("model"))
+    config = checkpoint.meta["about"]["model"]["config"]
+
+    def build() -> ImageModel:
+        try:
+            model = names.MODELS[names.pick("model", spec.model, names.MODELS)](**config)
+            return spec.path.put(model, spec.gradient, spec.backward_rtol)
+        except Exception as error:  # a header may say anything
+            raise checkpoint.fault(f"its header describes no model ({_line(error)})") from error
+
+    with torch.device("meta"):  # shapes alone: a size that is no size must not ask for memory
+        sketch = build()
+    trained = checkpoint.state("model", sketch)
+    if checkpoint.under("best") or checkpoint.meta["best"]:
+        trained = checkpoint.state("best", sketch)
+    model = build()
+    model.load_state_dict(trained)
     return model.eval()
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

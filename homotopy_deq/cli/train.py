@@ -9,7 +9,7 @@ from typing import Any
 from ..training import Bar, accelerator_for, check_folder, load_checkpoint, train
 from . import options, train_options
 from .report import console, failing, residual
-from .spec import Spec, conflicts, find_checkpoint, resolve, spec_of
+from .spec import Spec, conflicts, find_checkpoint, rebuild, resolve, spec_of
 
 
 @failing
@@ -122,7 +122,9 @@ def command(
 
 def _resumed(folder: Path, given: dict[str, Any]) -> Spec:
     """Return the choices of the run in a folder, to which the options given must not be opposed."""
-    spec = spec_of(load_checkpoint(find_checkpoint(folder)))
+    checkpoint = load_checkpoint(find_checkpoint(folder))
+    spec = spec_of(checkpoint)
+    rebuild(checkpoint)  # raises CheckpointError before anything else is read
     opposed = conflicts(spec, given)
     if opposed:
         raise ValueError(

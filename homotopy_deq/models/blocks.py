@@ -31,7 +31,7 @@ class Normalize(nn.Module):
         super().__init__()
         self.register_buffer("mean", _per_channel("mean", mean, channels))
         self.register_buffer("std", _per_channel("std", std, channels))
-        if not bool((self.std > 0).all()):
+        if not bool((torch.as_tensor(std, device="cpu") > 0).all()):  # known on "meta" too
             raise ValueError(f"std must be above 0; got {std}.")
 
     def forward(self, images: Tensor) -> Tensor:

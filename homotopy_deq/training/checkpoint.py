@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2
+UNHASHED = 1  # the format before checksums, which is still read
 _KEY = "homotopy-deq"  # of the JSON text in the safetensors header; the format of both is public
 
 
@@ -32,15 +35,56 @@ class Checkpoint:
     Arguments:
         tensors: name -> tensor on the CPU, such as "model.head.weight".
         meta: anything that JSON can write.
+        file: where it was read from, for messages.
     """
 
     tensors: Mapping[str, Tensor]
     meta: Mapping[str, Any]
+    file: Path | None = field(default=None, compare=False)
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors named "prefix.x" as {"x": tensor}."""
         start = prefix + "."
         return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
+
+    def fault(self, what: str) -> CheckpointError:
+        """Return the error that names the file and what is wrong with it, for raising."""
+        return CheckpointError(
+            f"{self.file or 'the checkpoint'} cannot be used: {what}. Use another checkpoint, or "
+            "train again."
+        )
+
+    def state(self, group: str, module: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors of a group, which are the state of a module of this shape.
+
+        Arguments:
+            group: as in `under`.
+            module: only its names, shapes and kinds are looked at: it may be on the meta device.
+
+        Raises:
+            CheckpointError: a tensor is missing, is one too many, has another shape or kind, or
+                is a parameter that is not finite.
+        """
+        stored, wanted = self.under(group), module.state_dict()
+        for what, names in (
+            ("lacks", wanted.keys() - stored.keys()),
+            ("has, beside those of the model,", stored.keys() - wanted.keys()),
+        ):
+            if names:
+                raise self.fault(f"it {what} the tensor {group}.{min(names)}")
+        for name, tensor in wanted.items():
+            given = stored[name]
+            if given.shape != tensor.shape:
+                raise self.fault(
+                    f"its header asks for {group}.{name} of shape {tuple(tensor.shape)}; stored "
+                    f"is {tuple(given.shape)}"
+                )
+            if given.is_floating_point() != tensor.is_floating_point():
+                raise self.fault(f"{group}.{name} is {given.dtype}, not {tensor.dtype}")
+        for name, _ in module.named_parameters():
+            if not bool(torch.isfinite(stored[name]).all()):
+                raise self.fault(f"{group}.{name} is not finite")
+        return stored
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -49,8 +93,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     The bytes go to a temporary file beside it, are forced to the disk, and the file takes the
     place of the old one by a rename, which POSIX makes atomic.
     """
-    text = json.dumps({"format": FORMAT, **checkpoint.meta})
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in checkpoint.tensors.items()}
+    meta = json.loads(json.dumps(checkpoint.meta))  # as it will be read
+    text = json.dumps({**meta, "format": FORMAT, "sha256": _digest(meta, tensors)})
     replace_file(path, to_bytes(tensors, metadata={_KEY: text}))
 
 
@@ -59,26 +104,46 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is no checkpoint of ours, or from a newer version.
+        CheckpointError: the file is no checkpoint of ours, was changed or damaged, holds a NaN, or
+            is from a newer version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}: name the file that train wrote.")
+    # Opened once: safe_open does so twice, and a run may replace the file in between.
+    data = path.read_bytes()
     try:
-        # Opened once: safe_open does so twice, and a run may replace the file in between.
-        data = path.read_bytes()
         tensors = from_bytes(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         meta = json.loads(header.get("__metadata__", {})[_KEY])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        if not isinstance(meta, dict):
+            raise ValueError(f"that entry is a {type(meta).__name__}, not an object")
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of homotopy-deq train (a safetensors file whose header "
             f"has a {_KEY!r} entry): {error}."
         ) from error
-    if meta.get("format") != FORMAT:
+    form, digest = meta.pop("format", None), meta.pop("sha256", None)
+    if form not in (FORMAT, UNHASHED):
         raise CheckpointError(
-            f"{path} has checkpoint format {meta.get('format')!r}; this version reads {FORMAT}."
+            f"{path} has checkpoint format {form!r}; this version reads {UNHASHED} and {FORMAT}."
         )
-    return Checkpoint(tensors, meta)
+    checkpoint = Checkpoint(tensors, meta, path)
+    if form == FORMAT and digest != _digest(meta, tensors):
+        raise checkpoint.fault("its contents do not have the checksum that they were saved with")
+    for name, tensor in tensors.items():
+        if bool(tensor.isnan().any()):
+            raise checkpoint.fault(f"the tensor {name} holds NaN")
+    return checkpoint
+
+
+def _digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of everything that a checkpoint holds."""
+    found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        row = torch.cat([tensor.reshape(-1)])  # of stride 1, which one number alone may not have
+        found.update(row.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -169,6 +169,7 @@ def _stopping(accelerator: Accelerator, interrupt: Interrupt) -> bool:
 
 
 def _save(run: Run, path: Path) -> None:
+    run.require_finite()
     if run.accelerator.is_main_process:
         save_checkpoint(path, run.checkpoint())
 

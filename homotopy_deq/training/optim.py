@@ -48,9 +48,21 @@ def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put what `state_tensors` returned back in an optimiser of the same parameters."""
+    """Put what `state_tensors` returned back in an optimiser of the same parameters.
+
+    Raises:
+        ValueError: these are not what it returned for such parameters.
+    """
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        known = index.isdecimal() and int(index) < len(shapes)
+        if not known or value.shape not in ((), shapes[int(index)]):
+            raise ValueError(f"the optimiser has no state {key} of shape {tuple(value.shape)}")
         state.setdefault(int(index), {})[name] = value
+    names = {name for entries in state.values() for name in entries}
+    for parameter, entries in state.items():
+        if lacking := names - entries.keys():
+            raise ValueError(f"the optimiser's state lacks {parameter}.{min(lacking)}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -21,6 +21,7 @@ from ..models import ImageModel
 from .checkpoint import Checkpoint, CheckpointError, differences
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
+from .header import check_header
 from .objective import BatchResult, Objective
 from .observers import Place
 from .optim import cosine, load_state, set_rate, start_optimizer, state_tensors, task_optimizer
@@ -199,6 +200,14 @@ class Run:
             self.noisy_test = _plain(found)
         self.model.load_state_dict(last)
 
+    def require_finite(self) -> None:
+        """Raise Diverged if a weight is no number: a checkpoint of it would be of no use."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            raise Diverged(
+                f"The weights are not finite after step {self.place.step}; the checkpoint holds "
+                "earlier ones. Lower the learning rate, or start again with another seed."
+            )
+
     def checkpoint(self) -> Checkpoint:
         """Write down everything that the rest of the run depends on."""
         groups = {"model": weights(self.model), "best": self.best_weights}
@@ -224,22 +233,29 @@ class Run:
 
         Raises:
             CheckpointError: it belongs to a run with other settings, other images or another
-                number of processes.
+                number of processes, or is damaged.
         """
+        check_header(checkpoint)
         meta = checkpoint.meta
         differ = differences({"processes": 1, **meta["about"]}, self.about)
         if differ:
             raise CheckpointError(
                 "The checkpoint belongs to another run:\n  " + "\n  ".join(differ)
             )
-        self.model.load_state_dict(checkpoint.under("model"))
-        load_state(self.task, checkpoint.under("task"))
-        if self.start is not None:
-            load_state(self.start, checkpoint.under("start"))
-        self.place, self.tally = Place(**meta["place"]), Tally(**meta["tally"])
+        last = checkpoint.state("model", self.model)
+        if checkpoint.under("best") or meta["best"] is not None:
+            self.best_weights = checkpoint.state("best", self.model)
+        self.model.load_state_dict(last)
+        try:
+            load_state(self.task, checkpoint.under("task"))
+            if self.start is not None:
+                load_state(self.start, checkpoint.under("start"))
+        except ValueError as error:
+            raise checkpoint.fault(str(error)) from error
+        self.place = Place(**{f.name: meta["place"][f.name] for f in fields(Place)})
+        self.tally = Tally(**{f.name: meta["tally"][f.name] for f in fields(Tally)})
         self.history, self.best, self.test = list(meta["history"]), meta["best"], meta["test"]
         self.noisy_test = meta.get("noisy_test")
-        self.best_weights = checkpoint.under("best")
 
 
 def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:

@@ -52,7 +52,7 @@ def test_what_a_killed_save_leaves_behind_disturbs_nothing(tmp_path: Path) -> No
 def test_any_safetensors_reader_can_open_it(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c", NUMBERS)
     with safe_open(tmp_path / "c", framework="pt") as file:
-        assert json.loads(file.metadata()["homotopy-deq"])["format"] == 1
+        assert json.loads(file.metadata()["homotopy-deq"])["format"] == 2
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
