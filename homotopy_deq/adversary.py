@@ -38,7 +38,8 @@ def project(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
     that rounding has pushed out is drawn further in, until it is inside.
 
     Arguments:
-        points, centres: (B, ...).
+        points: (B, ...).
+        centres: of their balls, (B, ...).
         radius: (B,), 0 or more.
     """
     centre, away = centres.double(), points.double() - centres.double()

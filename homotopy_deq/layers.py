@@ -97,7 +97,8 @@ class Layer(nn.Module):
             solver: the other path.
             gradient: by default this layer's, where it fits the other equation, else the other
                 layer's default.
-            t1, polish: settings of the flow, see `FlowLayer`; this layer's by default.
+            t1: where the flow ends; this layer's by default.
+            polish: see `FlowLayer`; this layer's by default.
 
         Raises:
             TypeError: this flow has no rest point, and the solver is one of equilibria.

@@ -42,7 +42,8 @@ def branch_figure(
     Arguments:
         branches: what `trace` returned, by name.
         height: maps roots (T, ...) to what is drawn, (T,).
-        xlabel, ylabel: axis labels.
+        xlabel: label of the horizontal axis.
+        ylabel: label of the vertical axis.
         logy: whether the vertical axis is logarithmic.
     """
     from matplotlib.figure import Figure

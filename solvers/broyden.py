@@ -18,7 +18,8 @@ class BroydenState(State):
     """Beside z and f(z): the inverse Jacobian of f(z) - z as -I + sum of left_i right_i^T.
 
     Arguments:
-        left, right: factors of the update, (B, m, n); rows from `count` on are 0.
+        left: left_i of the update, (B, m, n); rows from `count` on are 0.
+        right: right_i of the update, likewise.
         best: smallest ||F|| since the last restart, (B,).
         count: updates since the last full restart, shared by the batch.
     """

@@ -68,7 +68,8 @@ class InitialValue:
 
     Arguments:
         field: f(t, z, *condition) -> Tensor of z's shape, (B, ...); t is a 0-d tensor.
-        t0, t1: start and end of the time interval; t1 < t0 integrates backwards.
+        t0: start of the time interval.
+        t1: its end; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
     """
 

@@ -135,7 +135,8 @@ class FunctionalBound:
         """Return what the cell's value fz at z, both (B, ...), says of C z*.
 
         Arguments:
-            z, fz: the state and the cell's value there as it was computed.
+            z: the state, (B, ...).
+            fz: the cell's value there as it was computed, (B, ...).
             products: `products(fz.dtype)`.
         """
         first, second = products

@@ -131,7 +131,9 @@ class ContractiveCell(InclusionCell):
     of the state. The bound is differentiated through.
 
     Arguments:
-        shape, kernel, dropout: as in `InclusionCell`.
+        shape: as in `InclusionCell`.
+        kernel: as in `InclusionCell`.
+        dropout: as in `InclusionCell`.
         contraction: in (0, 1).
 
     References:
@@ -167,7 +169,9 @@ class MonotoneCell(InclusionCell):
     of side 2 k - 1, composed exactly, so that an evaluation is one convolution.
 
     Arguments:
-        shape, kernel, dropout: as in `InclusionCell`.
+        shape: as in `InclusionCell`.
+        kernel: as in `InclusionCell`.
+        dropout: as in `InclusionCell`.
         monotonicity: m in (0, 1].
 
     References:

@@ -110,7 +110,9 @@ class VerifiedSession(Session):
     """A session that can prove votes.
 
     Arguments:
-        model, image, start: as in `Session`.
+        model: as in `Session`.
+        image: as in `Session`.
+        start: as in `Session`.
         proof: of the model.
     """
 

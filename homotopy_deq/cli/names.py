@@ -173,7 +173,9 @@ class Path:
         solver: one of `SOLVERS`, or a method of torchdiffeq. Fixed-point and continuation solvers
             joined by "+" take over each other's failed samples; after a method they polish the
             end of its flow: "rk4+anderson".
-        rtol, atol, max_steps: of every part, where given.
+        rtol: of every part, where given.
+        atol: of every part, where given.
+        max_steps: of every part, where given.
         step_size: step in t of the methods without error control, and of the splittings, where
             given.
         horizon: where the flow ends, where given.

@@ -67,7 +67,8 @@ class Study:
         policy: sound for the model, or the paper's.
         name: of the policy.
         pixels: the images, uint8 (B, C, H, W).
-        labels, indices: of the images, the latter in the test set.
+        labels: of the images.
+        indices: of the images in the test set.
         size: numbers of a sample's state.
         identity: JSON of all this, for a journal.
         processes: accelerate's view of them.

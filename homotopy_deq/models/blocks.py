@@ -19,7 +19,8 @@ class Normalize(nn.Module):
 
     Arguments:
         channels: number C of channels of the images, (B, C, H, W).
-        mean, std: one number for all channels, or C of them.
+        mean: one number for all channels, or C of them.
+        std: likewise.
     """
 
     mean: Tensor

@@ -41,7 +41,8 @@ class HomoODE(ImageModel):
             published 1 it sees where things are, which suits small centred images.
         groups: at most so many groups in each GroupNorm.
         dropout: probability of dropping a channel of the cell, one mask per solve.
-        mean, std: of the images, one number or one a channel; applied inside the model.
+        mean: of the images, one number or one a channel; applied inside the model.
+        std: likewise.
         rest_point: which flow.
         horizon: where the flow ends; by default 5 with a rest point, 1 without.
         solver: an `ODE` (dopri5 at 1e-3 by default), or with a rest point any other solver.
@@ -111,11 +112,10 @@ class HomoODE(ImageModel):
 class DEQ(ImageModel):
     """Solve for the equilibrium z* = f(z*; x) of a `ConvCell` f.
 
-    Its weights are those of a `HomoODE` with a rest point: either loads the other's.
+    Its weights are those of a `HomoODE` with a rest point: either loads the other's. Arguments that
+    are not named here are as there.
 
     Arguments:
-        shape, num_classes, hidden, head, pool, groups, dropout, mean, std, contraction, kernel,
-            on_failure: as in `HomoODE`.
         horizon: where a flow ends that stands in for the solver (`with_solver(ODE())`).
         solver: `Anderson()` by default.
         gradient: `Implicit()` by default.
@@ -170,11 +170,10 @@ class DEQ(ImageModel):
 class MonotoneDEQ(ImageModel):
     """Solve for the equilibrium of a `MonotoneCell`, z* = relu(W z* + x) with I - W >= m I.
 
-    There is one answer, whatever ||W|| is, and the head is affine: votes can be verified.
+    There is one answer, whatever ||W|| is, and the head is affine: votes can be verified. Arguments
+    that are not named here are as in `DEQ` and `HomoODE`.
 
     Arguments:
-        shape, num_classes, hidden, pool, dropout, mean, std, horizon, solver, gradient,
-            on_failure: as in `DEQ`.
         monotonicity: m in (0, 1]. A larger one is quicker to solve and to verify, a smaller one
             allows more functions.
         kernel: side of the kernels of A and B, or None for a state that is a vector of `hidden`

@@ -15,11 +15,10 @@ from .image import ImageModel, Statistic
 class AugmentedNeuralODE(ImageModel):
     """Classify by z(horizon) of dz/dt = f(z), z(0) = (x, 0), with a `ConvField` f.
 
-    It has no equilibrium that depends on x, so `with_solver` takes an `ODE` alone.
+    It has no equilibrium that depends on x, so `with_solver` takes an `ODE` alone. Arguments that
+    are not named here are as in `HomoODE`.
 
     Arguments:
-        shape, num_classes, hidden, head, pool, groups, dropout, mean, std, on_failure: as in
-            `HomoODE`.
         augment: channels added to the `hidden` ones of x.
         horizon: where the flow ends.
         solver: an `ODE`; dopri5 at 1e-3 by default.

@@ -15,7 +15,8 @@ class Recipe:
     """The settings of a data set that differ between data sets.
 
     Arguments:
-        hidden, head: channels of the state and of the head.
+        hidden: channels of the state.
+        head: channels of the head.
         pool: grid on which the head averages.
         groups: at most so many groups in each GroupNorm.
         dropout: probability of dropping a channel, one mask per solve.

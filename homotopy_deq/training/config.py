@@ -20,7 +20,8 @@ class TrainConfig:
     Arguments:
         epochs: passes over the train images; 300 in the release.
         batch: images a step (and a process, where there are several).
-        lr, final_lr: Adam's learning rate, from the first step to the last along a cosine.
+        lr: Adam's learning rate in the first step.
+        final_lr: Adam's learning rate in the last step; a cosine leads from `lr` to it.
         start_lr: the learning rate of SGD on the shared initial point, along the same cosine to 0.
         start_every: steps between two steps of the initial point.
         validation: the part of the train images held out, in (0, 1), that chooses the best epoch.

@@ -29,8 +29,9 @@ class Evaluation:
         nfe: mean evaluations of the map or field for an image.
         converged: share of images whose solver succeeded: for an equilibrium, the residual is
             within tolerance; for a flow, the integration reached its end.
-        residual_median, residual_worst: ||f(z) - z|| / ||f(z)|| at the answer, whatever solver
-            found it; NaN where the equation has no equilibrium.
+        residual_median: of ||f(z) - z|| / ||f(z)|| at the answer, whatever solver found it; NaN
+            where the equation has no equilibrium.
+        residual_worst: the largest of the same.
         seconds: wall time.
     """
 

@@ -24,7 +24,8 @@ class Place:
     """Where a run stands: `batch` batches of epoch `epoch` (from 0) are done.
 
     Arguments:
-        epoch, batch: as said.
+        epoch: from 0.
+        batch: batches of it that are done.
         batches: batches an epoch.
         epochs: epochs in all.
     """

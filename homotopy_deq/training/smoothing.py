@@ -108,7 +108,8 @@ def adversary(
 
     Arguments:
         model: the classifier.
-        images, labels: (B, C, H, W) and (B,).
+        images: (B, C, H, W).
+        labels: (B,).
         noise: the draws e, (M * B, C, H, W).
         smoothing: gives K, eps and M.
 

@@ -162,7 +162,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
 
         Arguments:
             family: the equations, of the batch of z.
-            z, lam: the start, (B, ...) and (B,).
+            z: the start, (B, ...).
+            lam: lambda of the start, (B,).
             direction: -1 to set out towards smaller lambda.
             rooted: whether z is that root, so that it need not be found.
             unit: the length that z is measured in, (B,); by default 1.

@@ -22,8 +22,10 @@ class ArcState(State):
     """Where each sample stands on its path; `time` is its lambda.
 
     Arguments:
-        w, tangent: at the last point, in the coordinates of `Curve`, each (B, n + 1).
-        last_w, last_tangent: at the point before.
+        w: the last point, in the coordinates of `Curve`, (B, n + 1).
+        tangent: there, (B, n + 1).
+        last_w: the point before, (B, n + 1).
+        last_tangent: there, (B, n + 1).
         gap: arclength between the two, (B,); 0 at the start.
         ds: the next step, (B,).
         streak: easy steps in a row, int64 (B,).
@@ -31,7 +33,8 @@ class ArcState(State):
         unit: the length that z is measured in, (B,).
         code: each sample's `Status`, int8 (B,).
         formed: whose Jacobians are formed, bool (B,).
-        lu, pivots: theirs at the last point, see `Factors`; None where there are none.
+        lu: theirs at the last point, see `Factors`; None where there are none.
+        pivots: those of `lu`.
     """
 
     w: Tensor
@@ -60,7 +63,6 @@ def resting(z: Tensor, lam: Tensor, unit: Tensor, theta: float, ds: float) -> Ar
     """Return the state of samples at z, (B, ...), and lam, (B,), that have no tangent yet.
 
     Arguments:
-        z, lam: where.
         unit: the length that z is measured in, (B,).
         theta: weight of z in the metric of `Curve`.
         ds: the first step.

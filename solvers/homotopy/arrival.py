@@ -31,10 +31,12 @@ class Departure:
     """Where a step sets out, and how long it is to be.
 
     Arguments:
-        w, tangent: the point and its unit tangent, (B, n + 1).
+        w: the point, (B, n + 1).
+        tangent: its unit tangent, (B, n + 1).
         guess: the step that is predicted, (B, n + 1).
         ds: its length along the tangent, (B,).
-        lu, pivots: of [G'(w); r^T], as in `Factors`, where there are any.
+        lu: of [G'(w); r^T], as in `Factors`, where there are any.
+        pivots: those of `lu`.
     """
 
     w: Tensor
@@ -63,7 +65,8 @@ class Arrival:
         tangent: there, (B, n + 1).
         faint: samples without a tangent, bool (B,).
         evals: evaluations and products, int64 (B,).
-        lu, pivots: of the point, where they were formed.
+        lu: of the point, where it was formed.
+        pivots: those of `lu`.
     """
 
     moved: Tensor
@@ -204,8 +207,9 @@ def merged(formed: Tensor, yes: Arrival, no: Arrival, *, whole: bool) -> Arrival
 
     Arguments:
         formed: whose arrival is in `yes`.
-        yes, no: of those samples and of the others, or where `whole` of all samples each.
-        whole: see there.
+        yes: of those samples.
+        no: of the others.
+        whole: whether `yes` and `no` are of all samples each.
     """
     if whole:
         picked = {

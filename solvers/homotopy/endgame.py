@@ -51,9 +51,12 @@ def finish(
     """Solve z = f(z) where the path crosses lambda = 1 between two points.
 
     Arguments:
-        problem, curve: the equations.
+        problem: the equation at lambda = 1.
+        curve: the path's equations.
         solver: Newton's method, to the tolerance wanted.
-        last, here, gap: the two points, and the arclength between them, (B,).
+        last: the point before the crossing.
+        here: the point after it.
+        gap: the arclength between the two, (B,).
         factors: the Jacobians at `here`, if they are formed: the chord method is tried first.
     """
     crossing, _ = curve.split(where_crossed(curve, last, here, gap))
@@ -109,7 +112,8 @@ def chord_root(
     lambda. A sample whose residual does not fall by half in every step ends MAX_STEPS.
 
     Arguments:
-        problem, curve: the equations.
+        problem: the equation at lambda = 1.
+        curve: the path's equations.
         factors: of [G'; t^T], with t.
         z: the starts, (B, ...).
         solver: whose tolerance is to be met.

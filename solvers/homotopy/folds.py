@@ -25,7 +25,8 @@ def locate_folds(curve: Curve, w: Tensor, tangent: Tensor, s: Tensor) -> Iterato
 
     Arguments:
         curve: the equations, of one sample.
-        w, tangent: the branch, each (T, n + 1).
+        w: the branch's points, (T, n + 1).
+        tangent: theirs, (T, n + 1).
         s: arclength, (T,).
     """
     slope = tangent[:, -1]

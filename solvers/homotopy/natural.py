@@ -30,7 +30,8 @@ class PathState(State):
 
     Arguments:
         slope: dz/dlambda at z, (B, ...).
-        last_z, last_slope: the same at the point before, (B, ...).
+        last_z: the root at the point before, (B, ...).
+        last_slope: dz/dlambda there, (B, ...).
         gap: lambda between the two, (B,); 0 at the start.
         ds: the next step in lambda, (B,).
         streak: easy steps in a row, int64 (B,).

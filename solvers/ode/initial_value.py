@@ -49,7 +49,8 @@ class ODE(Solver[InitialValue, FlowTimeState]):
 
     Arguments:
         method: a name of torchdiffeq's: dopri5, bosh3, rk4, euler, midpoint, implicit_adams, ...
-        rtol, atol: local error of adaptive methods: |error| <= atol + rtol |z|.
+        rtol: local error of adaptive methods: |error| <= atol + rtol |z|.
+        atol: see rtol.
         step_size: step in t of the other methods.
         max_steps: steps of an adaptive method at most.
         segments: parts that [t0, t1] is integrated in, one after the other.
