@@ -106,7 +106,7 @@ def figures(config: Config, folder: Path, out: Path, words: str) -> Summary:
         return sampled(config, folder, out, command, SIGMA).summary
     if not (out / ESTIMATES).exists():
         run(config, folder, out, command, SIGMA)
-    done = Journal(out, {}, sound=False).done()
+    done = Journal.open(out).done()
     seconds = {index: spent for index, (_, spent) in done.items()}
     return Summary.of([each for each, _ in done.values()], seconds, n0=100)
 

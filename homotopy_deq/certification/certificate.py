@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -50,6 +51,25 @@ class Certificate:
     def correct(self) -> bool:
         """Whether the class is the true one."""
         return self.prediction == self.label
+
+    def check(self) -> None:
+        """Raise ValueError unless the numbers can go together, nan and infinity refused."""
+        for name in ("radius", "lower"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(
+                    f"image {self.index}: a {name} must be finite and 0 or more; got "
+                    f"{getattr(self, name)}."
+                )
+        if (self.prediction == ABSTAIN) != (self.radius == 0):
+            raise ValueError(
+                f"image {self.index}: class {self.prediction} with radius {self.radius:g}; an "
+                "abstention (-1) has radius 0, and nothing else has."
+            )
+        if not 0 <= self.votes <= self.samples - self.undecided:
+            raise ValueError(
+                f"image {self.index}: {self.votes} votes and {self.undecided} undecided of "
+                f"{self.samples} samples are impossible."
+            )
 
     def body(self) -> dict[str, Any]:
         """Return the certificate as JSON."""

@@ -1,16 +1,18 @@
-"""Certificates on disk: nothing that is done is lost, and nothing is done twice."""
+"""Certificates on disk: nothing that is done is lost, done twice or believed once altered."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..training.checkpoint import differences, replace_file
 from .certificate import HEADER, Certificate
+from .evidence import Evidence
+from .sealed import digest, seal, unseal
 
 CONFIG, LINES, TABLE, TIMING = (
     "config.json",
@@ -19,10 +21,12 @@ CONFIG, LINES, TABLE, TIMING = (
     "timing.jsonl",
 )
 PARTS, ESTIMATES = "parts", "unsound-estimates.jsonl"
+FORMAT = 2
+"""Of the folder; the first had no checksums."""
 
 
 class JournalError(ValueError):
-    """A folder holds a run that cannot be gone on with."""
+    """A folder holds a run that cannot be gone on with, or read."""
 
 
 class Journal:
@@ -30,17 +34,21 @@ class Journal:
 
         config.json             what decides the results, and its hash
         parts/rank-0.jsonl      a line for each image that a process has done, appended and synced
+        certificates.tsv        idx, label, predict, radius, correct, evals: a row as soon as an
+                                image is done; once all are, in the order of the images
         certificates.jsonl      all of them in the order of the images, once all are done
-        certificates.tsv        the same as a table: idx, label, predict, radius, correct, evals
         timing.jsonl            seconds for each image, apart, as no two runs take the same time
 
-    A line is complete or was never written: a torn last line is dropped. Any number of processes
-    may go on with what any other number left. An unsound policy's figures go to
-    unsound-estimates.jsonl, and neither certificates nor a table are written.
+    A line is complete or was never written: a torn last line is dropped. Each line of JSON carries
+    its checksum, and what a certificate claims is computed from its counts again before it is
+    written and after it is read. Any number of processes may go on with what any other number
+    left. An unsound policy's figures go to unsound-estimates.jsonl, and neither certificates nor a
+    table are written.
 
     Arguments:
         folder: where to write.
-        config: JSON of all that decides the results.
+        config: JSON of all that decides the results; `smoothing` (sigma, alpha, n), `policy` (its
+            name) and, of a decision, `radius` say how they follow from the counts.
         sound: whether these are certificates.
         rank: of this process.
     """
@@ -53,13 +61,49 @@ class Journal:
         self.sound = sound
         self.part = folder / PARTS / f"rank-{rank}.jsonl"
 
+    @classmethod
+    def open(cls, folder: Path) -> Journal:
+        """Return the journal that a folder holds.
+
+        Raises:
+            FileNotFoundError: it holds none.
+            JournalError: its settings were altered, or written before there were checksums.
+        """
+        file = folder / CONFIG
+        if not file.exists():
+            raise FileNotFoundError(f"{folder} holds no {CONFIG}: give the --out of a certify run.")
+        try:
+            body = json.loads(file.read_bytes())
+            stored = body.pop("sha256")
+            if "format" not in body and stored == digest(body["config"]):
+                raise JournalError(
+                    f"{file} was written by a homotopy-deq whose lines had no checksums (torch "
+                    f"{body['config'].get('torch')}): certify again with --overwrite, or read it "
+                    "with that version."
+                )
+            if stored != digest(body):
+                raise JournalError(f"{file} was altered: its checksum does not fit. {AGAIN}")
+            if body["format"] != FORMAT:
+                raise JournalError(
+                    f"{file} is of format {body['format']}, and this version reads {FORMAT}: read "
+                    "it with the homotopy-deq that wrote it."
+                )
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            raise JournalError(f"{file} was altered: it is no settings. {AGAIN}") from None
+        return cls(folder, body["config"], sound=body["sound"])
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """How a certificate follows from its counts."""
+        return Evidence.of(self.config, sound=self.sound)
+
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise before any work unless the run may begin, or go on, in its folder.
 
         Raises:
             FileExistsError: the folder holds a run, and neither is given.
             FileNotFoundError: there is nothing to resume.
-            JournalError: the run there was started with other settings; says which.
+            JournalError: the run there was started with other settings, says which; or altered.
         """
         file = self.folder / CONFIG
         if resume and overwrite:
@@ -72,49 +116,65 @@ class Journal:
                 "--out."
             )
         if resume:
-            stored = json.loads(file.read_text())["config"]
-            if other := differences(stored, self.config):
+            stored = Journal.open(self.folder)
+            if other := differences(stored.config, self.config):
                 raise JournalError(
-                    f"{self.folder} was started with other settings:\n  " + "\n  ".join(other)
+                    f"{self.folder} was started with other settings or another version: "
+                    f"{'; '.join(other)}. Give the same, or --overwrite it."
                 )
+            self.done()
 
     def begin(self, *, resume: bool = False) -> None:
         """Write the settings, or with `resume` leave what is there. By one process alone."""
         (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
-        if resume:
-            return
-        for name in (LINES, TABLE, TIMING, ESTIMATES):
-            (self.folder / name).unlink(missing_ok=True)
-        for part in (self.folder / PARTS).glob("rank-*.jsonl"):
-            part.unlink()
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
-        body = {"config": self.config, "sha256": digest, "sound": self.sound}
-        replace_file(self.folder / CONFIG, (json.dumps(body, indent=2) + "\n").encode())
+        if not resume:
+            for name in (LINES, TABLE, TIMING, ESTIMATES):
+                (self.folder / name).unlink(missing_ok=True)
+            for part in (self.folder / PARTS).glob("rank-*.jsonl"):
+                part.unlink()
+            body = {"format": FORMAT, "config": self.config, "sound": self.sound}
+            text = json.dumps(body | {"sha256": digest(body)}, indent=2) + "\n"
+            replace_file(self.folder / CONFIG, text.encode())
+        if self.sound:  # a kill may have come between a line and its row
+            self._write_table(certificate for certificate, _ in self.done().values())
 
     def done(self) -> dict[int, tuple[Certificate, float]]:
-        """Return each finished image's certificate and seconds, by its index."""
-        found = {}
+        """Return each finished image's certificate and seconds, by its index.
+
+        Raises:
+            JournalError: a line was altered, or does not follow from its counts; says which.
+        """
+        found: dict[int, tuple[Certificate, float]] = {}
         for part in sorted((self.folder / PARTS).glob("rank-*.jsonl")):
-            for line in part.read_bytes().split(b"\n")[:-1]:  # what follows the last \n is torn
-                try:
-                    body = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # torn, with a later line behind it
-                found[body["certificate"]["index"]] = (
-                    Certificate.of(body["certificate"]),
-                    float(body["seconds"]),
-                )
+            for where, body in _lines(part, "Delete the line, and --resume does its image again."):
+                certificate = self._certificate(body["certificate"], where)
+                before, _ = found.get(certificate.index, (certificate, 0))
+                if before != certificate:
+                    raise JournalError(
+                        f"{where}: image {certificate.index} was done before, with another "
+                        f"result. {AGAIN}"
+                    )
+                found[certificate.index] = certificate, float(body["seconds"])
         return found
 
     def append(self, certificate: Certificate, seconds: float) -> None:
-        """Add a finished image and wait until the disk has it."""
-        line = {"certificate": certificate.body(), "seconds": round(seconds, 4)}
+        """Add a finished image and wait until the disk has it.
+
+        Raises:
+            ValueError: the certificate does not follow from its counts, or a number is nan.
+        """
+        self.evidence.check(certificate)
+        line = seal({"certificate": certificate.body(), "seconds": round(seconds, 4)})
         with self.part.open("ab") as file:
             if file.tell() and not self._ends_whole():
-                file.write(b"\n")  # closes the torn line of a killed run
-            file.write(json.dumps(line).encode() + b"\n")
+                whole = self.part.read_bytes().rpartition(b"\n")
+                file.truncate(len(whole[0] + whole[1]))  # the torn line of a killed run
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        if self.sound:
+            with (self.folder / TABLE).open("ab") as file:
+                file.write(f"{certificate.row()}\n".encode())
 
     def _ends_whole(self) -> bool:
         with self.part.open("rb") as file:
@@ -127,7 +187,7 @@ class Journal:
         The bytes do not depend on processes, interruptions or time.
 
         Raises:
-            JournalError: an image is missing.
+            JournalError: an image is missing, or a line was altered.
         """
         done = self.done()
         if missing := [k for k in order if k not in done]:
@@ -136,33 +196,82 @@ class Journal:
                 "--resume the run."
             )
         ordered = [done[k] for k in sorted(order)]
-        lines = "".join(json.dumps(certificate.body()) + "\n" for certificate, _ in ordered)
+        lines = b"".join(seal(certificate.body()) for certificate, _ in ordered)
         if not self.sound:
-            replace_file(self.folder / ESTIMATES, lines.encode())
+            replace_file(self.folder / ESTIMATES, lines)
             return [certificate for certificate, _ in ordered]
-        rows = "".join(certificate.row() + "\n" for certificate, _ in ordered)
-        times = "".join(json.dumps({"idx": c.index, "seconds": s}) + "\n" for c, s in ordered)
-        replace_file(self.folder / TIMING, times.encode())
-        replace_file(self.folder / TABLE, f"{HEADER}\n{rows}".encode())
-        replace_file(self.folder / LINES, lines.encode())
+        times = b"".join(seal({"idx": c.index, "seconds": s}) for c, s in ordered)
+        replace_file(self.folder / TIMING, times)
+        self._write_table(certificate for certificate, _ in ordered)
+        replace_file(self.folder / LINES, lines)
         return [certificate for certificate, _ in ordered]
 
+    def published(self) -> dict[int, tuple[Certificate, float]]:
+        """Return what `publish` wrote.
 
-def read(folder: Path) -> tuple[dict[str, Any], list[Certificate], dict[int, float]]:
-    """Return a finished run's settings, certificates and seconds.
+        Raises:
+            JournalError: a line was altered, does not follow from its counts, or is missing.
+        """
+        anew = "--resume the run, which writes this file anew."
+        times = _lines(self.folder / TIMING, anew, ended=True)
+        seconds = {body["idx"]: float(body["seconds"]) for _, body in times}
+        lines = _lines(self.folder / LINES, anew, ended=True)
+        found = {c.index: c for c in (self._certificate(body, where) for where, body in lines)}
+        wanted = self.config.get("images", {}).get("count", len(found))
+        if set(found) != set(seconds) or len(found) != wanted:
+            raise JournalError(
+                f"{self.folder / LINES} and {TIMING} have {len(found)} and {len(seconds)} images "
+                f"of {wanted}: lines are missing. {anew[0].upper()}{anew[1:]}"
+            )
+        return {index: (certificate, seconds[index]) for index, certificate in found.items()}
+
+    def _certificate(self, body: Mapping[str, Any], where: str) -> Certificate:
+        found = Certificate.of(body)
+        try:
+            self.evidence.check(found)
+        except ValueError as error:
+            raise JournalError(f"{where}: {error} {AGAIN}") from None
+        return found
+
+    def _write_table(self, certificates: Iterable[Certificate]) -> None:
+        rows = "".join(certificate.row() + "\n" for certificate in certificates)
+        replace_file(self.folder / TABLE, f"{HEADER}\n{rows}".encode())
+
+
+AGAIN = "Nothing of it can be believed: certify again with --overwrite."
+
+
+def _lines(file: Path, advice: str, *, ended: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each line with its place; unless all `ended`, what follows the last break is torn."""
+    *lines, torn = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines + [torn] * bool(ended and torn), 1):
+        where = f"{file}, line {number}"
+        try:
+            yield where, unseal(line)
+        except ValueError as error:
+            raise JournalError(f"{where}: {error}. {advice}") from None
+
+
+def read(
+    folder: Path, *, unfinished: bool = False
+) -> tuple[dict[str, Any], list[Certificate], dict[int, float]]:
+    """Return a run's settings, certificates in ascending order and seconds, all checked.
+
+    Arguments:
+        folder: of the run.
+        unfinished: read what is done of a run that has not ended, too.
 
     Raises:
-        FileNotFoundError: the folder holds no finished run.
-        JournalError: the run's policy is unsound: its figures are no certificates.
+        FileNotFoundError: the folder holds no finished run, or none at all.
+        JournalError: the run's policy is unsound: its figures are no certificates. Or a file was
+            altered; says which, and the line.
     """
-    if not (folder / CONFIG).exists():
-        raise FileNotFoundError(f"{folder} holds no {CONFIG}: give the --out of a certify run.")
-    body = json.loads((folder / CONFIG).read_text())
-    if not body["sound"]:
+    journal = Journal.open(folder)
+    if not journal.sound:
         raise JournalError(f"{folder}: the policy of this run is unsound; it has no certificates.")
-    if not (folder / LINES).exists():
+    ended = (folder / LINES).exists()
+    if not (ended or unfinished):
         raise FileNotFoundError(f"{folder} is not finished: go on with certify --resume.")
-    lines = (folder / LINES).read_text().splitlines()
-    times = map(json.loads, (folder / TIMING).read_text().splitlines())
-    seconds = {entry["idx"]: float(entry["seconds"]) for entry in times}
-    return body["config"], [Certificate.of(json.loads(line)) for line in lines], seconds
+    found = journal.published() if ended else journal.done()
+    certificates = [found[index][0] for index in sorted(found)]
+    return journal.config, certificates, {index: spent for index, (_, spent) in found.items()}

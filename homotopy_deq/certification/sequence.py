@@ -94,20 +94,34 @@ class BettingSequence:
             return self
         heads = self.successes + np.cumsum(drawn, dtype=np.int64)
         count = self.trials + np.arange(1, drawn.size + 1)
+        verdicts = self._judge(heads, count)
+        decided = np.flatnonzero(verdicts)
+        last = int(decided[0]) if decided.size else drawn.size - 1
+        found = Decision(int(verdicts[last]))
+        return replace(self, successes=int(heads[last]), trials=int(count[last]), decision=found)
+
+    def at(self, successes: int, trials: int) -> BettingSequence:
+        """Return the sequence after so many votes, none of which but the last decided.
+
+        Raises:
+            ValueError: unless 0 <= successes <= trials.
+        """
+        heads, count = counts(successes, trials)
+        verdict = int(self._judge(np.array([heads]), np.array([count]))[0]) if count else 0
+        return replace(self, successes=heads, trials=count, decision=Decision(verdict))
+
+    def _judge(
+        self, heads: npt.NDArray[np.int64], count: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Return the `Decision` that each of these counts gives by itself."""
         wealth = _log_wealth(heads, count, self.threshold)
         above = heads > count * self.threshold
         certified = above & (wealth > -math.log(self.alpha) + SLACK)
         futile = ~above & (wealth > -math.log(self.futility) + SLACK)
-        decided = np.flatnonzero(certified | futile)
-        last = int(decided[0]) if decided.size else drawn.size - 1
-        decision = (
-            Decision.CERTIFIED
-            if certified[last]
-            else Decision.FUTILE
-            if futile[last]
-            else Decision.UNDECIDED
+        verdict: npt.NDArray[np.int64] = np.where(
+            certified, Decision.CERTIFIED, np.where(futile, Decision.FUTILE, Decision.UNDECIDED)
         )
-        return replace(self, successes=int(heads[last]), trials=int(count[last]), decision=decision)
+        return verdict
 
     def lower(self) -> float:
         """Return the lower bound on p after the votes so far, rounded down.

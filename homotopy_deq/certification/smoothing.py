@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..models import ImageModel
 from .certificate import ABSTAIN, Certificate
+from .evidence import STOPS
 from .noise import BLOCK, Noise, Phase
 from .policies import Policy
 from .requirements import check_count
@@ -22,12 +23,6 @@ from .votes import UNDECIDED, Session, Votes
 
 FIRST = 64
 """Samples of the first batch when sampling may stop at any time; each batch doubles it."""
-
-STOPS = {
-    Decision.CERTIFIED: "certified",
-    Decision.FUTILE: "futile",
-    Decision.UNDECIDED: "all samples drawn",
-}
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Summary:
             if before.index == after.index:
                 raise ValueError(f"image {before.index} has two certificates; one is wanted.")
         for each in ordered:
-            _check(each)
+            each.check()
         drawn = sum(c.samples for c in ordered)
         spent = sum(c.evaluations for c in ordered)
         times = [math.nan if seconds is None else seconds.get(c.index, math.nan) for c in ordered]
@@ -165,18 +165,3 @@ def _share(summary: Summary, where: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     below = np.searchsorted(certified, where, side="left")  # radii smaller than asked
     share: npt.NDArray[np.float64] = (len(certified) - below) / summary.images
     return share
-
-
-def _check(each: Certificate) -> None:
-    if not (math.isfinite(each.radius) and each.radius >= 0):
-        raise ValueError(f"image {each.index}: a radius must be finite; got {each.radius}.")
-    if (each.prediction == ABSTAIN) != (each.radius == 0):
-        raise ValueError(
-            f"image {each.index}: class {each.prediction} with radius {each.radius:g}; an "
-            "abstention (-1) has radius 0, and nothing else has."
-        )
-    if not 0 <= each.votes <= each.samples - each.undecided:
-        raise ValueError(
-            f"image {each.index}: {each.votes} votes and {each.undecided} undecided of "
-            f"{each.samples} samples are impossible."
-        )

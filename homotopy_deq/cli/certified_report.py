@@ -38,8 +38,9 @@ def command(
     Certified accuracy is the share of all images that are certified for their true class at the
     radius; an abstention counts as an error. Speed-ups are of the whole run: time, and
     evaluations of the map. The largest difference is that of certified accuracy at any radius.
+    A run that has not ended is shown with the images that are done, and named so.
     """
-    runs = open_runs(folders)
+    runs = open_runs(folders, unfinished=True)
     cold = {} if against is None else {run.sigma: run for run in open_runs([against])}
     text = table(runs, cold)
     if out is not None:
@@ -81,7 +82,9 @@ def _row(run: CertifiedRun, radii: Sequence[float]) -> list[str]:
     shares = [f"{100 * share:.1f}" for share in found.accuracy(radii).accuracy]
     if asked is not None:  # nothing is known of larger radii, nor of smaller ones where futile
         shares = [text if r == asked else DASH for r, text in zip(radii, shares, strict=True)]
-    name = run.name if asked is None else f"{run.name}, decided at {asked:g}"
+    left = f", UNFINISHED: {found.images} of {run.planned} images"
+    name = run.name + left * (found.images < run.planned)
+    name = name if asked is None else f"{name}, decided at {asked:g}"
     if asked is not None and asked not in radii:
         (share,) = found.accuracy([asked]).accuracy
         name += f": {100 * share:.1f}"
@@ -100,7 +103,7 @@ def _row(run: CertifiedRun, radii: Sequence[float]) -> list[str]:
 
 def _beside(run: CertifiedRun, cold: dict[float, CertifiedRun]) -> list[str]:
     other = cold.get(run.sigma)
-    if other is None:
+    if other is None or run.summary.images < run.planned:
         return [DASH] * 3
     if not run.same_model(other):
         raise ValueError(

@@ -14,7 +14,7 @@ from ..certification.summary import Summary
 
 @dataclass(frozen=True)
 class CertifiedRun:
-    """A finished run of certify or decide.
+    """A run of certify or decide.
 
     Arguments:
         folder: that it was read from.
@@ -29,13 +29,20 @@ class CertifiedRun:
     summary: Summary
 
     @classmethod
-    def of(cls, folder: Path) -> CertifiedRun:
+    def of(cls, folder: Path, *, unfinished: bool = False) -> CertifiedRun:
         """Read a folder that holds one run; errors as in `read`."""
-        config, certificates, seconds = read(folder)
+        config, certificates, seconds = read(folder, unfinished=unfinished)
+        if not certificates:
+            raise ValueError(f"{folder} has no finished image yet: wait, or go on with --resume.")
         smoothing = config["smoothing"]
         return cls(
             folder, config, certificates, Summary.of(certificates, seconds, n0=smoothing["n0"])
         )
+
+    @property
+    def planned(self) -> int:
+        """How many images the run is of; `summary.images` of them are done."""
+        return int(self.config["images"]["count"])
 
     @property
     def sigma(self) -> float:
@@ -69,15 +76,16 @@ class CertifiedRun:
         return all(self.config[key] == other.config[key] for key in keys)
 
 
-def open_runs(folders: Sequence[Path]) -> list[CertifiedRun]:
+def open_runs(folders: Sequence[Path], *, unfinished: bool = False) -> list[CertifiedRun]:
     """Read folders of certify or decide; one of several sigmas stands for its sub-folders.
 
     Raises:
         FileNotFoundError: a folder holds no finished run.
-        JournalError: its policy is unsound.
+        JournalError: its policy is unsound, or a file was altered.
     """
     found = []
     for folder in folders:
         inner = [] if (folder / CONFIG).exists() else sorted(folder.glob(f"sigma-*/{CONFIG}"))
-        found += [CertifiedRun.of(each) for each in [file.parent for file in inner] or [folder]]
+        each = [file.parent for file in inner] or [folder]
+        found += [CertifiedRun.of(one, unfinished=unfinished) for one in each]
     return found

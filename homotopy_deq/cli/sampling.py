@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor
 
 from ..certification import Certificate, Journal, Smoother, Smoothing, settings
+from ..certification.arithmetic import arithmetic
 from ..certification.journal import CONFIG
 from ..training import Interrupted
 from .report import console
@@ -69,6 +70,7 @@ def parts(
             **asked,
             **study.identity,
             "smoothing": deciding(smoothing),
+            "arithmetic": arithmetic(),
         }
         found.append(Part(smoothing, Journal(folder, config, sound=study.policy.sound, rank=rank)))
     return found

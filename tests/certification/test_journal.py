@@ -8,18 +8,23 @@ from pathlib import Path
 import pytest
 
 from homotopy_deq.certification import Certificate, Journal, JournalError, read
+from homotopy_deq.certification.statistics import clopper_pearson, radius
 
-CONFIG = {"sigma": 0.25, "policy": {"name": "converged"}}
+CONFIG = {
+    "smoothing": {"sigma": 0.25, "alpha": 0.001, "n": 100},
+    "policy": {"name": "converged"},
+}
 
 
-def certificate(index: int, radius: float = 0.1234567) -> Certificate:
+def certificate(index: int, votes: int = 80) -> Certificate:
+    lower = clopper_pearson(votes, 100, 0.001)
     return Certificate(
         index=index,
         label=index % 3,
         prediction=1,
-        radius=radius,
-        lower=0.7,
-        votes=80,
+        radius=radius(lower, 0.25),
+        lower=lower,
+        votes=votes,
         undecided=1,
         samples=100,
         evaluations=700,
@@ -45,8 +50,7 @@ def test_a_line_torn_at_any_byte_costs_that_image_alone(tmp_path: Path) -> None:
         journal.part.write_bytes(whole[:cut])
         assert sorted(journal.done()) == [0, 1]
         journal.append(certificate(5), 1.0)
-        kept = [2] * (cut == len(whole) - 1)  # of a whole line without its end nothing is lost
-        assert sorted(journal.done()) == [0, 1, *kept, 5]
+        assert sorted(journal.done()) == [0, 1, 5]
         assert journal.done()[5][0] == certificate(5)
 
 
@@ -81,11 +85,13 @@ def test_what_was_published_is_read_back(tmp_path: Path) -> None:
 
 def test_a_printed_radius_is_rounded_down(tmp_path: Path) -> None:
     journal = begun(tmp_path)
-    journal.append(certificate(0, radius=0.9999999), 0.1)
+    done = certificate(0, votes=91)
+    assert f"{done.radius:.6f}" > str(done.radius)  # to nearest, it would claim more
+    journal.append(done, 0.1)
     journal.publish([0])
     header, row = (tmp_path / "certificates.tsv").read_text().splitlines()
     assert header.split("\t") == ["idx", "label", "predict", "radius", "correct", "evals"]
-    assert row.split("\t")[3] == "0.999999"
+    assert row.split("\t")[3] == str(done.radius)[:8]
 
 
 def test_missing_images_are_not_published(tmp_path: Path) -> None:
@@ -93,9 +99,23 @@ def test_missing_images_are_not_published(tmp_path: Path) -> None:
     journal.append(certificate(0), 0.1)
     with pytest.raises(JournalError, match="1 of 2 images are not done"):
         journal.publish([0, 1])
-    assert not (tmp_path / "certificates.tsv").exists()
+    assert not (tmp_path / "certificates.jsonl").exists()
     with pytest.raises(FileNotFoundError, match="--resume"):
         read(tmp_path)
+    assert read(tmp_path, unfinished=True) == (CONFIG, [certificate(0)], {0: 0.1})
+
+
+def test_a_row_is_in_the_table_as_soon_as_its_image_is_done(tmp_path: Path) -> None:
+    journal, table = begun(tmp_path), tmp_path / "certificates.tsv"
+    for index in (3, 1):
+        journal.append(certificate(index), 0.1)
+        assert table.read_text().splitlines()[-1] == certificate(index).row()
+    table.write_text("idx\tlabel")  # a kill between a line and its row, or within one
+    begun(tmp_path, resume=True)
+    rows = table.read_text().splitlines()[1:]
+    assert rows == [certificate(index).row() for index in (3, 1)]
+    journal.publish([1, 3])
+    assert table.read_text().splitlines()[1:] == rows[::-1]
 
 
 def test_an_unsound_policy_writes_no_certificate(tmp_path: Path) -> None:
@@ -113,7 +133,7 @@ def test_a_folder_is_gone_on_with_only_under_the_same_settings(tmp_path: Path) -
     with pytest.raises(FileExistsError, match="--resume"):
         begun(tmp_path)
     begun(tmp_path, resume=True)
-    other = Journal(tmp_path, {**CONFIG, "sigma": 0.5})
+    other = Journal(tmp_path, {**CONFIG, "smoothing": {"sigma": 0.5, "alpha": 0.001, "n": 100}})
     with pytest.raises(JournalError, match=r"sigma: 0.25 in the run, 0.5 given"):
         other.check(resume=True)
     with pytest.raises(FileNotFoundError, match="to resume"):
@@ -127,5 +147,7 @@ def test_starting_over_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
     journal.check(overwrite=True)
     journal.begin()
     assert journal.done() == {}
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "parts"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "parts", "certificates.tsv"}
+    assert (tmp_path / "certificates.tsv").read_text().count("\n") == 1
     assert json.loads((tmp_path / "config.json").read_text())["config"] == CONFIG

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from homotopy_deq.certification import read
+from homotopy_deq.certification.sealed import seal
 from homotopy_deq.data import load, stratified_order
 from tests.certification.commands import LINES, altered, certify
 from tests.test_cli import call, done, refused
@@ -87,6 +89,20 @@ def test_curves_and_tables_are_made_of_several_folders(run: Path, tmp_path: Path
     assert all(float(row["fewer evaluations"][:-1]) > 1.2 for row in found[2:])
 
 
+def test_a_run_that_has_not_ended_is_reported_as_such(run: Path, tmp_path: Path) -> None:
+    certify(run, tmp_path / "whole")
+    certify(run, tmp_path / "out")
+    assert "UNFINISHED" not in done("report", tmp_path / "out")
+    (tmp_path / "out" / LINES).unlink()
+    part = tmp_path / "out" / "parts" / "rank-0.jsonl"
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:3]))
+    told = done("report", tmp_path / "out", "--against", tmp_path / "whole")
+    assert "UNFINISHED: 3 of 4 images | 3 |" in told
+    assert "not finished" in refused("plot-certified", tmp_path / "out")
+    part.write_bytes(b"")
+    assert "has no finished image yet" in refused("report", tmp_path / "out")
+
+
 def test_what_cannot_be_compared_or_drawn_is_refused(run: Path, tmp_path: Path) -> None:
     certify(run, tmp_path / "one")
     certify(altered(run, tmp_path / "altered", 1.01), tmp_path / "other")
@@ -113,10 +129,13 @@ def test_an_attack_passes_true_certificates_and_finds_a_false_one(
     assert "no certificate violated" in done("attack", run, *flags)
     lines = [json.loads(line) for line in (out / LINES).read_text().splitlines()]
     for line in lines:
-        line |= {"prediction": (line["detail"]["selected"] + 1) % 10, "radius": 1e-3}
-    (out / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if line["prediction"] >= 0:
+            wrong = (line["detail"]["selected"] + 1) % 10
+            line |= {"prediction": wrong, "detail": {**line["detail"], "selected": wrong}}
+        del line["sha256"]
+    (out / LINES).write_bytes(b"".join(map(seal, lines)))
     found = call("attack", run, *flags)
     assert found.exit_code == 1, found.output
-    assert "3 of 3 certificates are violated" in found.output
+    assert re.search(r"([1-3]) of \1 certificates are violated", found.output)
     other = altered(run, tmp_path / "other", 1.01)
     assert "other weights" in refused("attack", other, *flags)

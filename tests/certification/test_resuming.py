@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from homotopy_deq.certification import Certificate, Smoother
+from homotopy_deq.certification.arithmetic import arithmetic
 from tests.certification.commands import LINES, TABLE, altered, certify
 from tests.test_cli import call, done, refused
 
@@ -52,6 +53,37 @@ def test_a_resumed_run_is_held_to_weights_and_settings(run: Path, tmp_path: Path
     )
     assert "policy" in refused("certify", run, *flags, "--resume", "--policy", "truncated")
     assert "rtol" in refused("certify", run, *flags, "--resume", "--rtol", 1e-5)
+
+
+def test_another_versions_arithmetic_is_not_gone_on_with(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certify(run, tmp_path)
+    other = {**arithmetic(), "scipy": "1.0", "source sha256": "0"}
+    monkeypatch.setattr("homotopy_deq.cli.sampling.arithmetic", lambda: other)
+    flags = ["--out", tmp_path, "--n", 128, "--limit", 4, "--cpu", "--resume"]
+    told = refused("certify", run, *flags)
+    assert "another version" in told and 'arithmetic.scipy: "' in told and '"1.0" given' in told
+    assert "arithmetic.source sha256" in told
+    done("report", tmp_path)  # what is finished is of the version that computed it
+
+
+def test_a_digit_that_was_altered_is_neither_resumed_nor_reported(
+    run: Path, tmp_path: Path
+) -> None:
+    certify(run, tmp_path)
+    flags = ["--out", tmp_path, "--n", 128, "--limit", 4, "--cpu", "--resume"]
+    for name, refusing in (
+        ("parts/rank-0.jsonl", lambda: refused("certify", run, *flags)),
+        (LINES, lambda: refused("report", tmp_path)),
+    ):
+        whole = (tmp_path / name).read_text()
+        *lines, last = whole.splitlines(keepends=True)
+        altered = last.replace('"votes": 1', '"votes": 9').replace('"votes": ', '"votes": 1')
+        assert altered != last
+        (tmp_path / name).write_text("".join(lines) + altered)
+        assert f"{tmp_path / name}, line 4: its checksum does not fit" in refusing()
+        (tmp_path / name).write_text(whole)
 
 
 def test_ctrl_c_keeps_what_is_done(

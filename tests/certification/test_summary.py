@@ -92,7 +92,10 @@ def test_only_runs_of_the_same_images_are_compared() -> None:
     [
         ([], "no certificates"),
         ([EXAMPLE[0], EXAMPLE[0]], "image 7 has two certificates"),
-        ([replace(EXAMPLE[0], radius=math.nan)], "image 7: a radius must be finite; got nan"),
+        (
+            [replace(EXAMPLE[0], radius=math.nan)],
+            "image 7: a radius must be finite and 0 or more; got nan",
+        ),
         ([replace(EXAMPLE[0], radius=math.inf)], "finite"),
         ([replace(EXAMPLE[0], prediction=ABSTAIN)], "an abstention"),
         ([replace(EXAMPLE[0], radius=0.0)], "class 3 with radius 0"),
