@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from solvers import Equilibrium, InitialValue, Solver
 
 
-def equation_of(cell: nn.Module, condition: tuple[Tensor, ...]) -> Equilibrium:
-    """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one."""
+def equation_of(
+    cell: nn.Module, condition: tuple[Tensor, ...], *, coupled: bool = False
+) -> Equilibrium:
+    """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one.
+
+    Arguments:
+        cell, condition: what is iterated.
+        coupled: whether the rows are one system, see `Equilibrium`.
+    """
     make: Callable[[tuple[Tensor, ...]], Equilibrium] | None = getattr(cell, "equation", None)
     if not callable(make):
-        return Equilibrium(cell, condition)
+        return Equilibrium(
+            cell, condition, coupled=coupled, rowwise=not coupled and declares_rowwise(cell)
+        )
     if torch.is_inference_mode_enabled():  # no graph may hold what is computed under it
         with torch.inference_mode(False), torch.no_grad():
-            return make(condition)
-    return make(condition)
+            equation = make(condition)
+    else:
+        equation = make(condition)
+    return replace(equation, coupled=True, rowwise=False) if coupled else equation
+
+
+def declares_rowwise(cell: nn.Module) -> bool:
+    """Return whether a cell promises that its rows are independent and that it draws nothing.
+
+    The promise is a class attribute `rowwise = True` beside `forward`: a subclass with another
+    forward does not inherit it, and a BatchNorm that was put into the cell breaks it.
+    """
+    for kind in type(cell).__mro__:
+        if "rowwise" in vars(kind):
+            return bool(cell.rowwise) and not any(
+                isinstance(module, _BatchNorm) for module in cell.modules()
+            )
+        if "forward" in vars(kind):
+            return False
+    return False
 
 
 def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:

@@ -24,6 +24,7 @@ from solvers import (
     Unroll,
     solve,
 )
+from solvers.guard import Guard
 
 from .equations import answered_by, check_answers, equation_of
 
@@ -48,6 +49,8 @@ class Layer(nn.Module):
         t1: where the flow ends, or where one ends that `with_solver` puts in its place.
         on_failure: what `layer(x)` does if a sample did not converge: "warn" (a
             `ConvergenceWarning`), "raise" (a `SolveError`) or "ignore".
+        coupled: the rows are one system, as the nodes of a graph are or samples that share
+            batch statistics: one norm and one status for all, and none is ever dropped.
     """
 
     solver: Solver[Any, Any]
@@ -55,7 +58,9 @@ class Layer(nn.Module):
     rest_point: bool = True
     polish: Solver[Equilibrium, Any] | None = None
 
-    def __init__(self, cell: nn.Module, t1: float, on_failure: OnFailure) -> None:
+    def __init__(
+        self, cell: nn.Module, t1: float, on_failure: OnFailure, coupled: bool = False
+    ) -> None:
         super().__init__()
         if not isinstance(cell, nn.Module):
             raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {cell!r}.")
@@ -68,6 +73,7 @@ class Layer(nn.Module):
         self.cell = cell
         self.t1 = t1
         self.on_failure = on_failure
+        self.coupled = coupled
 
     @abstractmethod
     def answer(
@@ -118,7 +124,11 @@ class Layer(nn.Module):
         at_root = not flows or polish is not None
         if gradient is None and at_root == self.ends_at_root:
             gradient = self.gradient
-        settings: dict[str, Any] = {"t1": t1, "on_failure": self.on_failure}
+        settings: dict[str, Any] = {
+            "t1": t1,
+            "on_failure": self.on_failure,
+            "coupled": self.coupled,
+        }
         other: Layer
         if flows:
             settings |= {"rest_point": self.rest_point, "polish": polish}
@@ -143,7 +153,7 @@ class Layer(nn.Module):
 
         Its map is what a solve evaluates, with all that the cell computes once per solve in it.
         """
-        return equation_of(self.cell, condition)
+        return equation_of(self.cell, condition, coupled=self.coupled)
 
     def initial(self, x: Tensor) -> Tensor:
         """Return the start of a solve: the cell's, or zero of x's shape."""
@@ -179,7 +189,7 @@ class Layer(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in `print(layer)`."""
-        names = ("solver", "gradient", "t1", "rest_point", "polish", "on_failure")
+        names = ("solver", "gradient", "t1", "rest_point", "polish", "on_failure", "coupled")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
@@ -190,7 +200,7 @@ class ImplicitLayer(Layer):
         cell: a module `cell(z, x)` -> Tensor of z's shape. Row i may depend on row i alone.
         solver: the path to the equilibrium.
         gradient: how the answer is differentiated, whatever the path was.
-        on_failure: see `Layer`.
+        on_failure, coupled: see `Layer`.
         t1: where a flow ends that `with_solver` puts in the solver's place.
 
     Example:
@@ -207,8 +217,9 @@ class ImplicitLayer(Layer):
         *,
         t1: float = HORIZON,
         on_failure: OnFailure = "warn",
+        coupled: bool = False,
     ) -> None:
-        super().__init__(cell, t1, on_failure)
+        super().__init__(cell, t1, on_failure, coupled)
         check_answers(solver, Equilibrium, "FlowLayer")
         self.solver = solver
         self.gradient = gradient
@@ -239,7 +250,7 @@ class FlowLayer(Layer):
         t1: where the flow ends; by default 5 with a rest point, 1 without.
         polish: a solver that takes z(t1) to the equilibrium, so that the layer's answer is the
             root. The flow only finds the start then, and no gradient goes through it.
-        on_failure: see `Layer`.
+        on_failure, coupled: see `Layer`.
     """
 
     def __init__(
@@ -252,9 +263,10 @@ class FlowLayer(Layer):
         t1: float | None = None,
         polish: Solver[Equilibrium, Any] | None = None,
         on_failure: OnFailure = "warn",
+        coupled: bool = False,
     ) -> None:
         end = (HORIZON if rest_point else 1.0) if t1 is None else t1
-        super().__init__(cell, end, on_failure)
+        super().__init__(cell, end, on_failure, coupled)
         check_answers(solver, InitialValue, "ImplicitLayer")
         if polish is not None:
             check_answers(polish, Equilibrium, "FlowLayer")
@@ -271,12 +283,17 @@ class FlowLayer(Layer):
 
     def flow(self, equation: Equilibrium, t0: float = 0.0) -> InitialValue:
         """Return the flow of an equation's map f from t0 to t1."""
-        f, rests = equation.map, self.rest_point
+        f, rests = Guard(equation.map), self.rest_point  # f(z) - z needs z as it was
 
-        def field(t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
-            return f(z, *condition) - z if rests else f(z, *condition)
+        def field(t: Tensor, z: Any, *condition: Tensor) -> Any:
+            image = f(z, *condition)
+            if not rests:
+                return image
+            if isinstance(z, tuple):
+                return tuple(part - of_z for part, of_z in zip(image, z, strict=True))
+            return image - z
 
-        return InitialValue(field, t0, self.t1, equation.condition)
+        return InitialValue(field, t0, self.t1, equation.condition, coupled=equation.coupled)
 
     def answer(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from solvers.guard import Guard
 from solvers.norms import relative
 
 Map = Callable[..., Tensor]
@@ -47,14 +48,15 @@ def jacobian_penalty(
     watched = torch.is_grad_enabled()
     with torch.enable_grad():
         at = z if z.requires_grad else z.detach().requires_grad_()
-        image = map(at, *condition)
+        image = Guard(map)(at, *condition)
         total = image.new_zeros(())
         for _ in range(samples):
             coin = torch.rand(image.shape, generator=generator, device=image.device) < 0.5
             sign = torch.where(coin, 1.0, -1.0).to(image.dtype)
             (pulled,) = torch.autograd.grad(image, at, sign, create_graph=watched)
             total = total + pulled.square().mean()
-    return (total if watched else total.detach()) / samples
+    mean: Tensor = (total if watched else total.detach()) / samples
+    return mean
 
 
 def relative_residual(map: Map, z: Tensor, *condition: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def relative_residual(map: Map, z: Tensor, *condition: Tensor) -> Tensor:
 
     The answer of a flow carries no such number; this says how near z(t1) is to the root.
     """
-    image = map(z, *condition).to(z.dtype)
+    image = Guard(map)(z, *condition).to(z.dtype)
     return relative(image - z, image)
 
 

@@ -1,4 +1,4 @@
-"""States that are tuples of tensors, seen by the solvers as one tensor (B, n)."""
+"""The form in which solvers see a problem: one tensor (B, n), a map that harms nothing."""
 
 from __future__ import annotations
 
@@ -9,54 +9,137 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from .problem import Equilibrium, InitialValue
-from .solution import Solution, Trajectory, V
+from .guard import Guard
+from .problem import Equilibrium, InitialValue, Map, checked
+from .solution import Solution, V
 
 P = TypeVar("P", Equilibrium, InitialValue)
+Unpack = Callable[[Solution[Any]], Solution[Any]]
 
 
 def pack(
     problem: P, z0: V | Solution[V]
 ) -> tuple[P, Tensor, Callable[[Solution[Tensor]], Solution[V]]]:
     """Return the problem on one tensor, its start, and the way back to the caller's form."""
-    start = z0.value if isinstance(z0, Solution) else z0
-    if not isinstance(start, tuple):
-        if isinstance(start, Tensor):
-            problem = _keep_autocast(problem, start.device.type)
-            if 0 in start.stride():  # expanded: its elements share memory
-                start = start.contiguous()
+    start: Any = z0.value if isinstance(z0, Solution) else z0
+    ways: list[Unpack] = []
+    if isinstance(problem.function, Guard):  # packed before
         return problem, start, lambda solution: cast("Solution[V]", solution)
+    if isinstance(start, tuple):
+        problem, start, way = _joined(problem, start)
+        ways.append(way)
+    if isinstance(start, Tensor):
+        problem = _keep_autocast(problem, start.device.type)
+        if 0 in start.stride():  # expanded: its elements share memory
+            start = start.contiguous()
+        if problem.coupled and start.numel() > 0:
+            problem, start, way = _as_one_row(problem, start)
+            ways.append(way)
+        problem = problem.wrapped(Guard)
+
+    def unpack(solution: Solution[Any]) -> Solution[Any]:
+        for way in reversed(ways):
+            solution = way(solution)
+        return solution
+
+    return problem, start, unpack
+
+
+def _joined(problem: P, start: tuple[Tensor, ...]) -> tuple[P, Tensor, Unpack]:
+    """Join a state's tensors to one, (B, n)."""
     if not start or len({(t.shape[:1], t.dtype, t.device) for t in start}) != 1:
         raise ValueError(
             "A tuple state needs tensors with one batch size, dtype and device; got "
             f"{[(tuple(t.shape), str(t.dtype)) for t in start]}."
         )
-    problem = _keep_autocast(problem, start[0].device.type)
     shapes = [t.shape[1:] for t in start]
+    sizes = [shape.numel() for shape in shapes]
+    begins = [sum(sizes[:k]) for k in range(len(sizes))]
 
     def split(flat: Tensor, lead: int = 1) -> tuple[Tensor, ...]:
-        parts = torch.split(flat, [s.numel() for s in shapes], dim=lead)
-        return tuple(p.reshape(*flat.shape[:lead], *s) for p, s in zip(parts, shapes, strict=True))
+        return tuple(
+            flat.narrow(lead, begin, size).reshape(*flat.shape[:lead], *shape)
+            for begin, size, shape in zip(begins, sizes, shapes, strict=True)
+        )
 
-    def join(parts: tuple[Tensor, ...]) -> Tensor:
-        if len(parts) != len(shapes):
-            raise ValueError(f"The map must return {len(shapes)} tensors; got {len(parts)}.")
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+    def join(parts: Any, like: tuple[Tensor, ...]) -> Tensor:
+        if not isinstance(parts, tuple | list) or len(parts) != len(like):
+            got = f"{len(parts)}" if isinstance(parts, tuple | list) else type(parts).__name__
+            raise ValueError(f"The map must return {len(like)} tensors; got {got}.")
+        each = (
+            checked(part, part_of_z, f"map, in part {k},")
+            for k, (part, part_of_z) in enumerate(zip(parts, like, strict=True))
+        )
+        return torch.cat([part.flatten(1) for part in each], dim=1)
 
-    def unpack(solution: Solution[Tensor]) -> Solution[V]:
+    def wrap(function: Map) -> Map:
+        first = problem.leads
+
+        def on_flat(*args: Tensor) -> Tensor:
+            parts = split(args[first])
+            return join(cast("Any", function)(*args[:first], parts, *args[first + 1 :]), parts)
+
+        return on_flat
+
+    def unpack(solution: Solution[Tensor]) -> Solution[Any]:
+        path: Any = solution.trajectory
+        if path is not None:
+            path = replace(path, z=split(path.z, 2))
+        parts: Any = split(solution.value)
+        return replace(solution, value=parts, trajectory=path)
+
+    flat = torch.cat([part.flatten(1) for part in start], dim=1)
+    return problem.wrapped(wrap), flat, unpack
+
+
+def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
+    """See the rows of a coupled problem as the one row of a batch of 1."""
+    shape, batch = start.shape, start.shape[0]
+    first = problem.leads
+
+    def wrap(function: Map) -> Map:
+        def on_one(*args: Tensor) -> Tensor:
+            times, z, condition = args[:first], args[first], args[first + 1 :]
+            found = []
+            for k in range(z.shape[0]):  # one, but for the columns of a Jacobian
+                rows = z[k].reshape(shape)
+                out = function(*times, rows, *(x[k] for x in condition))
+                found.append(checked(out, rows, "map").flatten())
+            return torch.stack(found)
+
+        return on_one
+
+    def unpack(solution: Solution[Tensor]) -> Solution[Any]:
         path = solution.trajectory
         if path is not None:
-            path = cast("Any", replace(cast("Trajectory[Any]", path), z=split(path.z, 2)))
-        parts = split(solution.value)
-        return cast("Solution[V]", replace(cast("Any", solution), value=parts, trajectory=path))
+            time = None if path.time is None else path.time.expand(-1, batch)
+            path = replace(
+                path,
+                z=path.z.view(-1, *shape),
+                residual=path.residual.expand(-1, batch),
+                time=time,
+            )
+        return replace(
+            solution,
+            value=solution.value.view(shape),
+            status=solution.status.expand(batch),
+            steps=solution.steps.expand(batch),
+            evals=solution.evals.expand(batch),
+            residual=solution.residual.expand(batch),
+            trajectory=path,
+        )
 
-    if isinstance(problem, Equilibrium):
-        f = problem.map
-        flat = replace(problem, map=lambda z, *x: join(cast("Any", f(split(z), *x))))
-        return flat, join(start), unpack
-    g = problem.field
-    flat_ivp = replace(problem, field=lambda t, z, *x: join(cast("Any", g(t, split(z), *x))))
-    return flat_ivp, join(start), unpack
+    condition = problem.condition
+    if condition is not None:
+        for k, tensor in enumerate(condition):
+            if tensor.dim() == 0 or tensor.shape[0] != batch:
+                raise ValueError(
+                    f"condition[{k}] must have the batch of z0 first, ({batch}, ...); "
+                    f"got shape {tuple(tensor.shape)}."
+                )
+        condition = tuple(tensor.unsqueeze(0) for tensor in condition)
+    one = replace(problem.wrapped(wrap), condition=condition, coupled=False)
+    return one, start.reshape(1, -1), unpack
 
 
 def _keep_autocast(problem: P, device: str) -> P:
@@ -68,12 +151,12 @@ def _keep_autocast(problem: P, device: str) -> P:
     if not torch.is_autocast_enabled(device):
         return problem
     dtype = torch.get_autocast_dtype(device)
-    function = problem.map if isinstance(problem, Equilibrium) else problem.field
 
-    def cast_map(*args: Tensor) -> Tensor:
-        with torch.autocast(device, dtype):
-            return function(*args)
+    def wrap(function: Map) -> Map:
+        def cast_map(*args: Tensor) -> Tensor:
+            with torch.autocast(device, dtype):
+                return function(*args)
 
-    if isinstance(problem, Equilibrium):
-        return replace(problem, map=cast_map)
-    return replace(problem, field=cast_map)
+        return cast_map
+
+    return problem.wrapped(wrap)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,13 +22,18 @@ def _rows(condition: tuple[Tensor, ...] | None, index: Tensor) -> tuple[Tensor, 
     return tuple(tensor.index_select(0, index) for tensor in condition)
 
 
-def _checked(out: Tensor, z: Tensor, name: str) -> Tensor:
-    if out.shape != z.shape:
+def checked(out: Tensor, z: Tensor, name: str) -> Tensor:
+    """Return what a map made of a state, in the state's dtype, or raise if it is no such state."""
+    if not isinstance(out, Tensor) or out.shape != z.shape or out.device != z.device:
         raise ValueError(
-            f"The {name} must return the shape of its state; "
-            f"got {tuple(out.shape)} for a state of shape {tuple(z.shape)}."
+            f"The {name} must return the shape of its state, on its device; got "
+            f"{_described(out)} for a state of shape {tuple(z.shape)} on {z.device}."
         )
-    return out if out.dtype == z.dtype else out.to(z.dtype)  # autocast returns half precision
+    if out.dtype == z.dtype:
+        return out
+    if not out.is_floating_point():
+        raise ValueError(f"The {name} must return real numbers; got {_described(out)}.")
+    return out.to(z.dtype)  # autocast returns half precision
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,31 @@ class Equilibrium:
         condition: tensors (B, ...) that f receives beside z. Solvers select their rows when they
             go on with the unfinished samples only. With `None` the map is f(z), closes over
             whatever it needs, and always runs on the full batch.
+        coupled: the rows are one system, as the nodes of a graph are or samples that share the
+            statistics of their batch: one norm, one status and one count for all of them, and
+            none is ever dropped. Row i of the map may then depend on every row.
+        rowwise: a promise that row i depends on row i alone and that the map draws no random
+            numbers. Without it, answers that were found while other rows had stopped are checked
+            by one more evaluation on the full batch (`Solution.checks`).
+
+    Attributes:
+        leads: how many arguments of the map come before the state.
     """
+
+    leads: ClassVar[int] = 0
 
     map: Map
     condition: tuple[Tensor, ...] | None = None
+    coupled: bool = field(default=False, kw_only=True)
+    rowwise: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.coupled and self.rowwise:
+            raise ValueError("coupled rows depend on each other and rowwise ones do not; say one.")
 
     def __call__(self, z: Tensor) -> Tensor:
         """Evaluate f(z, *condition), in z's dtype."""
-        return _checked(self.map(z, *(self.condition or ())), z, "map")
+        return checked(self.map(z, *(self.condition or ())), z, "map")
 
     def residual(self, z: Tensor) -> Tensor:
         """Evaluate f(z) - z."""
@@ -61,6 +85,15 @@ class Equilibrium:
         counter = Counter(self.map)
         return replace(self, map=counter), counter
 
+    @property
+    def function(self) -> Map:
+        """The map."""
+        return self.map
+
+    def wrapped(self, wrap: Callable[[Map], Map]) -> Equilibrium:
+        """Return the problem with its map, and what else the user wrote, put through `wrap`."""
+        return replace(self, map=wrap(self.map))
+
 
 @dataclass(frozen=True)
 class InitialValue:
@@ -71,12 +104,16 @@ class InitialValue:
         t0: start of the time interval.
         t1: its end; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
+        coupled: the rows are one system, as in `Equilibrium`.
     """
+
+    leads: ClassVar[int] = 1
 
     field: Map
     t0: float = 0.0
     t1: float = 1.0
     condition: tuple[Tensor, ...] | None = None
+    coupled: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.t0 == self.t1:
@@ -84,7 +121,7 @@ class InitialValue:
 
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Evaluate f(t, z, *condition), in z's dtype."""
-        return _checked(self.field(t, z, *(self.condition or ())), z, "field")
+        return checked(self.field(t, z, *(self.condition or ())), z, "field")
 
     def rows(self, index: Tensor) -> InitialValue:
         """Return the problem of the samples `index` (int64) alone."""
@@ -94,6 +131,15 @@ class InitialValue:
         """Return the same problem with a field that counts its calls, and the counter."""
         counter = Counter(self.field)
         return replace(self, field=counter), counter
+
+    @property
+    def function(self) -> Map:
+        """The field."""
+        return self.field
+
+    def wrapped(self, wrap: Callable[[Map], Map]) -> InitialValue:
+        """Return the problem with its field put through `wrap`."""
+        return replace(self, field=wrap(self.field))
 
 
 class Counter:
@@ -111,7 +157,7 @@ class Counter:
 def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
     """Raise ValueError unless z0 is a floating (B, ...) state that fits the condition."""
     if not isinstance(z0, Tensor) or not torch.is_floating_point(z0):
-        raise ValueError(f"z0 must be a floating-point tensor; got {_describe(z0)}.")
+        raise ValueError(f"z0 must be a floating-point tensor; got {_described(z0)}.")
     if z0.dtype.itemsize < 4:
         raise ValueError(
             f"z0 must be in single or double precision; got {z0.dtype}. For half precision keep "
@@ -130,5 +176,7 @@ def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
             )
 
 
-def _describe(z0: object) -> str:
-    return f"a tensor of {z0.dtype}" if isinstance(z0, Tensor) else type(z0).__name__
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"a tensor of {value.dtype}, {tuple(value.shape)}, on {value.device}"

@@ -55,6 +55,8 @@ class MonotoneInclusion(Equilibrium):
             raise TypeError("MonotoneInclusion needs linear=, the map z -> W z.")
         if self.condition is None or len(self.condition) != 1:
             raise ValueError("MonotoneInclusion needs condition=(x,), one tensor (B, ...).")
+        if self.coupled:
+            raise ValueError("W of a MonotoneInclusion acts on each row by itself; leave coupled.")
         if self.map is _derived:
             linear, prox = self.linear, self.prox
             object.__setattr__(self, "map", lambda z, x: prox(linear(z) + x))
@@ -72,6 +74,10 @@ class MonotoneInclusion(Equilibrium):
     def rows(self, index: Tensor) -> MonotoneInclusion:
         """Return the problem of the samples `index` (int64) alone."""
         return replace(self, condition=(self.x.index_select(0, index),))
+
+    def wrapped(self, wrap: Callable[[Map], Map]) -> MonotoneInclusion:
+        """Return the problem with its maps put through `wrap`."""
+        return replace(self, map=wrap(self.map), linear=wrap(self.linear))
 
     def counted(self) -> tuple[MonotoneInclusion, Counter]:
         """Return the same problem with maps that count their calls, and the counter.

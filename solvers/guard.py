@@ -1,0 +1,58 @@
+"""Maps that write: into what they are given, or over what they returned before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .problem import Map
+
+
+class Guard:
+    """Call a map such that nothing it writes reaches a caller's tensor or a solver's.
+
+    The first call is on copies, and shows whether the map writes into its arguments
+    (`z.mul_(.5)`, `nn.ReLU(inplace=True)`); if so every call is. The second shows whether it
+    returns the same memory each time (`out=buffer`); if so each result is copied. A map that
+    does neither costs one copy of its arguments a solve. Writes are seen by torch's version
+    counters, which writes to `z.data` and through NumPy pass by.
+
+    Raises:
+        RuntimeError: the map begins to write after a first call in which it did not.
+    """
+
+    def __init__(self, function: Map) -> None:
+        self.function = function
+        self.writes: bool | None = None  # None before the first call
+        self.reuses: bool | None = None  # None before the second
+        self.first: Any = None  # what the first call returned, until the second
+
+    def __call__(self, *args: Tensor) -> Any:
+        given = args if self.writes is False else tuple(arg.clone() for arg in args)
+        before = [arg._version for arg in given]
+        out = self.function(*given)
+        if self.writes is not True:
+            wrote = any(arg._version != old for arg, old in zip(given, before, strict=True))
+            if self.writes is None:
+                self.writes = wrote
+            elif wrote:
+                raise RuntimeError(
+                    "The map wrote into its argument, which it did not in its first call, so the "
+                    "state is lost. Write z * a in the place of z.mul_(a), and "
+                    "ReLU() in the place of ReLU(inplace=True)."
+                )
+        return self._kept(out)
+
+    def _kept(self, out: Any) -> Any:
+        """Return the map's result, in memory that it will not write to again."""
+        if self.reuses is False or not isinstance(out, Tensor):
+            return out
+        if self.reuses is None:
+            if self.first is None:
+                self.first = out, out._version
+                return out.clone()
+            first, version = self.first
+            self.reuses = first._version != version or first.data_ptr() == out.data_ptr()
+            self.first = None
+        return out.clone() if self.reuses else out
