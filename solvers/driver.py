@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .norms import expand
 from .packing import pack
-from .problem import Counter, InitialValue, check_start
+from .problem import Counter, Equilibrium, InitialValue, check_start
 from .solution import Solution, SolveError, Trajectory, V
 from .solver import P, Solver, State
 from .status import Status
+from .verify import verified
 
 
 def solve(
@@ -66,6 +67,8 @@ def run(
     counted, counter = problem.counted()
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
         found = _loop(counted, counter, solver.recorded() if record else solver, z, record)
+        if isinstance(problem, Equilibrium):
+            found = verified(problem, solver, found)
     return unpack(found)
 
 
@@ -120,7 +123,11 @@ def _loop(
             if may_compact and running <= share * len(results.running):
                 index = results.compact(state.z)
                 problem, state = problem.rows(index), state.rows(index)
-        state = solver.step(problem, state)
+        try:
+            state = solver.step(problem, state)
+        except (ValueError, RuntimeError) as error:
+            results.explain(error)
+            raise
         step += 1
     found = results.solution(evals, trace)
     if poisoned:  # by any row that the steps were taken for, finished or not
@@ -183,6 +190,17 @@ class _Results:
         self.index = self.index[keep]
         self.running = self.running[keep]
         return torch.from_numpy(keep).to(like.device)
+
+    def explain(self, error: Exception) -> None:
+        """Say which rows the map was given, if it raised an error on a part of the batch."""
+        rows, batch = len(self.index), len(self.status)
+        known = isinstance(error, SolveError | torch.OutOfMemoryError)
+        if rows < batch and not known:
+            raise RuntimeError(
+                f"The map failed on {rows} of the {batch} rows, once the others had finished "
+                f"({type(error).__name__}: {error}). It must take any number of rows; say "
+                "coupled=True if the rows are one system."
+            ) from error
 
     def frozen(self, state: State) -> tuple[Tensor, ...]:
         """Return z, residual and time, with each finished sample where it finished."""

@@ -42,6 +42,8 @@ class Solution(Generic[V]):
         residual: ||f(z) - z|| / ||f(z)|| at `value`, (B,); for an initial value problem 0 where
             the integration reached t1. inf where NONFINITE.
         trajectory: the iterates, where they were asked for.
+        checks: evaluations on the full batch that held the answers to their claim once all rows
+            had stopped; not in `evals`.
     """
 
     value: V
@@ -50,6 +52,7 @@ class Solution(Generic[V]):
     evals: Tensor
     residual: Tensor
     trajectory: Trajectory[V] | None = None
+    checks: int = 0
 
     @property
     def converged(self) -> Tensor:

@@ -18,6 +18,8 @@ class Status(IntEnum):
     STEP_TOO_SMALL = 4
     LOST_PATH = 5
     RANK_LOSS = 6
+    MIXED_ROWS = 7
+    RANDOM_MAP = 8
 
     @property
     def advice(self) -> str:
@@ -34,6 +36,11 @@ _ADVICE = {
     Status.STEP_TOO_SMALL: "needed a step below the smallest allowed (a fold or a stiff field: "
     "loosen the tolerance, or use a solver that passes folds)",
     Status.LOST_PATH: "lost the homotopy path (try another anchor or homotopy, or a smaller step)",
+    Status.MIXED_ROWS: "solved a part of the batch but not the whole, as the map's rows depend on "
+    "each other (attention over dimension 0 of an input that is not batch-first, BatchNorm in "
+    "training: put the batch first, call eval(), or say coupled=True if the rows are one system)",
+    Status.RANDOM_MAP: "have no fixed point, as the map changes from call to call (dropout drawn "
+    "inside the loop: draw the mask once per solve, in the cell's `condition`)",
     Status.RANK_LOSS: "met a singular Jacobian (perturb the anchor or the condition)",
 }
 

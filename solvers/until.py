@@ -44,6 +44,9 @@ class Until(Solver[Equilibrium, UntilState]):
         solver: how to iterate; its tolerance and max_steps bound the tries.
         decision: maps the problem and the state, rows of the same samples, to bool (B,). It may
             look at `state.z` and `state.fz`, and must judge each row by itself.
+
+    Raises:
+        ValueError: the problem has more than one row and does not promise `rowwise`.
     """
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
@@ -67,6 +70,11 @@ class Until(Solver[Equilibrium, UntilState]):
         return self.solver.compacts_below
 
     def init(self, problem: Equilibrium, z0: Tensor) -> UntilState:
+        if not problem.rowwise and z0.shape[0] > 1:
+            raise ValueError(
+                "Until ends samples by a decision that cannot be checked on the full batch: it "
+                "needs a map whose rows are independent, Equilibrium(..., rowwise=True)."
+            )
         return self._judge(problem, self.solver.init(problem, z0))
 
     def step(self, problem: Equilibrium, state: UntilState) -> UntilState:

@@ -10,6 +10,10 @@ condition. It is called once per solve, so what depends on the parameters alone 
 once (gradients reach them through it), and the problem can offer the structure that some solvers
 need: `ContractiveCell` and `MonotoneCell` return a `MonotoneInclusion`. Without it the equation is
 z = cell(z, *condition).
+
+A class attribute `rowwise = True` promises that row i of the output depends on row i of the inputs
+alone and that `forward` draws no random numbers: a solve is then spared the evaluation that checks
+it (`Solution.checks`).
 """
 
 from .bounds import Bounds, error_bound

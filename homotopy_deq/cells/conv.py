@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +29,8 @@ class ConvCell(nn.Module):
         S. Ding, T. Cui, J. Wang, Y. Shi (2023), Two sides of the same coin: bridging deep
         equilibrium models and neural ODEs via homotopy continuation.
     """
+
+    rowwise: ClassVar[bool] = True
 
     def __init__(
         self, channels: int, *, groups: int = 32, dropout: float = 0.0, gain: float = 1.0

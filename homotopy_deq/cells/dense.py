@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ class DenseCell(nn.Module):
         hidden: size n of z, (B, hidden).
         gain: initial spectral radius of W.
     """
+
+    rowwise: ClassVar[bool] = True
 
     def __init__(self, inputs: int, hidden: int, *, gain: float = 0.4) -> None:
         super().__init__()

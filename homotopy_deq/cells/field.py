@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +30,8 @@ class ConvField(nn.Module):
         R. T. Q. Chen et al. (2018), Neural ordinary differential equations.
         E. Dupont, A. Doucet, Y. W. Teh (2019), Augmented neural ODEs.
     """
+
+    rowwise: ClassVar[bool] = True
 
     def __init__(
         self, channels: int, *, augment: int = 0, groups: int = 32, dropout: float = 0.0

@@ -94,6 +94,7 @@ class InclusionCell(nn.Module):
                 )
         weight = self.weight()
         return MonotoneInclusion(
+            rowwise=True,
             condition=condition,
             linear=_matrix(weight) if self.dense else _convolution(weight),
             resolvent=lambda alpha: self._resolvent(weight, alpha),

@@ -24,7 +24,7 @@ def slopes(*values: float, batch_seen: list[int] | None = None) -> Equilibrium:
             batch_seen.append(z.shape[0])
         return slope * z + 1
 
-    return Equilibrium(f, (torch.tensor(values, dtype=DOUBLE)[:, None],))
+    return Equilibrium(f, (torch.tensor(values, dtype=DOUBLE)[:, None],), rowwise=True)
 
 
 def test_only_failed_samples_are_handed_on_and_steps_say_who_solved_them() -> None:
@@ -60,7 +60,8 @@ def test_failed_iterate_is_left_for_the_start_and_a_near_miss_is_kept() -> None:
     slope = torch.tensor([[3.0], [0.9]], dtype=DOUBLE)
     start = torch.full((2, 1), 0.25, dtype=DOUBLE)
     # After 70 steps of slope 0.9 the residual is 6e-5: within 10 times the tolerance 1e-5.
-    solve(Equilibrium(f, (slope,)), Then(Picard(rtol=1e-5, max_steps=70), Picard(rtol=1e-5)), start)
+    ladder = Then(Picard(rtol=1e-5, max_steps=70), Picard(rtol=1e-5))
+    solve(Equilibrium(f, (slope,), rowwise=True), ladder, start)
     second = starts[71]
     assert second[0] == 0.25
     assert abs(float(second[1]) - 10) < 0.1
