@@ -137,6 +137,42 @@ def test_resume_takes_the_settings_from_the_run(run: Path) -> None:
     assert "--overwrite" in refused("train", "--out", run)
 
 
+def test_resume_with_more_epochs_says_what_the_learning_rate_does(tmp_path: Path) -> None:
+    done("train", "--out", tmp_path, "--limit", 100, "--hidden", 4, "--epochs", 1, "--cpu")
+    told = done("train", "--out", tmp_path, "--resume", "--epochs", 2, "--cpu")
+    assert "starts again at 0.003" in told and "not that of one run of 2 epochs" in told
+    assert "epoch 2 of 2 done" in done("info", tmp_path)
+    assert "--epochs: the run has 2" in refused(
+        "train", "--out", tmp_path, "--resume", "--epochs", 1
+    )
+
+
+def test_a_run_remembers_where_its_images_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    for part in ("train", "test"):
+        for name in "ab":
+            (images / part / name).mkdir(parents=True)
+            for k in range(10):
+                noise = torch.randint(256, (8, 8), dtype=torch.uint8)
+                Image.fromarray(noise.numpy()).save(images / part / name / f"{k}.png")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset", "imagefolder", "--hidden", 4, "--head", 8, "--epochs", 1, "--cpu"]
+    done("train", "--out", "run", "--data", "images", "--batch", 4, *flags)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run, found = tmp_path / "run", tmp_path / "found.json"
+    assert "read from" in done("info", run)
+    done("evaluate", run, "--cpu", "--json", found)
+    assert json.loads(found.read_text())["data"]["test images"] == 20
+    done("plot", run, "--kind", "paths", "--samples", 2, "--solver", "rk4")
+    moved = images.rename(tmp_path / "moved")
+    assert "no image folder in data" in refused("evaluate", run)
+    done("train", "--resume", "--out", run, "--data", moved, "--epochs", 2)
+    done("evaluate", run, "--cpu")
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -15,6 +15,8 @@ from rich.progress import Progress
 
 from ..data import loader, stratified_order
 from ..training import Evaluation, Objective, accelerator_for, evaluate, load_checkpoint
+from ..training.checkpoint import replace_file
+from ..training.folder import require_writable
 from . import options
 from .report import console, evaluation_table, failing, warn
 from .spec import find_checkpoint, rebuild, spec_of
@@ -54,8 +56,8 @@ def command(
         "horizon": horizon,
     }
     passes = {name: spec.path_by(name, **given).put(model) for name in solver or [spec.solver]}
-    if output is not None and not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json {output}: there is no folder {output.parent}.")
+    if output is not None:
+        require_writable(output.parent)
     if threads is not None:
         torch.set_num_threads(threads)
     if not checkpoint.meta["best"]:
@@ -93,4 +95,4 @@ def command(
                 for name, figures in found.items()
             },
         }
-        output.write_text(json.dumps(body, indent=2) + "\n")
+        replace_file(output, (json.dumps(body, indent=2) + "\n").encode())

@@ -76,6 +76,8 @@ def _checkpoint(checkpoint: Checkpoint) -> None:
     images = meta["about"]["images"]
     state.add_row("data", f"{images['name']}: {images['train']:,} train, {images['test']:,} test")
     state.add_row("source", images["source"])
+    if meta.get("root") is not None:
+        state.add_row("read from", meta["root"])
     state.add_row(
         "progress",
         f"epoch {place['epoch']} of {place['epochs']} done"

@@ -12,7 +12,11 @@ RunArgument = Annotated[
 ]
 Data = Annotated[
     Optional[Path],  # noqa: UP045  (typer reads it under Python 3.10 too)
-    typer.Option(metavar="DIR", help="Folder to look for the images in. Default: ./data."),
+    typer.Option(
+        metavar="DIR",
+        help="Folder (or zip file) to look for the images in. Default: where the run found "
+        "them, else ./data.",
+    ),
 ]
 Limit = Annotated[
     Optional[int],  # noqa: UP045

@@ -10,6 +10,7 @@ import typer
 from .. import plotting
 from ..data import stratified_order
 from ..training import load_checkpoint
+from ..training.folder import require_writable
 from . import options
 from .names import pick
 from .paths import branches, trajectory
@@ -51,6 +52,7 @@ def command(
     chosen_passes = solver or (EQUILIBRIUM if rests else FLOW)
     passes = {name: spec.path_by(name).put(model) for name in chosen_passes}
     folder = out or file.parent / "plots"
+    require_writable(folder)
     if "residuals" in kinds and not rests:
         kinds.remove("residuals")
         console.print("No residuals: this model's flow has no equilibrium.", highlight=False)

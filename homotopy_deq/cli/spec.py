@@ -33,7 +33,8 @@ CONSISTENCY_SAMPLES = 2  # Jeong & Shin 2020, section 4
 class Spec:
     """The choices behind a run, as numbers and names: what `train` takes, and a checkpoint keeps.
 
-    `None` stands for the default of the model, the solver or the data set's reader.
+    `None` stands for the default of the model, the solver or the data set's reader. `root`, where
+    the run read its images, decides nothing and may be another when it is resumed.
     """
 
     model: str
@@ -77,6 +78,11 @@ class Spec:
     contraction: float | None = None
     monotonicity: float | None = None
     kernel: int | None = None
+    root: str | None = None
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of this, and a resumed run must repeat."""
+        return {name: value for name, value in asdict(self).items() if name != "root"}
 
     @property
     def path(self) -> names.Path:
@@ -140,7 +146,9 @@ class Spec:
         return None
 
     def data(self, root: Path | None, *, download: bool = False) -> ImageData:
-        """Load the images."""
+        """Load the images: from `root`, else from where the run read them, if that is there."""
+        if root is None and self.root is not None and Path(self.root).exists():
+            root = Path(self.root)
         return load(
             self.dataset,
             root,
@@ -254,7 +262,7 @@ def spec_of(checkpoint: Checkpoint) -> Spec:
     check_header(checkpoint)
     about = checkpoint.meta["about"]
     try:
-        spec = Spec(**about["spec"])
+        spec = Spec(**{**about["spec"], "root": checkpoint.meta.get("root")})
     except (KeyError, TypeError) as error:
         raise checkpoint.fault(
             f"it was not written by this version's homotopy-deq train ({error})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def command(
             soft_wrap=True,
         )
     about = {
-        "spec": asdict(spec),
+        "spec": spec.about(),
         "model": {"name": spec.model, "config": network.config},
         "classes": list(images.classes),
     }
@@ -125,6 +125,16 @@ def _resumed(folder: Path, given: dict[str, Any]) -> Spec:
     checkpoint = load_checkpoint(find_checkpoint(folder))
     spec = spec_of(checkpoint)
     rebuild(checkpoint)  # raises CheckpointError before anything else is read
+    epochs = given["epochs"] or 0
+    if epochs > spec.epochs:
+        console.print(
+            f"{folder} was to end after {spec.epochs} epochs and goes on to {epochs}: the learning "
+            f"rate starts again at {spec.lr:g} and falls to {spec.final_lr:g} at the new end. The "
+            f"result is not that of one run of {epochs} epochs.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        spec = replace(spec, epochs=epochs)
     opposed = conflicts(spec, given)
     if opposed:
         raise ValueError(

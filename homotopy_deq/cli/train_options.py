@@ -193,7 +193,8 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on with the run in --out, to the same bits as if it had never stopped.",
+        help="Go on with the run in --out, to the same bits as if it had never stopped; with more "
+        "--epochs than it had, on to the new end, with learning rates that start again.",
         rich_help_panel=RUN,
     ),
 ]

@@ -44,6 +44,11 @@ class DataSet:
     places: Callable[[Path], list[Place]]
     kind: str | None = None
 
+    @property
+    def stored(self) -> bool:
+        """Whether it lies in a folder of the user's, not in a package."""
+        return self.kind is not None or self.shape is None
+
 
 def _idx(name: str, kind: str, classes: tuple[str, ...]) -> Callable[[Path], list[Place]]:
     def places(root: Path) -> list[Place]:
@@ -172,6 +177,7 @@ def load(
         test.labels[test_index],
         found.classes,
         source,
+        root.absolute() if data_set.stored else None,
     )
 
 

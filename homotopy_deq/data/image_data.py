@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class ImageData:
         test_labels: int64, shape (M,).
         classes: the classes' names.
         source: where the images came from and how they were stored, to stand beside a result.
+        root: the folder or file that they were read from; None where there is none.
     """
 
     name: str
@@ -30,6 +32,7 @@ class ImageData:
     test_labels: Tensor
     classes: tuple[str, ...]
     source: str = ""
+    root: Path | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from .folder import writing
+
 FORMAT = 2
 UNHASHED = 1  # the format before checksums, which is still read
 _KEY = "homotopy-deq"  # of the JSON text in the safetensors header; the format of both is public
@@ -147,19 +149,28 @@ def _digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file new contents in one step, and return once they are on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a file new contents in one step, and return once they are on the disk.
+
+    Raises:
+        OSError: that failed; names the file, which is as it was, and leaves nothing beside it.
+    """
     temporary = path.with_name(path.name + ".tmp")  # one name, so a killed run leaves one at most
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], at: str = "") -> list[str]:

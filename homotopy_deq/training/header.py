@@ -24,19 +24,27 @@ HEADER: Mapping[str, Any] = {
 TESTED = {"samples": int, "residual_median": Number, **FIGURES}
 FINISHED: Mapping[str, Any] = {"best": {"epoch": int, **FIGURES}, "test": TESTED}
 """These are null until there are any."""
+LATER: Mapping[str, Any] = {"since": int, "root": str | None}
+"""These came later: older runs lack them."""
 
 
 def check_header(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError unless the checkpoint has the header of a run."""
     meta = checkpoint.meta
     found = {name: kind for name, kind in FINISHED.items() if meta.get(name, 0) is not None}
+    found |= {name: kind for name, kind in LATER.items() if name in meta}
     wrong = misfit({**HEADER, **found}, meta)
     if wrong is not None:
         raise checkpoint.fault(wrong)
     place = meta["place"]
-    for part, whole in (("epoch", "epochs"), ("batch", "batches")):
-        if not 0 <= place[part] <= place[whole]:
-            raise checkpoint.fault(f"it stands at {part} {place[part]} of {place[whole]}")
+    steps = place["epoch"] * place["batches"] + place["batch"]
+    for what, done, of in (
+        ("epoch", place["epoch"], place["epochs"]),
+        ("batch", place["batch"], place["batches"]),
+        ("since", meta.get("since", 0), steps),
+    ):
+        if not 0 <= done <= of:
+            raise checkpoint.fault(f"it stands at {what} {done} of {of}")
 
 
 def misfit(kind: Any, value: Any, at: str = "") -> str | None:

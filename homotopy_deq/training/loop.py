@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..models import ImageModel
 from .backward import FailedBackward
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
+from .folder import locked, require_room, require_writable
 from .interrupt import Interrupt, Interrupted
 from .observers import MetricsFile, Observer, TensorBoard
 from .run import Run, accelerator_for
@@ -46,7 +48,7 @@ class Outcome:
 
 
 def check_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Raise FileExistsError or FileNotFoundError unless a run can begin, or go on, in a folder."""
+    """Raise OSError unless a run can begin, or go on, in a folder."""
     there = (folder / CHECKPOINT).exists()
     if resume and overwrite:
         raise ValueError("resume goes on with a run and overwrite discards it: give one of them.")
@@ -59,6 +61,7 @@ def check_folder(folder: Path, *, resume: bool = False, overwrite: bool = False)
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a run needs a folder.")
+    require_writable(folder)
 
 
 def train(
@@ -77,7 +80,9 @@ def train(
 
     The folder receives `checkpoint.safetensors` (after each epoch, and every `save_every` seconds),
     `metrics.jsonl` and `tensorboard/`. The test images choose nothing: they are looked at once,
-    at the end.
+    at the end. Where `resume` finds a run of fewer epochs than `config` says, it is trained on:
+    the learning rates start again and fall to the new end, so that the result is not that of one
+    run of so many epochs.
 
     Arguments:
         model: the classifier, trained in place.
@@ -91,7 +96,9 @@ def train(
         accelerator: devices and processes; by default those that accelerate finds.
 
     Raises:
-        FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is given.
+        FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is given; or
+            another process is writing to it.
+        OSError: the folder cannot be written to, or the disk has no room for the run.
         FileNotFoundError: there is nothing to resume.
         CheckpointError: the checkpoint belongs to a run with other settings; says which.
         Diverged: the loss is not finite any more.
@@ -101,14 +108,27 @@ def train(
     accelerator = accelerator or accelerator_for(config)
     default = {"model": {"name": type(model).__name__, "config": model.config}}
     run = Run(model, data, config, accelerator, about or default)
-    main = accelerator.is_main_process
     path = folder / CHECKPOINT
+    with locked(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:  # once more, as another run may have been there meanwhile
+            check_folder(folder, resume=resume, overwrite=overwrite)
+        _run(run, path, resume, observers)
+    model.load_state_dict(run.best_weights)
+    model.eval()
+    assert run.best is not None and run.test is not None
+    return Outcome(path, run.best, run.test, run.history, run.noisy_test)
+
+
+def _run(run: Run, path: Path, resume: bool, observers: Sequence[Observer]) -> None:
+    folder, main = path.parent, run.accelerator.is_main_process
+    if main:
+        require_room(folder, run.size)
     if resume:
         run.restore(load_checkpoint(path))
     elif main:
         _clear(folder)
         save_checkpoint(path, run.checkpoint())  # from now on there is something to resume
-    accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone()
     files: list[Observer] = [MetricsFile(folder / METRICS), TensorBoard(folder / TENSORBOARD)]
     watching = [*files, *observers] if main else []
     for observer in watching:
@@ -122,10 +142,6 @@ def train(
     finally:
         for observer in watching:
             observer.end()
-    model.load_state_dict(run.best_weights)
-    model.eval()
-    assert run.best is not None and run.test is not None
-    return Outcome(path, run.best, run.test, run.history, run.noisy_test)
 
 
 def _epochs(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .checkpoint import replace_file
+from .folder import writing
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class MetricsFile:
 
     def epoch(self, place: Place, record: Record) -> None:
         now = time.monotonic()
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({**record, "seconds": round(now - self._since, 3)}) + "\n")
         self._since = now
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -59,6 +59,7 @@ class Run:
         about: Mapping[str, Any],
     ) -> None:
         self.model, self.config, self.accelerator = model, config, accelerator
+        self.root = data.root
         settings = {k: v for k, v in asdict(config).items() if k != "save_every"}
         self.about = {
             **about,
@@ -107,6 +108,7 @@ class Run:
                 f"{accelerator.num_processes} processes: lower --batch."
             )
         self.place = Place(0, 0, len(self.train_batches), config.epochs)
+        self.since = 0  # the step at which the rates began to fall
         self.tally = Tally()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -117,11 +119,18 @@ class Run:
     @property
     def rate(self) -> float:
         """Adam's learning rate at the next step."""
-        return cosine(self.place.step, self._steps, self.config.lr, self.config.final_lr)
+        return self._fallen(self.config.lr, self.config.final_lr)
+
+    def _fallen(self, first: float, last: float) -> float:
+        end = self.place.epochs * self.place.batches
+        return cosine(self.place.step - self.since, end - self.since, first, last)
 
     @property
-    def _steps(self) -> int:
-        return self.place.epochs * self.place.batches
+    def size(self) -> int:
+        """Bytes that the run needs on the disk: an old and a new checkpoint, at their largest."""
+        moments = list(self.model.parameters())  # Adam keeps two numbers for each
+        largest = 2 * [*self.model.state_dict().values(), *moments]  # weights: the last, the best
+        return 2 * int(sum(t.numel() * t.element_size() for t in largest))
 
     def batches(self) -> Any:
         """Iterate over what is left of the epoch."""
@@ -163,7 +172,7 @@ class Run:
         set_rate(self.task, self.rate)
         if start is not None:
             start.zero_grad()
-            set_rate(start, cosine(place.step, self._steps, config.start_lr, 0.0))
+            set_rate(start, self._fallen(config.start_lr, 0.0))
         self.accelerator.backward(result.loss)
         self.task.step()
         if start is not None:
@@ -219,6 +228,8 @@ class Run:
             "about": self.about,
             "rng": {"seed": self.config.seed, "drawn_from": "(seed, epoch, batch, process)"},
             "place": asdict(self.place),
+            "since": self.since,
+            "root": None if self.root is None else str(self.root),
             "tally": asdict(self.tally),
             "history": self.history,
             "best": self.best,
@@ -229,7 +240,9 @@ class Run:
         return Checkpoint(tensors, meta)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from what `checkpoint` wrote.
+        """Go on from what `checkpoint` wrote; to a later end, if `config` has more epochs.
+
+        The learning rates then start again, and fall to the new end.
 
         Raises:
             CheckpointError: it belongs to a run with other settings, other images or another
@@ -237,7 +250,11 @@ class Run:
         """
         check_header(checkpoint)
         meta = checkpoint.meta
-        differ = differences({"processes": 1, **meta["about"]}, self.about)
+        planned, asked = meta["place"]["epochs"], self.config.epochs
+        before = _planned(meta["about"], max(planned, asked))
+        # The checksums know the images, wherever they lie now.
+        before["images"] = {**before["images"], "source": self.about["images"]["source"]}
+        differ = differences({"processes": 1, **before}, self.about)
         if differ:
             raise CheckpointError(
                 "The checkpoint belongs to another run:\n  " + "\n  ".join(differ)
@@ -256,6 +273,16 @@ class Run:
         self.tally = Tally(**{f.name: meta["tally"][f.name] for f in fields(Tally)})
         self.history, self.best, self.test = list(meta["history"]), meta["best"], meta["test"]
         self.noisy_test = meta.get("noisy_test")
+        self.since = meta.get("since", 0)
+        if asked > planned:
+            self.place = replace(self.place, epochs=asked)
+            self.since, self.test, self.noisy_test = self.place.step, None, None
+
+
+def _planned(about: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return what a run says of itself as if it had been started with so many epochs."""
+    parts = {part: about[part] for part in ("training", "spec") if part in about}
+    return {**about, **{name: {**part, "epochs": epochs} for name, part in parts.items()}}
 
 
 def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:

@@ -46,7 +46,13 @@ def model(images: ImageData, kind: type[ImageModel] = HomoODE, **settings: Any) 
     return kind(images.shape, images.num_classes, **{**sizes, **quick, **settings})
 
 
-def run(folder: Path, *observers: Observer, resume: bool = False, **changes: Any) -> Outcome:
+def run(
+    folder: Path,
+    *observers: Observer,
+    resume: bool = False,
+    overwrite: bool = False,
+    **changes: Any,
+) -> Outcome:
     images = data()
     settings = {k: v for k, v in changes.items() if hasattr(CONFIG, k)}
     return train(
@@ -56,6 +62,7 @@ def run(folder: Path, *observers: Observer, resume: bool = False, **changes: Any
         folder,
         observers=observers,
         resume=resume,
+        overwrite=overwrite,
     )
 
 
