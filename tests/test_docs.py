@@ -1,0 +1,164 @@
+"""What the pages say can be copied: their code runs, their commands are valid, their links lead on.
+
+Every ```python block of a page is executed, in order and in one namespace, in an empty folder, with
+warnings as errors; every line of a ```sh block is parsed. A block that cannot run says why in a
+comment above it, `<!-- not run: why -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from homotopy_deq import Equilibrium, solve
+from homotopy_deq.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PACKAGE = {"CONTRIBUTING.md": "solvers"}  # whose block is a file of that package
+FENCE = re.compile(
+    r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
+    """Yield the line at which each block of a language begins, and its code."""
+    text = page.read_text()
+    for found in FENCE.finditer(text):
+        if found["language"] == language and not found["why"]:
+            yield text.count("\n", 0, found.start("code")) + 1, found["code"]
+
+
+def having(language: str) -> list[Path]:
+    return [page for page in PAGES if any(blocks(page, language))]
+
+
+def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Execute a page's python blocks in a folder, warnings as errors, and return their names."""
+    monkeypatch.chdir(folder)
+    if "runs/demo" in page.read_text():  # what `make demo` leaves, trained less
+        small = "train --out runs/demo --limit 300 --epochs 2 --cpu"
+        assert CliRunner().invoke(app, small.split()).exit_code == 0
+    torch.manual_seed(0)
+    package = PACKAGE.get(page.name, "")
+    module = types.ModuleType(f"{package}.of_a_page".strip("."))
+    module.__package__ = package
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for line, code in blocks(page, "python"):  # blank lines: tracebacks name the page's line
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), module.__dict__)
+    return vars(module)
+
+
+@pytest.mark.parametrize("page", having("python"), ids=named)
+def test_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(page, tmp_path, monkeypatch)
+
+
+def test_solver_of_the_contributors_page_solves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = run(ROOT / "CONTRIBUTING.md", tmp_path, monkeypatch)["Momentum"](rtol=1e-9)
+    solution = solve(Equilibrium(torch.cos), solver, torch.zeros(2, 3, dtype=torch.float64))
+    # cos(z) = z; with a slope of -0.67 there, a relative residual of 1e-9 is an error below 1e-9
+    assert torch.allclose(
+        solution.check().value, torch.tensor(0.7390851332151607).double(), atol=1e-9
+    )
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each command that a page offers: the lines of its sh blocks, and what
+    stands in `backticks` and begins with the name of our program or of a script."""
+    for _, code in blocks(page, "sh"):
+        yield from (words for line in code.splitlines() if (words := shlex.split(line, True)))
+    for span in re.findall(r"`([^`]+)`", page.read_text()):
+        words = span.split()
+        if words[:1] == ["homotopy-deq"] and len(words) > 2 and words[1] != "COMMAND":
+            yield words
+        if words[:1] == ["python"] and len(words) > 1 and words[1].endswith(".py"):
+            yield words
+
+
+def check(words: list[str]) -> None:
+    """Raise if a command is none: an unknown program, subcommand, option, target or file."""
+    if words[0] == "homotopy-deq":
+        program: Any = typer.main.get_command(app)
+        context = program.context_class(program)
+        command = program.get_command(context, words[1])
+        assert command is not None, words
+        command.make_context(words[1], words[2:], context)  # parses, and runs nothing
+    elif words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), words
+    elif words[0] in ("python", "torchrun") and words[1].endswith(".py"):
+        source = (ROOT / words[1]).read_text()
+        assert all(word.split("=")[0] in source for word in words[2:] if word.startswith("--"))
+    elif words[:3] == ["pip", "install", "-e"]:
+        assert (ROOT / words[3] / "pyproject.toml").exists()
+    else:
+        raise AssertionError(f"nothing checks {shlex.join(words)}: say how in `check`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_of_a_page_are_valid(page: Path) -> None:
+    for words in commands(page):
+        check(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_of_a_page_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_every_picture_is_on_a_page() -> None:
+    shown = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    assert [
+        each.name for each in (ROOT / "docs" / "images").iterdir() if each.name not in shown
+    ] == []
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in menu] == []
+
+
+def test_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    shown: set[str] = set()
+    for path, members in re.findall(r"^::: (\S+)(?:\n.*members: \[(.*)\])?", text, re.MULTILINE):
+        shown.add(path.rsplit(".", 1)[1] if "." in path else path)
+        if not path.rsplit(".", 1)[-1][0].isupper():
+            shown |= set(members.split(", ") if members else public(path))
+    offered = {"solvers", "solvers.homotopy", "homotopy_deq"}
+    offered |= {
+        f"homotopy_deq.{path.parent.name}" for path in (ROOT / "homotopy_deq").glob("*/__init__.py")
+    }
+    names = {name for package in offered for name in public(package)}
+    assert names - {"app", "__version__"} <= shown
+
+
+def public(path: str) -> list[str]:
+    try:
+        module = import_module(path)
+    except ModuleNotFoundError:
+        return []
+    return list(getattr(module, "__all__", []))
