@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .certificate import ABSTAIN, Certificate
+from .noise import Noise
 from .sequence import BettingSequence, Decision
 from .statistics import audited_lower, clopper_pearson, radius, required_probability
 
@@ -25,7 +26,7 @@ class Evidence:
     """The rule by which a run's claims follow from the counts of an image.
 
     Arguments:
-        sigma: the deviation of the noise, for radii.
+        sigma: the deviation of the noise that radii may be computed with.
         alpha: of a certificate.
         samples: to estimate with.
         policy: its name; "audited" has bounds of its own.
@@ -45,7 +46,8 @@ class Evidence:
         """Read the rule from what decides a run's results, see `Journal`."""
         noise = config["smoothing"]
         policy, asked = config["policy"]["name"], config.get("radius")
-        return cls(noise["sigma"], noise["alpha"], noise["n"], policy, asked, sound)
+        drawn = Noise(noise["sigma"], discrete=noise.get("discrete", False))
+        return cls(drawn.deviation, noise["alpha"], noise["n"], policy, asked, sound)
 
     def check(self, found: Certificate) -> None:
         """Raise ValueError unless the certificate is what its counts prove, no more and no less."""

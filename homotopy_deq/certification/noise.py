@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LEVELS = 255
+"""Steps of the grid of 8-bit images, 0 to 255, over [0, 1]."""
+LARGEST = 1000.0
+"""Deviation on the grid: whole numbers of steps are exact in single precision up to 2^24."""
 BLOCK = 64
 """Samples drawn by one generator; a sample's noise is a function of its block and place in it."""
 
@@ -31,25 +35,58 @@ class Noise:
     and how often a run was interrupted. It is drawn on the CPU, in single precision, by NumPy's
     counter-based Philox generator, so it is also the same on every device.
 
+    In single precision x + e is rounded, so that its last digits may tell what x was, and no
+    theorem about N(x, sigma^2 I) is about them. `discrete` noise is a whole number of steps of
+    1/255, drawn in double precision and rounded once. With an image k/255 the sum
+    (k + round(255 e)) / 255 = round(255 (x + e)) / 255 is exact: it is what the classifier
+    h(round(255 y) / 255) sees at y = x + e, and whatever h is, it is a function of y.
+
     Arguments:
         sigma: standard deviation in input units, above 0.
         seed: of the run, 0 or more.
+        discrete: draw on the grid of 8-bit images, for images on it.
 
     Raises:
-        ValueError: sigma is not above 0, or the seed is negative.
+        ValueError: sigma is not above 0 or beyond single precision, or the seed is negative.
+
+    References:
+        V. Voracek, M. Hein (2023), Sound randomized smoothing in floating-point arithmetic.
+        J. Jin, O. Ohrimenko, B. Rubinstein (2022), Getting a-round guarantees: floating-point
+        attacks on certified robustness.
     """
 
     sigma: float
     seed: int = 0
+    discrete: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.sigma > 0 and np.isfinite(self.sigma)):
-            raise ValueError(f"sigma must be above 0, in input units; got {self.sigma}.")
+        single = np.finfo(np.float32)
+        largest = LARGEST if self.discrete else float(single.max)
+        if not float(single.tiny) <= self.sigma <= largest:
+            raise ValueError(
+                f"sigma must be above 0 and at most {largest:g}, in input units; got {self.sigma}."
+            )
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more; got {self.seed}.")
 
+    @property
+    def deviation(self) -> float:
+        """The sigma that a radius may be computed with: never more than was drawn with.
+
+        Normal numbers are scaled by sigma as single precision has it, which may be the smaller.
+        """
+        return self.sigma if self.discrete else min(self.sigma, float(np.float32(self.sigma)))
+
+    def onto(self, image: Tensor, drawn: Tensor) -> Tensor:
+        """Return the noisy copies of an image, (B, C, H, W), of noise drawn here."""
+        moved = drawn.to(image)
+        return ((image * LEVELS).round() + moved) / LEVELS if self.discrete else image + moved
+
     def draw(self, image: int, phase: Phase, start: int, stop: int, shape: Sequence[int]) -> Tensor:
-        """Return the samples start..stop-1, (stop - start, *shape), on the CPU."""
+        """Return the samples start..stop-1, (stop - start, *shape), on the CPU.
+
+        Those of `discrete` noise are in steps of the grid.
+        """
         first, last = start // BLOCK, -(-stop // BLOCK)
         blocks = [self._block(image, phase, k, shape) for k in range(first, last)]
         drawn = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -84,6 +121,10 @@ class Noise:
     def _block(self, image: int, phase: Phase, block: int, shape: Sequence[int]) -> np.ndarray:
         key = np.random.SeedSequence([self.seed, image, int(phase), block])
         generator = np.random.Generator(np.random.Philox(key))
+        if self.discrete:
+            fine = generator.standard_normal((BLOCK, *shape))
+            fine *= LEVELS * self.sigma
+            return np.rint(fine, out=fine).astype(np.float32)
         drawn = generator.standard_normal((BLOCK, *shape), dtype=np.float32)
         drawn *= np.float32(self.sigma)
         return drawn
@@ -92,3 +133,8 @@ class Noise:
         """Return a generator for other random choices about an image, such as whom to audit."""
         words = [self.seed, image, int(phase), *what.encode()]
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def on_grid(images: Tensor) -> Tensor:
+    """Return images in [0, 1] rounded to the grid of 8-bit images."""
+    return (images * LEVELS).round() / LEVELS

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models import ImageModel
 from .certificate import ABSTAIN, Certificate
 from .evidence import STOPS
-from .noise import BLOCK, Noise, Phase
+from .noise import BLOCK, Noise, Phase, on_grid
 from .policies import Policy
 from .requirements import check_count
 from .sequence import BettingSequence, Decision
@@ -40,6 +40,7 @@ class Smoothing:
         batch: samples solved for at a time.
         deterministic: solve in blocks of 64 whatever the batch, so that rounding, too, is the same
             for every batch size.
+        discrete: round images and noise to the grid of 8-bit images, see `Noise`.
 
     References:
         J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), Certified adversarial robustness via
@@ -53,10 +54,11 @@ class Smoothing:
     seed: int = 0
     batch: int = 500
     deterministic: bool = False
+    discrete: bool = False
     noise: Noise = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "noise", Noise(self.sigma, self.seed))
+        object.__setattr__(self, "noise", Noise(self.sigma, self.seed, self.discrete))
         for name in ("n0", "n", "batch"):
             check_count(name, getattr(self, name))
         if not 0 < self.alpha < 1:
@@ -118,7 +120,7 @@ class Smoother:
 
         draw = self.smoothing.noise.generator(index, Phase.ESTIMATE, "audit")
         bound = self.policy.bound(labels, target, alpha, draw, redo)
-        distance = radius_of(bound.lower, self.smoothing.sigma)
+        distance = radius_of(bound.lower, self.smoothing.noise.deviation)
         return Certificate(
             index=index,
             label=label,
@@ -140,7 +142,7 @@ class Smoother:
         most likely below it, or after n samples.
         """
         self._check_anytime("decide")
-        threshold = required_probability(radius, self.smoothing.sigma)
+        threshold = required_probability(radius, self.smoothing.noise.deviation)
         work = self._begin(image, index)
         target = self._select(work)
         bets = BettingSequence(threshold, self.smoothing.alpha)
@@ -199,6 +201,11 @@ class Smoother:
                 f"image {index} should have values in [0, 1]; got "
                 f"{float(image.min()):g} to {float(image.max()):g}."
             )
+        if self.smoothing.discrete and not torch.equal(on_grid(image), image):
+            raise ValueError(
+                f"image {index} should have values k/255 for discrete noise: use 8-bit images, or "
+                "plain noise."
+            )
         session = self._session(image)
         return _Work(image, index, session, session.evaluations)
 
@@ -221,7 +228,7 @@ class Smoother:
         """Yield the labels of a phase's samples, a batch at a time."""
         ranges, shape = self.smoothing.chunks(samples, first), work.image.shape
         for noise in self.smoothing.noise.stream(work.index, phase, ranges, shape):
-            images = work.noisy(noise)
+            images = self.smoothing.noise.onto(work.image, noise)
             if phase == Phase.SELECT:
                 votes = self.policy.propose(work.session, images)
             else:
@@ -236,8 +243,9 @@ class Smoother:
         labels, evaluations = [], 0
         for start, stop in self.smoothing.chunks(len(chosen)):
             part = chosen[start:stop]
-            noise = self.smoothing.noise.pick(work.index, Phase.ESTIMATE, part, work.image.shape)
-            votes = work.session.full(work.noisy(noise))
+            noise = self.smoothing.noise
+            drawn = noise.pick(work.index, Phase.ESTIMATE, part, work.image.shape)
+            votes = work.session.full(noise.onto(work.image, drawn))
             labels.append(votes.labels)
             evaluations += votes.evaluations
         return Votes(np.concatenate(labels), evaluations)
@@ -252,11 +260,8 @@ class _Work:
     session: Session
     evaluations: int
 
-    def noisy(self, noise: Tensor) -> Tensor:
-        return self.image + noise.to(self.image)
-
 
 def settings(smoothing: Smoothing) -> dict[str, Any]:
     """Return what decides a run's results, JSON-able."""
-    names = ("sigma", "n0", "n", "alpha", "seed", "batch", "deterministic")
+    names = ("sigma", "n0", "n", "alpha", "seed", "batch", "deterministic", "discrete")
     return {name: getattr(smoothing, name) for name in names}

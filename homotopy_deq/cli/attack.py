@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..certification import ABSTAIN, Cold
 from ..certification.attack import Attack
 from ..certification.falsify import CertificateViolated, attack_certificates, require_consistent
+from ..certification.noise import on_grid
 from ..certification.statistics import floor_radius
 from ..models import ImageModel
 from . import options
@@ -69,7 +70,7 @@ def command(
             claimed.sigma,
             Attack(attack_steps, restarts, draws, batch, seed),
             votes=votes,
-            vote=_voter(study, pixels[0]),
+            vote=_voter(study, pixels[0], claimed),
             keys=[c.index for c in chosen],
             advance=lambda count: progress.advance(task, count),
         )
@@ -102,12 +103,13 @@ class _Logits(nn.Module):
         return self.model.solve(images).logits
 
 
-def _voter(study: Study, image: Tensor) -> Callable[[Tensor], Tensor]:
+def _voter(study: Study, image: Tensor, claimed: CertifiedRun) -> Callable[[Tensor], Tensor]:
     """Return the base classifier that the policy certifies, from the model's own start."""
     policy = replace(study.policy, start=Cold())
     session = policy.prepare(study.model)(image)
 
-    def vote(images: Tensor) -> Tensor:
+    def vote(noisy: Tensor) -> Tensor:
+        images = on_grid(noisy) if claimed.discrete else noisy
         short = not policy.anytime  # its own votes may differ from what an audit bounds
         votes = session.full(images) if short else policy.vote(session, images, None)
         return torch.from_numpy(votes.labels)

@@ -109,6 +109,16 @@ Deterministic = Annotated[
         rich_help_panel=VOTES,
     ),
 ]
+Discrete = Annotated[
+    bool,
+    typer.Option(
+        "--discrete",
+        help="Round noise to whole steps of 1/255, as 8-bit images are: no rounding of sums then "
+        "stands between the sampled and the certified classifier. Certifies the classifier that "
+        "rounds its input so.",
+        rich_help_panel=NOISE,
+    ),
+]
 Skip = Annotated[
     int, typer.Option(min=0, help="Leave out so many of the first images of that order.")
 ]

@@ -32,6 +32,7 @@ def command(
     n0: certify_options.N0 = 100,
     alpha: certify_options.Alpha = 1e-3,
     seed: certify_options.Seed = 0,
+    discrete: certify_options.Discrete = False,
     policy: certify_options.PolicyName = None,
     warm_start: certify_options.WarmStart = None,
     steps: certify_options.Steps = None,
@@ -67,7 +68,8 @@ def command(
             "--policy verified, converged or truncated."
         )
     noise = {"n": n, "n0": n0, "alpha": alpha, "seed": seed, "batch": batch}
-    smoothings = study.smoothings(sigma, deterministic=deterministic, **noise)
+    exact = {"deterministic": deterministic, "discrete": discrete}
+    smoothings = study.smoothings(sigma, **exact, **noise)
     folder = out or default_folder(run, f"decide-{study.name}-{radius:g}")
 
     def answer(smoother: Smoother, image: Tensor, label: int, index: int) -> Certificate:

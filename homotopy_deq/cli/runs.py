@@ -50,6 +50,11 @@ class CertifiedRun:
         return float(self.config["smoothing"]["sigma"])
 
     @property
+    def discrete(self) -> bool:
+        """Whether the certified classifier rounds its input to the grid of 8-bit images."""
+        return bool(self.config["smoothing"]["discrete"])
+
+    @property
     def asked(self) -> float | None:
         """The one radius that was decided on, or None: the largest was certified."""
         radius: float | None = self.config.get("radius")
@@ -68,7 +73,8 @@ class CertifiedRun:
         policy = self.config["policy"]
         steps = f" {policy['steps']}" if "steps" in policy else ""
         start = "" if self.start == "none" else f", {self.start}"
-        return f"{policy['name']}{steps}{start}, σ {self.sigma:g}"
+        grid = ", discrete" if self.discrete else ""
+        return f"{policy['name']}{steps}{start}, σ {self.sigma:g}{grid}"
 
     def same_model(self, other: CertifiedRun) -> bool:
         """Whether the other is of the same weights and test set."""

@@ -38,6 +38,7 @@ def command(
         float, typer.Option(help="Probability, at most, of a class that is not the smoothed one.")
     ] = 1e-3,
     seed: certify_options.Seed = 0,
+    discrete: certify_options.Discrete = False,
     policy: certify_options.PolicyName = None,
     warm_start: certify_options.WarmStart = None,
     steps: certify_options.Steps = None,
@@ -65,7 +66,7 @@ def command(
             "beforehand: use --policy verified, converged or truncated."
         )
     noise = {"n": n, "n0": 1, "alpha": alpha, "seed": seed, "batch": batch}
-    smoothings = study.smoothings(sigma, **noise)
+    smoothings = study.smoothings(sigma, discrete=discrete, **noise)
     classes = load_checkpoint(find_checkpoint(run)).meta["about"]["classes"]
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:

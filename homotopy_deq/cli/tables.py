@@ -20,7 +20,9 @@ def certified_table(title: str, policy: Policy, finished: Sequence[Finished]) ->
     """Return certified accuracy at some radii, a column each sigma, and what it is of and cost."""
     sums = [summary(each) for each in finished]
     claim = f"about {policy.certifies}" if policy.sound else policy.certifies
-    table = _table(title, finished, f"l2 radii, images in [0, 1]; {claim}", sound=policy.sound)
+    rounded = ", rounded to 1/255 after noise" if finished[0].smoothing.discrete else ""
+    units = f"l2 radii, images in [0, 1]{rounded}"
+    table = _table(title, finished, f"{units}; {claim}", sound=policy.sound)
     for r in grid(max(each.reach for each in sums)):
         curves = [found.accuracy([r]) for found in sums]
         table.add_row(f"certified at r = {r:g}", *map(_banded, curves))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.stats import chisquare, kstest, norm
 
 from homotopy_deq.certification import Noise, Phase
 from homotopy_deq.certification.noise import BLOCK
@@ -62,10 +62,49 @@ def test_neighbours_and_images_are_uncorrelated() -> None:
     assert abs(np.corrcoef(blocks[1:].ravel(), blocks[:-1].ravel())[0, 1]) < 5 / np.sqrt(n)
 
 
-@pytest.mark.parametrize("sigma", (0.0, -1.0, float("nan"), float("inf")))
-def test_a_deviation_that_is_none_is_refused(sigma: float) -> None:
+@pytest.mark.parametrize("sigma", (0.0, -1.0, float("nan"), float("inf"), 1e-60, 1e60))
+@pytest.mark.parametrize("discrete", (False, True))
+def test_a_deviation_that_is_none_is_refused(sigma: float, discrete: bool) -> None:
     with pytest.raises(ValueError, match="sigma must be above 0"):
-        Noise(sigma)
+        Noise(sigma, discrete=discrete)
+
+
+def test_no_radius_is_computed_with_more_than_noise_was_scaled_by() -> None:
+    unit = np.array([1], np.float32)
+    smaller = 0
+    for k in range(1, 2000):
+        noise = Noise(k / 1000)
+        scaled = float((unit * np.float32(noise.sigma))[0])  # as a draw of 1 is
+        assert noise.deviation == min(scaled, noise.sigma)
+        assert Noise(k / 1000, discrete=True).deviation == k / 1000
+        smaller += scaled < noise.sigma
+    assert smaller > 500  # else this test would show nothing
+
+
+def test_discrete_noise_is_whole_steps_with_the_probabilities_of_rounded_normal_numbers() -> None:
+    sigma = 0.01  # 2.55 steps
+    drawn = Noise(sigma, discrete=True).draw(0, Phase.ESTIMATE, 0, 20_000, SHAPE)
+    steps = drawn.flatten().numpy()
+    assert drawn.dtype == torch.float32 and (steps == np.rint(steps)).all()
+    edges = np.array([-np.inf, *np.arange(-7.5, 8), np.inf])
+    counts, _ = np.histogram(steps, edges)
+    wanted = np.diff(norm.cdf(edges, scale=255 * sigma)) * len(steps)
+    assert chisquare(counts, wanted).pvalue > 1e-6  # a fixed draw, as above
+
+
+def test_discrete_copies_of_an_8_bit_image_are_8_bit_numbers_that_were_moved_exactly() -> None:
+    noise = Noise(0.25, discrete=True)
+    drawn = noise.draw(3, Phase.ESTIMATE, 0, 100, SHAPE)
+    levels = torch.arange(6).view(SHAPE) * 51
+    noisy = noise.onto(levels.float() / 255, drawn)
+    assert torch.equal(noisy, (levels + drawn.int()).float() / 255)
+    assert torch.equal(noise.onto(levels.float() / 255, 0 * drawn)[0], levels.float() / 255)
+    assert noisy.min() < 0 and noisy.max() > 1  # not clipped
+    # The noise is the same whatever the image, bit for bit: nothing of it is lost in a sum.
+    other = noise.onto((levels + 1).float() / 255, drawn)
+    assert torch.equal((other * 255).round() - (noisy * 255).round(), torch.ones_like(noisy))
+    index = np.array([0, 70, 99])
+    assert torch.equal(noise.pick(3, Phase.ESTIMATE, index, SHAPE), drawn[index])
 
 
 def test_a_stream_is_what_is_drawn_a_range_at_a_time() -> None:

@@ -89,6 +89,22 @@ def test_curves_and_tables_are_made_of_several_folders(run: Path, tmp_path: Path
     assert all(float(row["fewer evaluations"][:-1]) > 1.2 for row in found[2:])
 
 
+def test_discrete_runs_say_so_and_are_attacked_where_they_are_certified(
+    run: Path, tmp_path: Path
+) -> None:
+    flags = ["--discrete", "--n", 1000, "--limit", 16, "--cpu"]
+    assert "rounded to 1/255" in " ".join(done("certify", run, "--out", tmp_path, *flags).split())
+    assert read(tmp_path)[0]["smoothing"]["discrete"]
+    assert "σ 0.25, discrete" in done("report", tmp_path)
+    fewer = ["--images", 2, "--attack-steps", 2, "--draws", 8, "--cpu"]
+    assert "no certificate violated" in done("attack", run, "--certificates", tmp_path, *fewer)
+    told = refused("certify", run, "--out", tmp_path, *flags[1:], "--resume")
+    assert "smoothing.discrete: true in the run, false given" in told
+    asked = ["--radius", 0.1, "--out", tmp_path / "decided"]
+    done("decide", run, *asked, *flags)
+    done("smooth-predict", run, *flags)
+
+
 def test_a_run_that_has_not_ended_is_reported_as_such(run: Path, tmp_path: Path) -> None:
     certify(run, tmp_path / "whole")
     certify(run, tmp_path / "out")

@@ -33,6 +33,7 @@ from homotopy_deq.certification import (
     Truncated,
     Verified,
 )
+from homotopy_deq.certification.statistics import radius, required_probability
 from homotopy_deq.models import ImageModel
 from solvers import ODE, Davidenko, Robust, Then
 
@@ -87,6 +88,38 @@ def test_radius_is_below_the_true_one_and_near_it(policy: Policy, distance: floa
     loss = 0.1 if isinstance(policy, Audited) else 0.04
     assert found.lower > norm.cdf(abs(distance) / SIGMA) - loss
     assert found.undecided == 0
+
+
+@pytest.mark.parametrize("sigma", (0.3, 0.7))
+def test_no_radius_is_claimed_for_more_noise_than_was_drawn(sigma: float) -> None:
+    # float32(0.7) is less than 0.7, and float32(0.3) more than 0.3.
+    drawn = min(sigma, float(np.float32(sigma)))
+    found = certified(Verified(), 0.4, sigma=sigma)
+    assert 0 < found.radius == radius(found.lower, drawn)
+    assert radius(found.lower, sigma) > found.radius or drawn == sigma
+    model, w = linear()
+    asked = Smoother(model, Verified(), Smoothing(sigma)).decide(image_at(0.6, w), 0, 0, 0.2)
+    assert asked.stop == "certified" and asked.lower >= required_probability(0.2, drawn)
+
+
+def test_a_discrete_certificate_is_of_the_classifier_that_rounds_its_input() -> None:
+    # Rounding to steps of 1/255 moves each of 12 numbers by 1/510 at most, and w x by 12^.5 / 510.
+    near = 12**0.5 / 510
+    model, w = linear()
+    image = (image_at(0.2, w) * 255).round() / 255
+    distance = float(image.flatten() @ w)
+    runs = {
+        discrete: Smoother(model, Verified(), Smoothing(SIGMA, n=4000, discrete=discrete)).certify(
+            image, 0, 7
+        )
+        for discrete in (False, True)
+    }
+    assert 0 < runs[True].radius <= distance + near
+    # 4000 other samples: 6 deviations of a count.
+    assert abs(runs[True].votes - runs[False].votes) < 6 * (2 * 4000 * 0.25) ** 0.5
+    smoother = Smoother(model, Verified(), Smoothing(SIGMA, discrete=True))
+    with pytest.raises(ValueError, match="values k/255 for discrete noise"):
+        smoother.certify(image_at(0.2, w), 0, 7)
 
 
 def test_nothing_is_claimed_near_the_boundary() -> None:
