@@ -130,6 +130,8 @@ def _loop(
             raise
         step += 1
     found = results.solution(evals, trace)
+    if state.path is not None:
+        found = replace(found, trajectory=state.path)
     if poisoned:  # by any row that the steps were taken for, finished or not
         raise SolveError(
             found,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -101,7 +103,8 @@ class InitialValue:
 
     Arguments:
         field: f(t, z, *condition) -> Tensor of z's shape, (B, ...); t is a 0-d tensor.
-        t0: start of the time interval.
+        t0: start of the time interval, a finite number. Times are kept in double precision; f
+            receives t in z's dtype.
         t1: its end; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
         coupled: the rows are one system, as in `Equilibrium`.
@@ -116,6 +119,8 @@ class InitialValue:
     coupled: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_time("t0", self.t0)
+        check_time("t1", self.t1)
         if self.t0 == self.t1:
             raise ValueError(f"t0 and t1 must differ; got t0 = t1 = {self.t0}.")
 
@@ -140,6 +145,20 @@ class InitialValue:
     def wrapped(self, wrap: Callable[[Map], Map]) -> InitialValue:
         """Return the problem with its field put through `wrap`."""
         return replace(self, field=wrap(self.field))
+
+
+def check_time(name: str, value: object) -> None:
+    """Raise TypeError unless a time is a number, and ValueError unless it is finite."""
+    if not isinstance(value, Real):
+        raise TypeError(
+            f"{name} must be a number; got a {type(value).__name__}. Use float({name}); to learn "
+            "an end time T, integrate T f(T s, z) from s = 0 to 1, with T in the condition."
+        )
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{name} must be a finite number; got {value}. To rest at an equilibrium, solve "
+            "z = f(z) as an Equilibrium."
+        )
 
 
 class Counter:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .norms import TINY, norm, relative
 from .problem import Equilibrium, InitialValue
+from .solution import Trajectory
 from .status import Status
 
 P = TypeVar("P", Equilibrium, InitialValue)
@@ -28,6 +29,7 @@ class State:
         evals: evaluations each sample took so far, int64 (B,), where a solver knows better than
             the loop, which counts a call of the map for every sample in the batch.
         time: t or lambda of each sample, (B,), where the path has one.
+        path: the states on the way, where one step is the whole way and they were asked for.
     """
 
     z: Tensor
@@ -35,6 +37,7 @@ class State:
     residual: Tensor
     evals: Tensor | None = field(default=None, kw_only=True)
     time: Tensor | None = field(default=None, kw_only=True)
+    path: Trajectory[Tensor] | None = field(default=None, kw_only=True)
 
     def rows(self: S, index: Tensor) -> S:
         """Return the state of the samples `index` alone."""
@@ -98,7 +101,7 @@ class Solver(ABC, Generic[P, S]):
         return self.rtol + self.atol / norm(state.fz).clamp_min(TINY)
 
     def recorded(self) -> Solver[P, S]:
-        """Return the solver to use when every iterate is kept."""
+        """Return the solver to use when the path is kept: one that takes the same steps."""
         return self
 
     @property

@@ -9,49 +9,34 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from solvers import ODE, NewtonKrylov, Trajectory
+from solvers import NewtonKrylov, Trajectory
 from solvers.homotopy import FixedPoint, trace
 from solvers.homotopy.trace import TRACKER
 
+from ..layers import FlowLayer
 from ..models import ImageModel
 from ..plotting_branch import branch_figure, rms
 from ..regularization import relative_residual
-from .names import ONE_STEP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-STOPS = 10
 
 
 @torch.no_grad()
 def trajectory(model: ImageModel, images: Tensor) -> Trajectory[Tensor]:
     """Return the states, residuals and evaluations along a model's forward pass.
 
-    Of a flow these are its ends at 10 horizons (or at each step of a method without error
-    control), each integrated from the start: an integrator that is stopped to be looked at and
-    started again would take more evaluations than it does undisturbed.
+    Of a flow these are the steps of its integrator.
 
     Arguments:
         model: in eval mode.
         images: (B, C, H, W), in [0, 1].
     """
-    solver = model.layer.solver
-    x = model.condition(images)
-    if not isinstance(solver, ODE) or model.layer.polish is not None:
-        path = model.solve(images, record=True).solution.trajectory
-        assert path is not None
-        return (
-            path if not isinstance(solver, ODE) else _with_residuals(model, x, path.z, path.evals)
-        )
-    horizon = model.layer.t1
-    stops = max(1, round(horizon / solver.step_size)) if solver.method in ONE_STEP else STOPS
-    states, evals = [model.start(x)], [0]
-    for k in range(1, stops + 1):
-        found = model.with_solver(solver, t1=horizon * k / stops).solve(images).solution
-        states.append(found.value)
-        evals.append(round(float(found.evals.double().mean())))
-    return _with_residuals(model, x, torch.stack(states), torch.tensor(evals))
+    path = model.solve(images, record=True).solution.trajectory
+    assert path is not None
+    if not isinstance(model.layer, FlowLayer):
+        return path
+    return _with_residuals(model, model.condition(images), path.z, path.evals)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..driver import run
 from ..ode import ODE
+from ..ode.clock import Clock
 from ..packing import pack
 from ..problem import InitialValue
 from ..solution import Solution, V
@@ -64,12 +65,12 @@ class Adjoint:
         copies = tuple(x.detach().requires_grad_(x.requires_grad) for x in originals)
         if problem.condition is not None:
             problem = replace(problem, condition=copies[1:])
-        t = torch.tensor([problem.t0, problem.t1], dtype=z0.dtype, device=z0.device)
+        clock = Clock(problem)
         known = {id(x) for x in copies}
-        hidden = tuple(p for p in leaves(problem(t[0], copies[0])) if id(p) not in known)
+        hidden = tuple(p for p in leaves(clock(z0.new_zeros(()), copies[0])) if id(p) not in known)
         inputs = tuple(x for x in copies[1:] if x.requires_grad)
         value = solver.integrate(
-            problem, copies[0], t, odeint_adjoint, adjoint_params=(*inputs, *hidden)
-        )
+            clock, copies[0], clock.times, odeint_adjoint, adjoint_params=(*inputs, *hidden)
+        )[-1]
         once = "The gradient of Adjoint has no derivative itself; use Unroll() for a second one."
         return tie((value,), (*copies, *hidden), (*originals, *hidden), once=once)[0]

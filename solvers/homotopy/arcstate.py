@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def halved(state: ArcState, smallest: float) -> ArcState:
 
 def select(chosen: Tensor, yes: ArcState, no: ArcState) -> ArcState:
     """Return the rows `chosen`, bool (B,), of one state and the other rows of another."""
-    merged = {}
+    merged: dict[str, Any] = {}
     for each in fields(yes):
         a, b = getattr(yes, each.name), getattr(no, each.name)
         if a is not b and isinstance(a, Tensor):

@@ -154,7 +154,6 @@ BAD: list[tuple[Any, str, Any]] = [
     (StepControl, "min_ds", 1.0),
     (ODE, "method", "dopri6"),
     (ODE, "step_size", 0.0),
-    (ODE, "segments", 0),
     (Phantom, "steps", 0),
     (Phantom, "damping", 0.0),
 ]

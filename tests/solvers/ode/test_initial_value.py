@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torchdiffeq
 from torch import Tensor
 from torchdiffeq._impl.odeint import SOLVERS
 
-from solvers import ODE, InitialValue, Status, solve
+from solvers import ODE, Adjoint, InitialValue, Status, Unroll, solve
 from solvers.ode.initial_value import ADAPTIVE, GRID, METHODS
 from tests.problems import DOUBLE, FLOWS, exponential
 
@@ -158,29 +159,154 @@ def test_failure_is_a_status_and_no_assertion_of_torchdiffeq() -> None:
     assert (few.status == Status.MAX_STEPS).all()
 
 
-def test_trajectory_runs_along_the_solution() -> None:
-    problem, start = exponential().problem(0, 2)
-    found = solve(problem, ODE(rtol=1e-8, atol=1e-8), start, record=True).check()
+@pytest.mark.parametrize("method", METHODS)
+def test_recording_observes_and_alters_nothing(method: str) -> None:
+    """To the bit, and the states that it keeps lie on the solution."""
+    flow = exponential()
+    problem, start = flow.problem(1, 3)
+    settings = accurate(method)
+    plain, found = (solve(problem, settings, start, record=keep) for keep in (False, True))
+    assert plain.trajectory is None
+    assert found.value.equal(plain.value) and found.status.equal(plain.status)
+    assert found.evals.equal(plain.evals) and found.steps.equal(plain.steps)
     path = found.trajectory
-    assert path is not None and path.time is not None
-    assert path.z.shape == (33, 2, 2) and path.z[0].equal(start) and path.z[-1].equal(found.value)
-    exact = torch.exp(-0.5 * path.time.double())[..., None] * start
-    torch.testing.assert_close(path.z, exact, rtol=1e-6, atol=1e-7)
+    assert path is not None and path.time is not None and len(path.z) > 2
+    assert path.z[0].equal(start) and path.z[-1].equal(found.value)
+    assert path.time.dtype == DOUBLE and path.time.isfinite().all()
+    assert path.time[0].eq(1).all() and path.time[-1].eq(3).all()
+    assert path.evals[0] == 0 and path.evals[-1] == found.evals[0]
+    assert (path.time.diff(dim=0) > 0).all() and (path.evals.diff() >= 0).all()
+    exact = torch.stack([flow.exact(float(t)) for t in path.time[:, 0]])
+    error = (path.z - exact).abs().max()
+    assert error < {"euler": 3e-3, "midpoint": 1e-3, "heun2": 1e-3}.get(method, 1e-4)  # as above
 
 
-def test_trajectory_of_few_steps_is_no_failure() -> None:
-    """The parts that a recorded solve integrates one after the other are no steps."""
-    problem, start = exponential().problem(0, 1)
-    few = ODE("euler", max_steps=20)
-    assert solve(problem, few, start).converged.all()
-    assert solve(problem, few, start, record=True).converged.all()
+def test_trajectory_holds_the_steps_of_the_method() -> None:
+    found = solve(
+        InitialValue(lambda t, z: -z), ODE("rk4", step_size=0.3), torch.ones(2, 1), record=True
+    )
+    assert found.trajectory is not None and found.trajectory.time is not None
+    times = torch.tensor([0.0, 0.3, 0.6, 0.9, 1.0], dtype=DOUBLE)
+    torch.testing.assert_close(found.trajectory.time[:, 0], times, rtol=1e-15, atol=0)
+    assert found.trajectory.evals.tolist() == [0, 4, 8, 12, 16]
 
 
-def test_segments_change_the_answer_by_no_more_than_the_tolerance() -> None:
-    problem, start = exponential().problem(0, 1)
-    one = solve(problem, ODE(rtol=1e-8, atol=1e-8), start).value
-    five = solve(problem, ODE(rtol=1e-8, atol=1e-8, segments=5), start).value
-    torch.testing.assert_close(one, five, rtol=0, atol=1e-7)
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_trajectory_of_a_batch_with_a_failed_sample_ends_in_the_value(method: str) -> None:
+    rate = torch.tensor([0.5, 10.0, -1.0], dtype=DOUBLE)
+    settings = ODE(method, rtol=1e-5, step_size=1e-2, max_steps=1000)
+    start = torch.ones(3, 1, dtype=DOUBLE)
+    plain, found = (solve(blowing_up(rate), settings, start, record=keep) for keep in (False, True))
+    assert found.value.equal(plain.value) and found.status.equal(plain.status)
+    path = found.trajectory
+    assert path is not None and path.z[-1].equal(found.value)
+    assert path.residual[-1].equal(found.residual) and path.evals[-1] == found.evals[0]
+
+
+def test_recorded_path_is_differentiable_under_unroll() -> None:
+    start = torch.ones(1, 1, dtype=DOUBLE, requires_grad=True)
+    found = Unroll().apply(InitialValue(lambda t, z: -z), ODE("rk4"), start, record=True)
+    assert found.trajectory is not None
+    (got,) = torch.autograd.grad(found.trajectory.z[5].sum(), start)
+    assert abs(float(got) - math.exp(-0.5)) < 1e-6  # rk4 at steps of 0.1
+
+
+CLOCKS = {
+    "hundredth": (59000.3, 59000.31),
+    "backwards": (59000.31, 59000.3),
+    "unix": (1.7e9, 1.7e9 + 1),
+    "julian": (2460000.5, 2460000.75),
+    "2^24 + 1": (16777217.0, 16777219.0),
+    "before": (-16777219.0, -16777217.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("method", METHODS)
+def test_answer_depends_on_the_length_of_the_interval_and_not_on_the_clock(
+    method: str, dtype: torch.dtype
+) -> None:
+    """To the bit, also where single precision does not tell t0 from t1."""
+    start = torch.ones(2, 1, dtype=dtype)
+    for t0, t1 in CLOCKS.values():
+        settings = ODE(method, step_size=abs(t1 - t0) / 8)
+        late, early = (
+            solve(InitialValue(lambda t, z: -z, *span), settings, start).check()
+            for span in ((t0, t1), (0, t1 - t0))
+        )
+        assert late.value.equal(early.value) and late.evals.equal(early.evals)
+
+
+@pytest.mark.parametrize("rule", [Unroll(), Adjoint()])
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_gradient_does_not_depend_on_the_clock_either(rule: Unroll | Adjoint, method: str) -> None:
+    start = torch.ones(1, 1, requires_grad=True)
+    found = rule.apply(InitialValue(lambda t, z: -z, 59000.3, 59000.31), ODE(method), start)
+    (got,) = torch.autograd.grad(found.value.sum(), start)
+    exact = math.exp(59000.3 - 59000.31)  # both z1 and dz1/dz0: .99005
+    # Some single-precision ulps of 6e-8; the method's own error is 0.01^5.
+    assert abs(float(found.value.detach()) - exact) < 5e-7 and abs(float(got) - exact) < 5e-7
+
+
+def test_field_receives_the_time_of_the_clock_in_the_dtype_of_the_state() -> None:
+    for dtype in (torch.float32, DOUBLE):
+        seen: list[Tensor] = []
+
+        def field(t: Tensor, z: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(t)
+            return -z
+
+        solve(InitialValue(field, 16777217.0, 16777218.0), ODE("euler"), torch.ones(1, 1).to(dtype))
+        exact = [16777217.0 + k / 10 for k in range(10)]
+        assert [t.dtype for t in seen] == [dtype] * 10 and all(t.dim() == 0 for t in seen)
+        # Steps are summed in double precision, and rounded once.
+        wanted = torch.tensor(exact, dtype=DOUBLE).to(dtype)
+        torch.testing.assert_close(torch.stack(seen), wanted, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("t1", [1.1, 0.7, 0.3, 59000.31 - 59000.3])
+def test_rounding_of_the_interval_makes_no_step_of_its_own(t1: float) -> None:
+    """1.1 / 0.1 is above 11 in floating point."""
+    size = 0.1 if t1 > 0.1 else 1e-3
+    found = solve(
+        InitialValue(lambda t, z: -z, 0, t1), ODE("euler", step_size=size), torch.ones(1, 1)
+    )
+    assert int(found.evals) == round(t1 / size)
+
+
+def test_integrator_of_scipy_ends_and_that_is_no_success() -> None:
+    rate = torch.tensor([0.5, 10.0, -1.0], dtype=DOUBLE)
+    settings = ODE("scipy_solver", rtol=1e-8, atol=1e-8, max_steps=2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LSODA's own
+        found = solve(blowing_up(rate), settings, torch.ones(3, 1, dtype=DOUBLE))
+    assert found.status.tolist() == [Status.CONVERGED, Status.MAX_STEPS, Status.CONVERGED]
+    torch.testing.assert_close(found.value[[0, 2], 0], 1 / (1 - rate[[0, 2]]), rtol=1e-6, atol=0)
+    assert found.value[1] == 1
+
+
+NOT_FINITE = [float("inf"), -float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("name", ["t0", "t1"])
+def test_end_of_the_interval_that_is_no_finite_number_is_refused(name: str) -> None:
+    for bad in NOT_FINITE:
+        with pytest.raises(ValueError, match=f"{name} must be a finite number; got {bad}"):
+            InitialValue(lambda t, z: -z, **{name: bad})
+    for tensor in (torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0)), "2"):
+        kind = type(tensor).__name__
+        with pytest.raises(TypeError, match=f"{name} must be a number; got a {kind}.*float"):
+            InitialValue(lambda t, z: -z, **{name: tensor})  # type: ignore[arg-type]
+
+
+def test_a_learned_end_time_goes_through_the_condition_as_the_error_says() -> None:
+    """dz/ds = T f(T s, z) from 0 to 1: z(T) = e^-T, whose derivative is -e^-T."""
+    end = torch.tensor([[2.0]], dtype=DOUBLE, requires_grad=True)
+    problem = InitialValue(lambda s, z, end: end * -z, condition=(end,))
+    fine = ODE(rtol=1e-9, atol=1e-9)
+    found = Unroll().apply(problem, fine, torch.ones(1, 1, dtype=DOUBLE))
+    (got,) = torch.autograd.grad(found.value.sum(), end)
+    assert abs(float(got) + math.exp(-2)) < 1e-7
 
 
 def test_evaluations_are_those_that_torchdiffeq_made() -> None:
