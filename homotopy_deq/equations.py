@@ -18,7 +18,8 @@ def equation_of(
     """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one.
 
     Arguments:
-        cell, condition: what is iterated.
+        cell: what is iterated.
+        condition: what it receives beside the state.
         coupled: whether the rows are one system, see `Equilibrium`.
     """
     make: Callable[[tuple[Tensor, ...]], Equilibrium] | None = getattr(cell, "equation", None)

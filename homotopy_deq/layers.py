@@ -200,7 +200,8 @@ class ImplicitLayer(Layer):
         cell: a module `cell(z, x)` -> Tensor of z's shape. Row i may depend on row i alone.
         solver: the path to the equilibrium.
         gradient: how the answer is differentiated, whatever the path was.
-        on_failure, coupled: see `Layer`.
+        on_failure: see `Layer`.
+        coupled: see `Layer`.
         t1: where a flow ends that `with_solver` puts in the solver's place.
 
     Example:
@@ -250,7 +251,8 @@ class FlowLayer(Layer):
         t1: where the flow ends; by default 5 with a rest point, 1 without.
         polish: a solver that takes z(t1) to the equilibrium, so that the layer's answer is the
             root. The flow only finds the start then, and no gradient goes through it.
-        on_failure, coupled: see `Layer`.
+        on_failure: see `Layer`.
+        coupled: see `Layer`.
     """
 
     def __init__(

@@ -129,6 +129,20 @@ def test_links_of_a_page_lead_to_files(page: Path) -> None:
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
+def test_each_argument_has_an_entry_of_its_own_in_its_docstring() -> None:
+    """ "rtol, atol: ..." is read as one name, and the build of the reference fails."""
+    wrong = []
+    for path in [*(ROOT / "solvers").rglob("*.py"), *(ROOT / "homotopy_deq").rglob("*.py")]:
+        for section in re.findall(
+            r"^( +)Arguments:\n((?:\1 .*\n)+)", path.read_text(), re.MULTILINE
+        ):
+            entries = re.findall(rf"^{section[0]}    (\S.*)", section[1], re.MULTILINE)
+            wrong += [
+                f"{named(path)}: {each}" for each in entries if not re.match(r"\*{0,2}\w+: ", each)
+            ]
+    assert wrong == []
+
+
 def test_every_picture_is_on_a_page() -> None:
     shown = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     assert [
