@@ -14,7 +14,7 @@ from ..packing import pack
 from ..problem import InitialValue
 from ..solution import Solution, V
 from .function import tie
-from .graph import leaves
+from .graph import detached, leaves, tied_to_nothing
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,12 @@ class Adjoint:
         packed, start, unpack = pack(problem, z0)
         with torch.no_grad():
             found = run(packed, solver, start, record=record)
-        if torch.is_grad_enabled() and bool(found.converged.any()):
-            found = replace(found, value=self._differentiable(packed, solver, start, found))
+        if torch.is_grad_enabled():
+            if bool(found.converged.any()):
+                value = self._differentiable(packed, solver, start, found)
+            else:
+                value = tied_to_nothing(found.value, packed, start)
+            found = replace(found, value=value)
         return unpack(found)
 
     def _differentiable(
@@ -62,7 +66,7 @@ class Adjoint:
         # through the condition, a parameter shared with what computed it would count twice.
         condition = problem.condition or ()
         originals = (z0, *condition)
-        copies = tuple(x.detach().requires_grad_(x.requires_grad) for x in originals)
+        copies = detached(originals)
         if problem.condition is not None:
             problem = replace(problem, condition=copies[1:])
         clock = Clock(problem)

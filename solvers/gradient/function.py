@@ -11,29 +11,25 @@ from torch import Tensor
 
 from ..driver import run
 from ..norms import expand
-from ..problem import Equilibrium, check_start
+from ..problem import Equilibrium, Map, check_start
 from ..solver import Solver
-from .graph import leaves
-
-
-class BackwardWarning(UserWarning):
-    """The linear solve of an implicit gradient did not converge for some samples."""
+from .graph import detached, leaves
+from .rows import BackwardWarning
 
 
 def attach(problem: Equilibrium, z: Tensor, solver: Solver[Equilibrium, Any]) -> Tensor:
     """Return the root z of z = f(z, *condition) with the implicit gradient attached."""
     check_start(problem, z)
-    condition = problem.condition or ()
     with torch.enable_grad():
         root = z.detach().requires_grad_()
-        inputs = tuple(t.detach().requires_grad_(t.requires_grad) for t in condition)
+        inputs = detached(problem.condition)
         image = problem.map(root, *inputs).to(z.dtype)
     known = {id(t) for t in (root, *inputs)}
     hidden = tuple(t for t in leaves(image) if id(t) not in known)
     if image.grad_fn is None:
         return z
-    call = _Call(problem, solver, root, inputs, image, hidden)
-    attached: Tensor = _ImplicitFunction.apply(call, z.detach(), *condition, *hidden)
+    call = _Call(problem.map, solver, root, inputs, image, hidden)
+    attached: Tensor = _ImplicitFunction.apply(call, *(problem.condition or ()), *hidden)
     return attached
 
 
@@ -41,7 +37,7 @@ def attach(problem: Equilibrium, z: Tensor, solver: Solver[Equilibrium, Any]) ->
 class _Call:
     """What one application shares between forward and backward."""
 
-    problem: Equilibrium
+    map: Map
     solver: Solver[Equilibrium, Any]
     root: Tensor  # z*, a leaf
     inputs: tuple[Tensor, ...]  # the condition, as leaves
@@ -99,21 +95,40 @@ class _ImplicitFunction(torch.autograd.Function):
     """z* as a function of the condition and of the parameters that the map closes over."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, z: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.call = call
-        out = z.clone()
-        ctx.save_for_backward(out, *tensors)
-        return out
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
+        ctx.held = call
+        ctx.save_for_backward(*tensors)
+        return call.root.detach().clone()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         (v,) = cotangents
-        call: _Call = ctx.call
-        if not torch.is_grad_enabled():  # the output is not needed, so it may have been changed
-            return None, None, *call.pull(call.adjoint(v), list(call.hidden))
-        z, *tensors = ctx.saved_tensors
+        call: _Call = _released(ctx)
+        if not torch.is_grad_enabled():  # the condition may have been changed where f allows it
+            return None, *call.pull(call.adjoint(v), list(call.hidden))
+        tensors = ctx.saved_tensors
         condition, hidden = tensors[: len(call.inputs)], tensors[len(call.inputs) :]
-        return None, None, *_differentiable(call, z, v, condition, hidden)
+        # z* again, as a function of the same tensors: the output may have been changed.
+        z: Tensor = _ImplicitFunction.apply(call, *tensors)
+        return None, *_differentiable(call, z, v, condition, hidden)
+
+
+def _released(ctx: Any) -> Any:
+    """Return what a node holds for its backward pass, and let go of it where torch does.
+
+    torch frees the tensors that it saved for a node after a backward pass without retain_graph;
+    a graph that the node holds itself would stay as long as the loss does.
+    """
+    if ctx.held is None:
+        return ctx.saved_tensors  # raises torch's own error: they have been freed
+    held = ctx.held
+    if not _keeps_graph():
+        ctx.held = None
+    return held
+
+
+# Where torch does not say (it is no public function), graphs are kept until the loss goes.
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def _differentiable(
@@ -125,9 +140,9 @@ def _differentiable(
     differentiating f(z*) in them would run through z* again.
     """
     root = z.detach().requires_grad_()
-    inputs = tuple(t.detach().requires_grad_(t.requires_grad) for t in condition)
+    inputs = detached(tuple(condition))
     cotangent = v.detach().requires_grad_()
-    image = call.problem.map(root, *inputs).to(z.dtype)
+    image = call.map(root, *inputs).to(z.dtype)
     copy = replace(call, root=root, inputs=inputs, image=image)
     linear = Equilibrium(lambda u, v: v + copy.vjp(u), (cotangent,))
     u = attach(linear, copy.adjoint(v.detach()), call.solver)
@@ -163,20 +178,21 @@ class _Tie(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, graph: Any, *originals: Tensor) -> Any:
-        ctx.outputs, ctx.copies, ctx.once = graph
+        ctx.held = graph
         ctx.save_for_backward(*originals)
-        return tuple(output.detach().clone() for output in ctx.outputs)
+        return tuple(output.detach().clone() for output in graph[0])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        outputs, copies, once = _released(ctx)
         differentiable = torch.is_grad_enabled()  # create_graph
-        again = differentiable and not ctx.once
+        again = differentiable and not once
         v = tuple(c.detach().requires_grad_() for c in cotangents) if again else cotangents
-        wanted = [k for k, tensor in enumerate(ctx.copies) if tensor.requires_grad]
+        wanted = [k for k, tensor in enumerate(copies) if tensor.requires_grad]
         with torch.enable_grad():
             found = torch.autograd.grad(
-                ctx.outputs,
-                [ctx.copies[k] for k in wanted],
+                outputs,
+                [copies[k] for k in wanted],
                 v,
                 retain_graph=True,
                 create_graph=again,
@@ -185,10 +201,10 @@ class _Tie(torch.autograd.Function):
         present = [k for k, gradient in zip(wanted, found, strict=True) if gradient is not None]
         values = tuple(gradient for gradient in found if gradient is not None)
         if again and values:
-            values = tie(values, (*ctx.copies, *v), (*ctx.saved_tensors, *cotangents))
+            values = tie(values, (*copies, *v), (*ctx.saved_tensors, *cotangents))
         elif differentiable and values:
-            values = _Refuse.apply(ctx.once, len(values), *values, *ctx.saved_tensors, *cotangents)
-        gradients: list[Tensor | None] = [None] * len(ctx.copies)
+            values = _Refuse.apply(once, len(values), *values, *ctx.saved_tensors, *cotangents)
+        gradients: list[Tensor | None] = [None] * len(copies)
         for k, gradient in zip(present, values, strict=True):
             gradients[k] = gradient
         return None, *gradients

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..problem import Equilibrium, InitialValue
+
 
 def leaves(output: Tensor) -> tuple[Tensor, ...]:
     """Return the leaf tensors that require a gradient and that `output` depends on.
@@ -26,3 +28,22 @@ def leaves(output: Tensor) -> tuple[Tensor, ...]:
             found[id(variable)] = variable
         queue.extend(parent for parent, _ in node.next_functions)
     return tuple(found.values())
+
+
+def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: Tensor) -> Tensor:
+    """Return the value with a graph to all that its problem depends on, every gradient in it 0.
+
+    An answer that depends on nothing leaves None to the parameters before it, where data
+    parallelism waits for zeros. The map is evaluated once, at `start`, which need not be finite.
+    """
+    flows = isinstance(problem, InitialValue)
+    image = problem(start.new_tensor(problem.t0), start) if flows else problem(start)
+    for tensor in (*leaves(image), start, *(problem.condition or ())):
+        if tensor.requires_grad:
+            value = value + tensor.unsqueeze(-1)[..., :0].sum().to(value)
+    return value
+
+
+def detached(condition: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """Return the tensors as leaves, which require a gradient where the originals do."""
+    return tuple(t.detach().requires_grad_(t.requires_grad) for t in condition or ())

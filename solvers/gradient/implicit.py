@@ -14,6 +14,7 @@ from ..problem import Equilibrium
 from ..solution import Solution, V
 from ..solver import Solver
 from .function import attach
+from .rows import on_usable_rows
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,6 @@ class Implicit:
         with torch.no_grad():
             found = run(packed, solver, start.detach(), record=record)
         if torch.is_grad_enabled():
-            found = replace(found, value=attach(packed, found.value, self.solver))
+            value = on_usable_rows(packed, found, lambda p, z: attach(p, z, self.solver))
+            found = replace(found, value=value)
         return unpack(found)

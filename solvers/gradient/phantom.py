@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ..driver import run
-from ..norms import expand
 from ..packing import pack
 from ..problem import Equilibrium
 from ..solution import Solution, V
 from ..solver import Solver
-from ..status import Status
+from .rows import on_usable_rows
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,11 @@ class Phantom:
         with torch.no_grad():
             found = run(packed, solver, start.detach(), record=record)
         if torch.is_grad_enabled():
-            z = root = found.value
-            keep = expand(found.status == Status.NONFINITE, root)  # no step from where f explodes
-            for _ in range(self.steps):
-                z = torch.where(keep, z, z + self.damping * (packed(z) - z))
-            found = replace(found, value=_Keep.value_of(root, z))
+            found = replace(found, value=on_usable_rows(packed, found, self._attach))
         return unpack(found)
 
-
-class _Keep:
-    """The value of the root with the gradient of the steps: z* + (z - stop_grad(z))."""
-
-    @staticmethod
-    def value_of(root: Tensor, z: Tensor) -> Tensor:
+    def _attach(self, problem: Equilibrium, root: Tensor) -> Tensor:
+        z = root
+        for _ in range(self.steps):
+            z = z + self.damping * (problem(z) - z)
         return root + (z - z.detach())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
 from ..driver import run
+from ..packing import pack
 from ..problem import Equilibrium, InitialValue
 from ..solution import Solution, V
 from ..solver import Solver
+from .graph import tied_to_nothing
 
 P = TypeVar("P", Equilibrium, InitialValue)
 
@@ -34,4 +36,8 @@ class Unroll:
         """Return the solution with the gradient of all steps attached to its value."""
         if torch.is_grad_enabled() and getattr(solver, "method", None) == "scipy_solver":
             raise ValueError("scipy_solver is not differentiable; use Adjoint() with it.")
-        return run(problem, solver, z0, record=record)
+        packed, start, unpack = pack(problem, z0)
+        found = run(packed, solver, start, record=record)
+        if torch.is_grad_enabled() and not bool(found.converged.any()):  # it may be all constants
+            found = replace(found, value=tied_to_nothing(found.value, packed, start))
+        return unpack(found)
