@@ -27,6 +27,7 @@ from solvers import (
 from solvers.guard import Guard
 
 from .equations import answered_by, check_answers, equation_of
+from .finite import finite_rows, put_back, rows_of
 
 OnFailure = Literal["warn", "raise", "ignore"]
 
@@ -168,11 +169,18 @@ class Layer(nn.Module):
     ) -> Solution[Tensor]:
         """Return the solution for the condition x, its gradient attached to `value`.
 
+        A sample of x that is not finite is not solved: it ends NONFINITE, holds its start (0 where
+        none is given), and the others' gradient is that of the batch without it.
+
         Arguments:
             x: the condition, (B, ...).
             z0: the start, (B, ...), or an earlier `Solution`; the cell's own by default.
             record: keep the iterates in `Solution.trajectory`.
         """
+        rows = None if self.coupled else finite_rows(x)
+        if rows is not None:
+            some = self.solve(x.index_select(0, rows), rows_of(z0, rows), record=record)
+            return put_back(some, rows, len(x), z0)
         return self.answer(self.condition(x), self.initial(x) if z0 is None else z0, record=record)
 
     def forward(self, x: Tensor) -> Tensor:

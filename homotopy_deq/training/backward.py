@@ -6,7 +6,7 @@ import warnings
 from types import TracebackType
 from typing import Any, TextIO
 
-from solvers.gradient.function import BackwardWarning
+from solvers.gradient.rows import BackwardWarning
 
 
 class FailedBackward:

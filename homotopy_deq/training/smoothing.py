@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from solvers.gradient.function import BackwardWarning
+from solvers.gradient.rows import BackwardWarning
 
 from ..adversary import ascend, frozen, project, slope, smoothed
 from ..models import ImageModel

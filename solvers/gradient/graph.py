@@ -36,8 +36,10 @@ def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: T
     An answer that depends on nothing leaves None to the parameters before it, where data
     parallelism waits for zeros. The map is evaluated once, at `start`, which need not be finite.
     """
-    flows = isinstance(problem, InitialValue)
-    image = problem(start.new_tensor(problem.t0), start) if flows else problem(start)
+    if isinstance(problem, InitialValue):
+        image = problem(start.new_tensor(problem.t0), start)
+    else:
+        image = problem(start)
     for tensor in (*leaves(image), start, *(problem.condition or ())):
         if tensor.requires_grad:
             value = value + tensor.unsqueeze(-1)[..., :0].sum().to(value)

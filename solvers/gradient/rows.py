@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def _rows(problem: Equilibrium, z: Tensor, rows: Tensor) -> Equilibrium:
     if problem.condition is not None:
         return problem.rows(rows)
     f = problem.map
-    return Equilibrium(lambda y: f(z.index_copy(0, rows, y)).index_select(0, rows))
+    return replace(problem, map=lambda y: f(z.index_copy(0, rows, y)).index_select(0, rows))
 
 
 def _usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:

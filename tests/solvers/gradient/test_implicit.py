@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from solvers import (
     ODE,
+    Adjoint,
     Anderson,
     Equilibrium,
     Implicit,
@@ -20,7 +22,7 @@ from solvers import (
     Status,
     solve,
 )
-from solvers.gradient.function import BackwardWarning
+from solvers.gradient.rows import BackwardWarning
 from tests.problems import (
     DOUBLE,
     affine,
@@ -393,3 +395,73 @@ def test_tuple_state_has_the_gradient_of_the_joined_one() -> None:
     (got,) = torch.autograd.grad(split[0].sum() + split[1].square().sum(), x)
     (want,) = torch.autograd.grad(joined[:, :2].sum() + joined[:, 2:].square().sum(), x)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def kept(rule: Implicit | Adjoint, spent: bool) -> tuple[Tensor, list[weakref.ref[Tensor]]]:
+    """Return a loss after its backward pass if `spent`, and references to what its graph held."""
+    w, x = weights()
+    held: list[weakref.ref[Tensor]] = []
+
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        image = torch.tanh(z @ w.mT + x)
+        if image.requires_grad:
+            held.append(weakref.ref(image))
+        return image
+
+    encoded = 2 * x
+    held.append(weakref.ref(encoded))
+    if isinstance(rule, Implicit):
+        found = rule.apply(Equilibrium(f, (encoded,)), TIGHT, torch.zeros_like(x))
+    else:
+        flow = InitialValue(lambda t, z, x: f(z, x) - z, condition=(encoded,))
+        found = rule.apply(flow, ODE("midpoint"), torch.zeros_like(x))
+    loss = found.value.square().sum()
+    if spent:
+        loss.backward()
+    return loss, held
+
+
+@pytest.mark.parametrize("rule", [EXACT, Adjoint()], ids=lambda r: type(r).__name__)
+def test_loss_kept_after_backward_holds_no_state(rule: Implicit | Adjoint) -> None:
+    """Losses are kept for a plot; torch frees their graphs, and so must an implicit layer."""
+    gc.collect()
+    loss, held = kept(rule, spent=False)
+    assert any(each() is not None for each in held)  # a graph that is needed still
+    loss.backward()
+    assert all(each() is None for each in held)
+    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("rule", [EXACT, Adjoint()], ids=lambda r: type(r).__name__)
+def test_second_backward_needs_retain_graph_as_everywhere(rule: Implicit | Adjoint) -> None:
+    loss, held = kept(rule, spent=False)
+    loss.backward(retain_graph=True)
+    assert any(each() is not None for each in held)
+    loss.backward()
+    # Of the value alone, so that no other node of the graph is the one that refuses.
+    w, x = weights()
+    value = by_condition(w, x)
+    value.backward(torch.ones_like(value))
+    with pytest.raises(RuntimeError, match="second time"):
+        value.backward(torch.ones_like(value))
+
+
+def test_graph_of_a_second_derivative_is_freed_with_it() -> None:
+    w, x = weights()
+    loss = by_both(w, x).square().sum()
+    (first,) = torch.autograd.grad(loss, w, create_graph=True)
+    penalty = first.square().sum()
+    penalty.backward(retain_graph=True)
+    penalty.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        penalty.backward()
+
+
+def test_checkpointed_solve_has_the_same_gradient() -> None:
+    """Non-reentrant checkpoints replace what torch saves for a node by what they compute again."""
+    w, x = weights()
+    wanted = torch.autograd.grad(by_both(w, x).sum(), (w, x))
+    value = torch.utils.checkpoint.checkpoint(by_both, w, x, use_reentrant=False)
+    for got, want in zip(torch.autograd.grad(value.sum(), (w, x)), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
