@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..training.checkpoint import differences, replace_file
+from .alone import Alone
 from .certificate import HEADER, Certificate
 from .evidence import Evidence
 from .sealed import digest, seal, unseal
@@ -20,7 +22,7 @@ CONFIG, LINES, TABLE, TIMING = (
     "certificates.tsv",
     "timing.jsonl",
 )
-PARTS, ESTIMATES = "parts", "unsound-estimates.jsonl"
+PARTS, ESTIMATES, ALONE = "parts", "unsound-estimates.jsonl", "alone.json"
 FORMAT = 2
 """Of the folder; the first had no checksums."""
 
@@ -38,6 +40,7 @@ class Journal:
                                 image is done; once all are, in the order of the images
         certificates.jsonl      all of them in the order of the images, once all are done
         timing.jsonl            seconds for each image, apart, as no two runs take the same time
+        alone.json              of how many samples the vote changed when they were solved alone
 
     A line is complete or was never written: a torn last line is dropped. Each line of JSON carries
     its checksum, and what a certificate claims is computed from its counts again before it is
@@ -128,7 +131,7 @@ class Journal:
         """Write the settings, or with `resume` leave what is there. By one process alone."""
         (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
         if not resume:
-            for name in (LINES, TABLE, TIMING, ESTIMATES):
+            for name in (LINES, TABLE, TIMING, ESTIMATES, ALONE):
                 (self.folder / name).unlink(missing_ok=True)
             for part in (self.folder / PARTS).glob("rank-*.jsonl"):
                 part.unlink()
@@ -137,6 +140,22 @@ class Journal:
             replace_file(self.folder / CONFIG, text.encode())
         if self.sound:  # a kill may have come between a line and its row
             self._write_table(certificate for certificate, _ in self.done().values())
+
+    def note_alone(self, found: Alone) -> None:
+        """Keep what was found when samples were solved alone."""
+        replace_file(self.folder / ALONE, seal(asdict(found)))
+
+    def alone(self) -> Alone | None:
+        """Return what `note_alone` kept, None where votes are proven or nothing was looked at.
+
+        Raises:
+            JournalError: it was altered.
+        """
+        file = self.folder / ALONE
+        if not file.exists():
+            return None
+        ((_, body),) = _lines(file, f"{AGAIN} Or delete it.", ended=True)
+        return Alone(**body)
 
     def done(self) -> dict[int, tuple[Certificate, float]]:
         """Return each finished image's certificate and seconds, by its index.

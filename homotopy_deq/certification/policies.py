@@ -14,13 +14,21 @@ from solvers import ODE
 
 from ..models import ImageModel
 from .proof import Proof, VerifiedSession
-from .requirements import check_count, check_flow, check_start, check_steps, root_solver
+from .requirements import (
+    check_count,
+    check_flow,
+    check_rows,
+    check_start,
+    check_steps,
+    root_solver,
+)
 from .starts import Along, Cold, Serial, Start
 from .statistics import audited_lower, clopper_pearson, srs_paper_lower
 from .votes import Session, Votes
 
 EXACT = "the classifier at the exact equilibrium"
-OWN = "the classifier at the answer of the model's own forward pass, from its own start"
+SIZE = ", as it is computed at this batch size"
+OWN = "the classifier at the answer of the model's own forward pass, from its own start" + SIZE
 
 Redo = Callable[[np.ndarray], Votes]
 """Solve the noise samples of the given indices again, in full and from the model's own start."""
@@ -64,8 +72,14 @@ class Policy(ABC):
     def certifies(self) -> str:
         """The base classifier that a certificate is about."""
 
+    @property
+    def proven(self) -> bool:
+        """Whether a vote that counts is proven, whatever the sample is solved beside."""
+        return False
+
     def check(self, model: ImageModel) -> None:
         """Raise ValueError with the reason unless the policy is sound for the model."""
+        check_rows(model)
         check_start(model, self.start)
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
@@ -80,6 +94,16 @@ class Policy(ABC):
     def propose(self, session: Session, images: Tensor) -> Votes:
         """Vote to select a class: nothing rests on these votes being right."""
         return self.vote(session, images, None)
+
+    def base(self, session: Session, images: Tensor) -> Votes:
+        """Vote as the base classifier that is certified."""
+        return self.vote(session, images, None)
+
+    def reach(self, n: int, alpha: float) -> float:
+        """Return the largest lower bound that n samples can give: all of them agree."""
+        votes = np.zeros(n, np.int64)
+        draw = np.random.default_rng(0)
+        return self.bound(votes, 0, alpha, draw, lambda chosen: Votes(votes[chosen], 0)).lower
 
     def bound(
         self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
@@ -99,9 +123,11 @@ class Converged(Policy):
 
     @property
     def certifies(self) -> str:
-        if self.start.follows_image:
-            return EXACT
-        return OWN
+        return EXACT if self.proven else OWN
+
+    @property
+    def proven(self) -> bool:
+        return self.start.follows_image
 
     def check(self, model: ImageModel) -> None:
         super().check(model)
@@ -145,7 +171,7 @@ class Truncated(Policy):
 
     @property
     def certifies(self) -> str:
-        return f"the network of {self.steps} solver steps from the model's own start"
+        return f"the network of {self.steps} solver steps from the model's own start" + SIZE
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -202,6 +228,9 @@ class Audited(Policy):
         if not isinstance(solver, ODE):
             solver = replace(solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
+
+    def base(self, session: Session, images: Tensor) -> Votes:
+        return session.full(images)
 
     def bound(
         self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from solvers import ODE, Continuation, Davidenko, Robust, Solver, Then
 from solvers.ode.initial_value import GRID
+from solvers.warm import DENSE
 
 from ..layers import FlowLayer
 from ..models import ImageModel
-from .starts import Along, Cold, Start
+from .starts import Along, Cold, Start, Tangent
+
+PROBES = 4
+"""Images that tell whether rows are independent."""
 
 
 def root_solver(model: ImageModel) -> Solver[Any, Any]:
@@ -26,6 +33,7 @@ def check_count(name: str, value: int) -> None:
 
 def check_start(model: ImageModel, start: Start) -> None:
     """Refuse starts that the model's forward pass cannot begin from."""
+    check_tangent(model, start)
     flow = isinstance(root_solver(model), ODE)
     if flow and not isinstance(start, (Cold, Along)):
         raise ValueError(
@@ -42,6 +50,70 @@ def check_start(model: ImageModel, start: Start) -> None:
             raise ValueError(
                 f"--warm-start along:{start.time:g} is past the flow's end at {model.layer.t1:g}."
             )
+
+
+def state_size(model: ImageModel) -> int:
+    """Return how many numbers a sample's state has."""
+    with torch.no_grad():
+        return model.start(model.condition(_probes(model)[:1])).numel()
+
+
+def check_tangent(model: ImageModel, start: Start) -> None:
+    """Refuse the tangent start for states whose matrix is too large."""
+    if isinstance(start, Tangent) and (size := state_size(model)) > DENSE:
+        raise ValueError(
+            f"the tangent start inverts an n x n matrix for states of n <= {DENSE:,} numbers, and "
+            f"this model's have {size:,}: choose start=Clean() (--warm-start clean)."
+        )
+
+
+def check_rows(model: ImageModel) -> None:
+    """Refuse models in which a sample's vote depends on its batch mates, or on chance.
+
+    Stem, map and head are evaluated for some images together, again, and one by one.
+    """
+    for name, module in model.named_modules():
+        if module.training:
+            raise ValueError(
+                f"the model must be in eval mode: {name or type(model).__name__} is training. Call "
+                "model.eval() on the model that is certified."
+            )
+    reason = "so there is no fixed base classifier, and no vote of it to count."
+    if model.layer.coupled:
+        raise ValueError(f"the rows of this model's layer are one system (coupled=True), {reason}")
+    images = _probes(model)
+    first, again = _evaluated(model, images), _evaluated(model, images)
+    if not _near(first, again):
+        raise ValueError(
+            f"the model gives something else for the same images at its next call, {reason} Take "
+            "what draws at random (dropout, say) out of it."
+        )
+    if not _near(first, torch.cat([_evaluated(model, image[None]) for image in images])):
+        raise ValueError(
+            f"the model gives something else for an image by itself than beside others, {reason} "
+            "Attention over the batch or batch statistics mix rows: the batch comes first."
+        )
+
+
+@torch.no_grad()
+def _evaluated(model: ImageModel, images: Tensor) -> Tensor:
+    """Return the logits two evaluations of the map after the start."""
+    x = model.condition(images)
+    f = model.layer.equation(model.layer.condition(x))
+    logits: Tensor = model.head(f(f(model.start(x))))
+    return logits
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Whether two results differ by rounding alone, which no mixing of rows is as small as."""
+    gap = (one - other).abs().max() <= torch.finfo(one.dtype).eps ** 0.5 * one.abs().max()
+    return bool(gap) or not bool(torch.isfinite(one).all())  # what is not finite is refused later
+
+
+def _probes(model: ImageModel) -> Tensor:
+    weight = next(model.parameters())
+    drawn = torch.rand(PROBES, *model.shape, generator=torch.Generator().manual_seed(0))
+    return drawn.to(weight)
 
 
 def check_flow(model: ImageModel) -> None:

@@ -15,6 +15,7 @@ from .certificate import ABSTAIN, Certificate
 from .evidence import STOPS
 from .noise import BLOCK, Noise, Phase, on_grid
 from .policies import Policy
+from .reach import check_majority, check_radius, check_reach
 from .requirements import check_count
 from .sequence import BettingSequence, Decision
 from .statistics import radius as radius_of
@@ -85,6 +86,9 @@ class Smoother:
         smoothing: the noise and the statistics.
         advance: told the number of samples of each batch that is done.
 
+    Attributes:
+        session: begins an image.
+
     Raises:
         ValueError: the policy is not sound for the model, with the reason.
     """
@@ -93,13 +97,12 @@ class Smoother:
     policy: Policy
     smoothing: Smoothing
     advance: Callable[[int], None] | None = None
-    _session: Callable[[Tensor], Session] = field(init=False, repr=False)
+    session: Callable[[Tensor], Session] = field(init=False, repr=False)
+    _reaches: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.model.training:
-            raise ValueError("the model must be in eval mode: call model.eval() first.")
         self.policy.check(self.model)
-        self._session = self.policy.prepare(self.model)
+        self.session = self.policy.prepare(self.model)
 
     @torch.no_grad()
     def certify(self, image: Tensor, label: int, index: int) -> Certificate:
@@ -110,9 +113,12 @@ class Smoother:
             label: its true class.
             index: keys the noise.
         """
+        n, alpha = self.smoothing.n, self.smoothing.alpha
+        if not self._reaches:
+            check_reach(self.policy, n, alpha)
+            self._reaches = True
         work = self._begin(image, index)
         target = self._select(work)
-        n, alpha = self.smoothing.n, self.smoothing.alpha
         labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, n, target)))
 
         def redo(chosen: np.ndarray) -> Votes:
@@ -142,7 +148,9 @@ class Smoother:
         most likely below it, or after n samples.
         """
         self._check_anytime("decide")
-        threshold = required_probability(radius, self.smoothing.noise.deviation)
+        deviation = self.smoothing.noise.deviation
+        check_radius(radius, deviation, self.smoothing.n, self.smoothing.alpha)
+        threshold = required_probability(radius, deviation)
         work = self._begin(image, index)
         target = self._select(work)
         bets = BettingSequence(threshold, self.smoothing.alpha)
@@ -178,6 +186,7 @@ class Smoother:
         from scipy.stats import binomtest
 
         self._check_anytime("predict")
+        check_majority(self.smoothing.n, self.smoothing.alpha)
         work = self._begin(image, index)
         labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, self.smoothing.n, None)))
         counts = self._counts(labels)
@@ -206,7 +215,7 @@ class Smoother:
                 f"image {index} should have values k/255 for discrete noise: use 8-bit images, or "
                 "plain noise."
             )
-        session = self._session(image)
+        session = self.session(image)
         return _Work(image, index, session, session.evaluations)
 
     def _select(self, work: _Work) -> int:

@@ -13,6 +13,7 @@ from solvers import Anderson, Equilibrium, Solver
 from ..models import ImageModel
 from .policies import EXACT, Policy
 from .proof import SELECT, Proof, VerifiedSession
+from .requirements import check_rows, check_tangent
 from .starts import Along, Start, Tangent
 from .votes import Session, Votes
 
@@ -39,6 +40,10 @@ class Verified(Policy):
     def certifies(self) -> str:
         return EXACT
 
+    @property
+    def proven(self) -> bool:
+        return True
+
     def check(self, model: ImageModel) -> None:
         if not self.solver.evaluates:
             raise ValueError(
@@ -52,8 +57,11 @@ class Verified(Policy):
                 "monotone, or choose --policy converged or audited."
             )
         Proof.of(model)  # raises where the weights break what their parametrisation promises
-        if isinstance(self.start, Along):  # any other start will do: nothing rests on it
+        if isinstance(self.start, Along):
             super().check(model)
+        else:  # any other start will do that can be computed: nothing rests on it
+            check_rows(model)
+            check_tangent(model, self.start)
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
         return Proof.sessions(model, self.start)

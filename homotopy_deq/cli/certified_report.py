@@ -74,7 +74,10 @@ def table(runs: Sequence[CertifiedRun], cold: dict[float, CertifiedRun]) -> str:
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for run in runs:
         rows.append(_row(run, radii) + (_beside(run, cold) if cold else []))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    noted = [(run.name, run.alone) for run in runs]
+    notes = [f"{name}: {found}" for name, found in noted if found and found.disagreements]
+    lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    return "".join(lines) + "".join(f"\n{note}.\n" for note in notes)
 
 
 def _row(run: CertifiedRun, radii: Sequence[float]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..certification import Certificate, Smoother
+from ..certification.reach import check_reach
 from . import certify_options, options
 from .report import console, failing
 from .sampling import parts, work
@@ -61,6 +62,7 @@ def command(
     noise = {"n": n, "n0": n0, "alpha": alpha, "seed": seed, "batch": batch}
     exact = {"deterministic": deterministic, "discrete": discrete}
     smoothings = study.smoothings(sigma, **exact, **noise)
+    check_reach(study.policy, n, alpha)
     folder = out or default_folder(run, f"certify-{study.name}")
 
     def answer(smoother: Smoother, image: Tensor, label: int, index: int) -> Certificate:

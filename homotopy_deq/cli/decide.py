@@ -9,6 +9,7 @@ import typer
 from torch import Tensor
 
 from ..certification import Certificate, Smoother
+from ..certification.reach import check_radius
 from . import certify_options, options
 from .certify import default_folder
 from .report import console, failing
@@ -70,6 +71,8 @@ def command(
     noise = {"n": n, "n0": n0, "alpha": alpha, "seed": seed, "batch": batch}
     exact = {"deterministic": deterministic, "discrete": discrete}
     smoothings = study.smoothings(sigma, **exact, **noise)
+    for smoothing in smoothings:
+        check_radius(radius, smoothing.noise.deviation, n, alpha)
     folder = out or default_folder(run, f"decide-{study.name}-{radius:g}")
 
     def answer(smoother: Smoother, image: Tensor, label: int, index: int) -> Certificate:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..certification import Certificate, read
+from ..certification import Certificate, Journal, read
+from ..certification.alone import Alone
 from ..certification.journal import CONFIG
 from ..certification.summary import Summary
 
@@ -48,6 +49,11 @@ class CertifiedRun:
     def sigma(self) -> float:
         """The noise."""
         return float(self.config["smoothing"]["sigma"])
+
+    @property
+    def alone(self) -> Alone | None:
+        """How many samples voted otherwise when solved alone; None where votes are proven."""
+        return Journal.open(self.folder).alone()
 
     @property
     def discrete(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor
 
 from ..certification import Certificate, Journal, Smoother, Smoothing, settings
+from ..certification.alone import IMAGES, solved_alone
 from ..certification.arithmetic import arithmetic
 from ..certification.journal import CONFIG
 from ..training import Interrupted
-from .report import console
+from ..training.folder import locked
+from .report import console, warn
 from .study import Study
 
 Answer = Callable[[Smoother, Tensor, int, int], Certificate]
@@ -111,10 +114,34 @@ def work(
     for part, again in zip(todo, goes_on, strict=True):
         part.journal.check(resume=again, overwrite=overwrite)
     processes.wait_for_everyone()  # none looks at a folder that the first has begun
-    if processes.is_main_process:
-        for part, again in zip(todo, goes_on, strict=True):
-            part.journal.begin(resume=again)
-    processes.wait_for_everyone()
+    with ExitStack() as held:
+        if processes.is_main_process:
+            for part, again in zip(todo, goes_on, strict=True):
+                held.enter_context(locked(part.journal.folder))
+                part.journal.begin(resume=again)
+                look_alone(study, part)
+        processes.wait_for_everyone()
+        return _do(study, todo, answer)
+
+
+def look_alone(study: Study, part: Part) -> None:
+    """Solve some noise samples alone, once a run, and warn where they vote otherwise."""
+    if study.policy.proven or part.journal.alone() is not None:
+        return
+    smoother = Smoother(study.model, study.policy, part.smoothing)
+    first = range(min(IMAGES, len(study.indices)))
+    found = solved_alone(smoother, [(study.image(k), study.indices[k]) for k in first])
+    part.journal.note_alone(found)
+    if found.disagreements:
+        warn(
+            f"{found}: this model's answer depends on rounding, as it does between several "
+            "equilibria. The certificates are about the network at this batch size; votes of "
+            "--policy verified depend on no batch (--contraction, or a monotone model)."
+        )
+
+
+def _do(study: Study, todo: Sequence[Part], answer: Answer) -> list[Finished] | None:
+    processes = study.processes
     done = [part.journal.done() for part in todo]
     processes.wait_for_everyone()  # all deal alike
     try:

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from ..certification import ABSTAIN, Smoother
+from ..certification.reach import check_majority
 from ..data import ImageData, read_images
 from ..training import load_checkpoint
 from . import certify_options, options
@@ -67,6 +68,7 @@ def command(
         )
     noise = {"n": n, "n0": 1, "alpha": alpha, "seed": seed, "batch": batch}
     smoothings = study.smoothings(sigma, discrete=discrete, **noise)
+    check_majority(n, alpha)
     classes = load_checkpoint(find_checkpoint(run)).meta["about"]["classes"]
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:

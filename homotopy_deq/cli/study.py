@@ -14,10 +14,8 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 
-from solvers.warm import DENSE
-
 from ..certification import Clean, Policy, Smoothing, Tangent, Verified
-from ..certification.requirements import root_solver
+from ..certification.requirements import root_solver, state_size
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
 from ..training import load_checkpoint
@@ -104,7 +102,7 @@ class Study:
         policy = names.policy_by(name, choices.warm_start, steps=choices.steps, audit=choices.audit)
         path = _path(spec, choices, policy)
         model = path.put(model)
-        policy = _with_solver(policy, model, choices)
+        policy = _with_start(_with_solver(policy, model, choices), model, choices)
         policy.check(model)
         data = images or spec.data(choices.data)
         if data.shape != model.shape:
@@ -126,14 +124,6 @@ class Study:
         pixels, labels = data.test_images[order], data.test_labels[order]
         model.to(device)
         size = check_clean(model, pixels, device)
-        if isinstance(policy.start, Tangent):
-            if choices.warm_start is None and (choices.few or size > PAYS):
-                policy = replace(policy, start=Clean())
-            elif size > DENSE:
-                raise ValueError(
-                    f"--warm-start tangent inverts an n x n matrix for states of n <= {DENSE} "
-                    f"numbers; this model's have {size:,}. Use --warm-start clean."
-                )
         identity = {
             "weights sha256": weights_sha256(model),
             "data": {
@@ -257,6 +247,14 @@ def _with_solver(policy: Policy, model: ImageModel, choices: Choices) -> Policy:
     limits = {"rtol": choices.rtol, "max_steps": choices.max_steps}
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     return replace(policy, solver=replace(policy.solver, **given))
+
+
+def _with_start(policy: Policy, model: ImageModel, choices: Choices) -> Policy:
+    """Return the policy with another start than the tangent where that is default and too dear."""
+    if choices.warm_start is not None or not isinstance(policy.start, Tangent):
+        return policy
+    dear = choices.few or state_size(model) > PAYS
+    return replace(policy, start=Clean()) if dear else policy
 
 
 def _crc(values: Tensor) -> int:

@@ -46,6 +46,8 @@ def test_every_flag_says_what_it_is(command: str) -> None:
         (["--sigma", "nan"], "sigma must be above 0"),
         (["--sigma", "0.5", "--sigma", "0.5"], "--sigma: each once"),
         (["--n", "0"], "n must be at least 1; got 0"),
+        (["--n", "5"], "every image would abstain. Give n (--n) of 10 or more"),
+        (["--n", "11", "--policy", "audited", "--audit", "11"], "a larger n (--n) or audit"),
         (["--n0", "0"], "n0 must be at least 1; got 0"),
         (["--alpha", "1"], "alpha must be in (0, 1); got 1"),
         (["--seed", "-1"], "seed must be 0 or more; got -1"),
@@ -158,11 +160,11 @@ def test_states_too_large_for_the_tangent_start_at_the_clean_equilibrium(
     monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("homotopy_deq.cli.study.PAYS", 5)
-    monkeypatch.setattr("homotopy_deq.cli.study.DENSE", 10)
+    monkeypatch.setattr("homotopy_deq.certification.requirements.DENSE", 10)
     certify(monotone, tmp_path / "out", n=64, limit=2)
     assert read(tmp_path / "out")[0]["policy"]["start"] == {"is": "Clean"}
     flags = ["--warm-start", "tangent", "--out", tmp_path / "no"]
-    assert "Use --warm-start clean" in refused("certify", monotone, *flags)
+    assert "--warm-start clean" in refused("certify", monotone, *flags)
 
 
 def test_each_sigma_has_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:

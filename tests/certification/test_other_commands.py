@@ -36,6 +36,7 @@ def test_decide_stops_early_and_claims_what_certify_does(run: Path, tmp_path: Pa
         (["--radius", "0"], "--radius must be above 0; got 0"),
         (["--radius", "0.5", "--policy", "audited"], "sampling cannot stop early"),
         (["--radius", "0.5", "--sigma", "0"], "sigma must be above 0"),
+        (["--radius", "0.9"], "prove a radius of 0.7584 at sigma 0.25"),
     ],
 )
 def test_decide_refuses_what_it_cannot_answer(
@@ -52,11 +53,13 @@ def test_smooth_predict_counts_votes_of_files_and_of_test_images(run: Path, tmp_
         Image.fromarray(image[0].numpy()).save(file)
     flags = ["--n", 200, "--cpu", "--json"]
     named = json.loads(done("smooth-predict", run, *files, *flags))
-    stored = json.loads(done("smooth-predict", run, "--limit", 12, "--n", 1, "--cpu", "--json"))
+    stored = json.loads(done("smooth-predict", run, "--limit", 12, "--n", 11, "--cpu", "--json"))
     assert [row["image"] for row in named] == [str(file) for file in files]
     chosen = stratified_order(load("digits").test_labels, 0)[:12].sort().values
     assert [row["image"] for row in stored] == chosen.tolist()
-    assert all(row["class"] is None for row in stored)  # one vote tells nothing at 0.001
+    for row in stored:  # 11 votes tell something at 0.001 if they all agree
+        assert (row["class"] is None) == (max(row["counts"].values()) < 11)
+    assert "Give n (--n) of 11 or more" in refused("smooth-predict", run, "--n", 10)
     for row in named:
         assert sum(row["counts"].values()) + row["undecided"] == 200
         ranked = sorted(row["counts"], key=row["counts"].get)

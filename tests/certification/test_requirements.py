@@ -1,0 +1,198 @@
+"""What is certified must be one classifier, and what is begun must be able to end in a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from homotopy_deq import DEQ, ImplicitLayer
+from homotopy_deq.certification import (
+    Audited,
+    Clean,
+    Converged,
+    Policy,
+    Smoother,
+    Smoothing,
+    Tangent,
+    Truncated,
+    Verified,
+)
+from homotopy_deq.certification.alone import solved_alone
+from homotopy_deq.certification.journal import JournalError
+from homotopy_deq.certification.requirements import state_size
+from homotopy_deq.certification.sequence import betting_lower
+from homotopy_deq.certification.statistics import radius
+from homotopy_deq.certification.votes import Session, Votes
+from homotopy_deq.cli import sampling
+from homotopy_deq.models import ImageModel, MonotoneDEQ
+from solvers import Anderson
+from tests.certification.commands import certify
+from tests.certification.test_journal import begun
+from tests.certification.test_smoothing import image_at, linear
+from tests.test_cli import done
+
+SHAPE = (1, 4, 4)
+
+
+def plain() -> ImageModel:
+    torch.manual_seed(0)
+    return DEQ(SHAPE, 3, hidden=4, head=8, groups=2).eval()
+
+
+class Mixing(nn.Module):
+    """Each row leans to the mean of the batch."""
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * torch.tanh(z + x) + 0.1 * z.mean(0, keepdim=True)
+
+
+class Drawing(nn.Module):
+    """Each call drops other entries."""
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * nn.functional.dropout(torch.tanh(z + x), 0.2)
+
+
+class Normed(nn.Module):
+    """BatchNorm that keeps no statistics of its own takes those of the batch, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * torch.tanh(self.norm(z) + x)
+
+
+@pytest.mark.parametrize("policy", (Converged(), Audited(), Truncated()))
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    ((Mixing, "beside others"), (Normed, "beside others"), (Drawing, "at its next call")),
+)
+def test_cells_that_mix_rows_or_draw_at_random_are_refused(
+    policy: Policy, cell: Callable[[], nn.Module], told: str
+) -> None:
+    model = plain()
+    model.layer = ImplicitLayer(cell(), Anderson())
+    with pytest.raises(ValueError, match=told):
+        Smoother(model.eval(), policy, Smoothing(0.25))
+
+
+def test_rows_that_are_one_system_are_refused() -> None:
+    model = plain()
+    model.layer = ImplicitLayer(model.layer.cell, Anderson(), coupled=True).eval()
+    with pytest.raises(ValueError, match=r"coupled=True"):
+        Smoother(model, Converged(), Smoothing(0.25))
+
+
+def test_a_part_that_is_training_is_refused_by_its_name() -> None:
+    model = plain()
+    model.head.train()
+    assert not model.training
+    with pytest.raises(ValueError, match="in eval mode: head is training"):
+        Smoother(model, Converged(), Smoothing(0.25))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_models_whose_rows_are_independent_pass(dtype: torch.dtype) -> None:
+    Smoother(plain().to(dtype), Converged(), Smoothing(0.25))
+    Smoother(linear()[0].to(dtype), Verified(), Smoothing(0.25))
+
+
+def test_a_tangent_that_is_too_large_is_refused_before_the_first_image() -> None:
+    torch.manual_seed(0)
+    large = MonotoneDEQ((1, 8, 8), 3, hidden=2049, kernel=None, pool=1).eval()
+    assert state_size(large) == 2049
+    for policy in (Verified(), Converged(start=Tangent()), Audited(start=Tangent())):
+        with pytest.raises(ValueError, match=r"have 2,049: choose start=Clean\(\)"):
+            policy.check(large)
+    wide = DEQ((1, 64, 64), 3, hidden=4, head=8, groups=2).eval()  # 4 x 32 x 32
+    assert state_size(wide) == 4096
+    with pytest.raises(ValueError, match="have 4,096"):
+        Smoother(wide, Audited(start=Tangent()), Smoothing(0.25))
+    Smoother(wide, Audited(start=Clean()), Smoothing(0.25))
+
+
+@pytest.mark.parametrize(("n", "alpha"), ((9, 1e-3), (5, 1e-3), (1, 0.5), (6, 1e-2)))
+def test_a_run_that_could_only_abstain_is_refused(n: int, alpha: float) -> None:
+    # n votes that all agree bound p by alpha^(1/n), which must be above 1/2.
+    model, w = linear()
+    image = image_at(0.9, w)
+    smoother = Smoother(model, Verified(), Smoothing(0.1, n=n, alpha=alpha))
+    enough = int(np.floor(np.log2(1 / alpha))) + 1
+    with pytest.raises(ValueError, match=rf"{n} samples that all agree.* of {enough} or more"):
+        smoother.certify(image, 0, 0)
+    smoother = Smoother(model, Verified(), Smoothing(0.1, n=enough, alpha=alpha))
+    assert smoother.certify(image, 0, 0).radius > 0
+
+
+def test_a_radius_or_a_class_that_no_votes_could_prove_is_refused() -> None:
+    model, w = linear()
+    image = image_at(0.9, w)
+    few = Smoother(model, Verified(), Smoothing(0.1, n=100))
+    most = radius(betting_lower(100, 100, 1e-3), few.smoothing.noise.deviation)
+    with pytest.raises(ValueError, match=f"prove a radius of {most:.3f}"):
+        few.decide(image, 0, 0, 1.001 * most)
+    assert few.decide(image, 0, 0, 0.999 * most).stop == "certified"
+    with pytest.raises(ValueError, match="of 11 or more"):
+        Smoother(model, Verified(), Smoothing(0.1, n=10)).predict(image, 0)
+    assert Smoother(model, Verified(), Smoothing(0.1, n=11)).predict(image, 0)[0] == 0
+
+
+@dataclass(frozen=True)
+class Unsteady(Converged):
+    """Votes as a network does whose rounding, and with it its root, depends on the batch."""
+
+    flips: int = 7
+
+    def base(self, session: Session, images: Tensor) -> Votes:
+        found = super().base(session, images)
+        other = torch.arange(len(images)).numpy() % self.flips == 0
+        labels = np.where(other & (len(images) > 1), 1 - found.labels, found.labels)
+        return replace(found, labels=labels)
+
+
+def test_votes_that_depend_on_the_batch_are_counted() -> None:
+    model, w = linear()
+    images = [(image_at(0.2, w), 3), (image_at(-0.2, w), 5)]
+    smoothing = Smoothing(0.5, n=400, batch=50)
+    steady = solved_alone(Smoother(model, Converged(), smoothing), images)
+    assert (steady.samples, steady.disagreements, steady.batch) == (100, 0, 50)
+    found = solved_alone(Smoother(model, Unsteady(), smoothing), images)
+    assert found.disagreements == 2 * 8  # 0, 7, ..., 49 of each
+    assert "16 of 100 noise samples vote otherwise" in str(found)
+
+
+def test_a_run_warns_of_votes_that_depend_on_the_batch_and_its_report_says_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Warning" not in certify(run, tmp_path / "steady")
+    assert "vote otherwise" not in done("report", tmp_path / "steady")
+    real = sampling.solved_alone
+    monkeypatch.setattr(
+        sampling, "solved_alone", lambda *given: replace(real(*given), disagreements=3)
+    )
+    certify(run, tmp_path / "unsteady")
+    told = "3 of 256 noise samples vote otherwise when they are solved alone than in a batch of 128"
+    assert told in done("report", tmp_path / "unsteady")
+
+
+def test_what_was_found_alone_is_kept_whole(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    assert journal.alone() is None
+    model, w = linear()
+    found = solved_alone(
+        Smoother(model, Converged(), Smoothing(0.5, n=64)), [(image_at(0.2, w), 3)]
+    )
+    journal.note_alone(found)
+    assert journal.alone() == found
+    file = tmp_path / "alone.json"
+    file.write_bytes(file.read_bytes().replace(b"64", b"65"))
+    with pytest.raises(JournalError, match="alone.json, line 1"):
+        journal.alone()
