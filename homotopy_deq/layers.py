@@ -25,9 +25,11 @@ from solvers import (
     solve,
 )
 from solvers.guard import Guard
+from solvers.problem import check_time
 
 from .equations import answered_by, check_answers, equation_of
 from .finite import finite_rows, put_back, rows_of
+from .twin import twin
 
 OnFailure = Literal["warn", "raise", "ignore"]
 
@@ -58,6 +60,8 @@ class Layer(nn.Module):
     gradient: Gradient[Any]
     rest_point: bool = True
     polish: Solver[Equilibrium, Any] | None = None
+    spare: Gradient[Any] | None = None
+    """The gradient of the other kind of answer, root or z(t1), for a swap back to it."""
 
     def __init__(
         self, cell: nn.Module, t1: float, on_failure: OnFailure, coupled: bool = False
@@ -69,6 +73,7 @@ class Layer(nn.Module):
             raise ValueError(
                 f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
             )
+        check_time("t1", t1)
         if not t1 > 0:
             raise ValueError(f"t1 must be above 0; got {t1}.")
         self.cell = cell
@@ -94,7 +99,7 @@ class Layer(nn.Module):
         t1: float | None = None,
         polish: Solver[Equilibrium, Any] | None = None,
     ) -> Layer:
-        """Return a layer with this cell, its weights shared, and another forward pass.
+        """Return a layer with this cell's weights, shared, and another forward pass.
 
         A solver of initial value problems gives a `FlowLayer`: of an `ImplicitLayer`, the flow
         dz/dt = f(z; x) - z that rests at its equilibrium. Any other solver gives an
@@ -102,10 +107,10 @@ class Layer(nn.Module):
 
         Arguments:
             solver: the other path.
-            gradient: by default this layer's, where it fits the other equation, else the other
-                layer's default.
+            gradient: by default this layer's, or that of the layer which this one was made from,
+                where it fits the other equation; else the other layer's default.
             t1: where the flow ends; this layer's by default.
-            polish: see `FlowLayer`; this layer's by default.
+            polish: see `FlowLayer`; none by default, whether or not this layer has one.
 
         Raises:
             TypeError: this flow has no rest point, and the solver is one of equilibria.
@@ -121,10 +126,10 @@ class Layer(nn.Module):
         if not flows and polish is not None:
             raise TypeError("polish follows a flow; a fixed-point solver has its own tolerance.")
         t1 = self.t1 if t1 is None else t1
-        polish = polish or self.polish
-        at_root = not flows or polish is not None
-        if gradient is None and at_root == self.ends_at_root:
-            gradient = self.gradient
+        same = self.ends_at_root == (not flows or polish is not None)
+        if gradient is None:
+            gradient = self.gradient if same else self.spare
+        cell = twin(self.cell)
         settings: dict[str, Any] = {
             "t1": t1,
             "on_failure": self.on_failure,
@@ -133,10 +138,11 @@ class Layer(nn.Module):
         other: Layer
         if flows:
             settings |= {"rest_point": self.rest_point, "polish": polish}
-            other = FlowLayer(self.cell, solver, gradient, **settings)
+            other = FlowLayer(cell, solver, gradient, **settings)
         else:
-            other = ImplicitLayer(self.cell, solver, gradient or Implicit(), **settings)
-        other.training = self.training  # train() would walk over the shared cell
+            other = ImplicitLayer(cell, solver, gradient or Implicit(), **settings)
+        other.training = self.training  # train() would reach into the cell, whose mode is its own
+        other.spare = self.spare if same else self.gradient
         return other
 
     @property

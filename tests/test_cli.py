@@ -299,4 +299,6 @@ def test_every_name_makes_the_solver_that_it_names() -> None:
     polished = names.Path("dopri5+anderson", rtol=1e-6, max_steps=7).put(model).layer
     assert polished.polish == Anderson(rtol=1e-6, max_steps=7)
     assert polished.solver == ODE(method="dopri5")
+    trained = names.Path("rk4+anderson").put(model)
+    assert names.Path("rk4").put(trained).layer.polish is None  # what is named is what is run
     assert isinstance(names.Path("anderson+continuation").put(model).layer.solver, Then)

@@ -7,10 +7,12 @@ import warnings
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from homotopy_deq import ConvergenceWarning, FlowLayer, ImplicitLayer
 from homotopy_deq.cells import ConvCell, ConvField, DenseCell
 from homotopy_deq.layers import Layer
+from homotopy_deq.twin import twin
 from solvers import (
     ODE,
     Adjoint,
@@ -172,7 +174,8 @@ def test_with_solver_shares_the_weights() -> None:
     assert isinstance(flow, FlowLayer) and flow.rest_point and flow.t1 == 12.0
     back = flow.with_solver(Broyden())
     assert isinstance(back, ImplicitLayer) and isinstance(back.gradient, Implicit)
-    assert layer.cell is flow.cell is back.cell
+    for other in (flow, back):
+        assert all(a is b for a, b in zip(layer.parameters(), other.parameters(), strict=True))
     assert not flow.training and not back.training
     with torch.no_grad():
         layer.cell.recurrent.weight.zero_()
@@ -190,6 +193,69 @@ def test_with_solver_keeps_a_gradient_that_fits_and_replaces_one_that_does_not()
     assert isinstance(flow.with_solver(ODE(method="rk4")).gradient, Adjoint)
     assert isinstance(flow.with_solver(Picard()).gradient, Implicit)
     assert isinstance(flow.with_solver(Picard(), Unroll()).gradient, Unroll)
+
+
+def test_a_swap_there_and_back_keeps_the_rule_of_either_side() -> None:
+    layer = ImplicitLayer(DenseCell(3, 4), gradient=Phantom(3))
+    flow = layer.with_solver(ODE())
+    assert flow.with_solver(Picard()).gradient == Phantom(3)
+    assert flow.with_solver(ODE("rk4")).with_solver(Picard()).gradient == Phantom(3)
+    assert layer.with_solver(ODE(), Adjoint()).with_solver(Picard()).gradient == Phantom(3)
+    adjoint = FlowLayer(DenseCell(3, 4), gradient=Adjoint())
+    assert adjoint.with_solver(Picard()).with_solver(ODE("rk4")).gradient == Adjoint()
+    polished = adjoint.with_solver(ODE(), Phantom(2), polish=Picard())
+    assert polished.with_solver(ODE()).gradient == Adjoint()
+    assert polished.with_solver(ODE()).with_solver(Picard()).gradient == Phantom(2)
+
+
+def test_a_polish_is_taken_off_by_the_next_path_without_one() -> None:
+    cell, x = dense(), torch.randn(4, 3, dtype=torch.float64)
+    polished = FlowLayer(cell, ODE("rk4"), polish=TIGHT)
+    plain = polished.with_solver(ODE("rk4"))
+    assert plain.polish is None and isinstance(plain.gradient, Unroll)
+    assert torch.equal(plain(x), FlowLayer(cell, ODE("rk4"))(x))
+    kept = polished.with_solver(ODE("rk4"), polish=polished.polish)
+    assert torch.equal(kept(x), polished(x)) and not torch.allclose(kept(x), plain(x))
+
+
+class Normed(Bare):
+    """A cell whose answer depends on its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+
+    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.norm(x),)
+
+
+def test_the_mode_of_a_swapped_layer_is_its_own_and_its_weights_and_statistics_are_shared() -> None:
+    layer = ImplicitLayer(Normed())
+    other = layer.with_solver(Picard()).eval()
+    assert all(module.training for module in layer.modules())
+    assert not any(module.training for module in other.modules())
+    layer(torch.randn(8, 5))
+    assert int(other.cell.norm.num_batches_tracked) == 1  # type: ignore[union-attr]
+    layer.eval()
+    other.train()
+    assert not any(module.training for module in layer.modules())
+    with torch.no_grad():
+        layer.cell.linear.weight.zero_()  # type: ignore[union-attr]
+    assert not other.cell.linear.weight.any()  # type: ignore[union-attr]
+    assert set(other.state_dict()) == set(layer.state_dict())
+
+
+def test_a_parametrized_and_a_compiled_cell_have_twins_with_modes_of_their_own() -> None:
+    plain = nn.Sequential(spectral_norm(nn.Linear(3, 3)), nn.Dropout(0.5))
+    for module in (plain, torch.compile(plain, backend="eager")):
+        other = twin(module).eval()
+        assert plain[1].training
+        x = torch.ones(1, 3)
+        assert torch.equal(other(x), other(x))  # no dropout is drawn
+        assert [id(p) for p in other.parameters()] == [id(p) for p in module.parameters()]
+    shared = nn.Linear(2, 2)
+    pair = twin(nn.Sequential(shared, shared))
+    assert pair[0] is pair[1] and pair[0] is not shared
 
 
 def test_rest_point_flow_nears_the_equilibrium_at_the_rate_of_its_horizon() -> None:
@@ -274,6 +340,10 @@ def test_wrong_arguments_are_named() -> None:
         ImplicitLayer(lambda z, x: z)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="t1 must be above 0; got -1"):
         FlowLayer(cell, t1=-1)
+    with pytest.raises(ValueError, match="t1 must be a finite number; got inf"):
+        FlowLayer(cell, t1=float("inf"))
+    with pytest.raises(TypeError, match="t1 must be a number; got a Parameter"):
+        FlowLayer(cell, t1=nn.Parameter(torch.ones(())))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="polish follows a flow"):
         ImplicitLayer(cell).with_solver(Picard(), polish=Picard())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from solvers import Equilibrium, Gradient, Solution, Solver
 
 from ..cells import Bounds, FixedCell, InclusionCell
 from ..layers import Layer
+from ..twin import twin
 from .blocks import LinearHead, Normalize, classifier, stem
 from .start import InitialPoint, VectorPoint
 
@@ -146,10 +146,11 @@ class ImageModel(nn.Module):
     ) -> M:
         """Return this model with another forward pass; the weights are shared, not copied.
 
+        Its mode is its own from then on: `eval()` of one leaves the other in training.
+
         Arguments and errors as in `Layer.with_solver`.
         """
-        other = copy.copy(self)
-        other._modules = dict(self._modules)
+        other = twin(self)
         other.layer = self.layer.with_solver(solver, gradient, t1=t1, polish=polish)
         return other
 
@@ -198,10 +199,8 @@ class ImageModel(nn.Module):
         Raises:
             ValueError: the model is not `verifiable`.
         """
-        other, layer = copy.copy(self), copy.copy(self.layer)
-        other._modules, layer._modules = dict(self._modules), dict(self.layer._modules)
-        layer.cell = FixedCell(self._inclusion())
-        other.layer = layer
+        other = twin(self)
+        other.layer.cell = FixedCell(other._inclusion())
         return other
 
     def _inclusion(self) -> InclusionCell:

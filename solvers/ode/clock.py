@@ -103,7 +103,8 @@ class Steps(Recorder):
 
     def callback_step(self, s: Tensor, z: Tensor, h: Tensor) -> None:
         """Be told of a step that begins: again, where one was rejected."""
-        self.seen.setdefault(float(s), self.row(float(s), z, self.counter.count))
+        at = float(s.detach())  # Unroll differentiates the sizes of steps as well
+        self.seen.setdefault(at, self.row(at, z, self.counter.count))
 
     def path(self, found: Tensor) -> list[Row]:
         (time, z, _), *later = self.seen.values()

@@ -131,6 +131,13 @@ def test_with_solver_shares_every_weight_and_leaves_the_model_alone() -> None:
     assert next(other.parameters()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("kind", [HomoODE, DEQ, NeuralODE])
+def test_the_mode_of_a_swapped_model_is_its_own(kind: type[ImageModel]) -> None:
+    model = small(kind).train()
+    model.with_solver(ODE(method="rk4")).eval()
+    assert all(module.training for module in model.modules())
+
+
 def test_forward_passes_of_one_set_of_weights_agree() -> None:
     model, x = small().eval().double(), images().double()
     nn.init.constant_(model.layer.cell.norm1.weight, 0.2)  # contractive, as Picard needs
