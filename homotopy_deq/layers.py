@@ -26,6 +26,7 @@ from solvers import (
 )
 from solvers.guard import Guard
 from solvers.problem import check_time
+from solvers.transforms import uncompiled
 
 from .equations import answered_by, check_answers, equation_of
 from .finite import finite_rows, put_back, rows_of
@@ -170,6 +171,7 @@ class Layer(nn.Module):
         lowered = isinstance(z0, Tensor) and torch.is_autocast_enabled(z0.device.type)
         return z0.float() if lowered and z0.dtype.itemsize < 4 else z0
 
+    @uncompiled
     def solve(
         self, x: Tensor, z0: Tensor | Solution[Tensor] | None = None, *, record: bool = False
     ) -> Solution[Tensor]:
@@ -189,6 +191,7 @@ class Layer(nn.Module):
             return put_back(some, rows, len(x), z0)
         return self.answer(self.condition(x), self.initial(x) if z0 is None else z0, record=record)
 
+    @uncompiled
     def forward(self, x: Tensor) -> Tensor:
         """Return the answer for the condition x."""
         return self.accept(self.solve(x))
@@ -239,6 +242,7 @@ class ImplicitLayer(Layer):
         self.solver = solver
         self.gradient = gradient
 
+    @uncompiled
     def answer(
         self,
         condition: tuple[Tensor, ...],
@@ -311,6 +315,7 @@ class FlowLayer(Layer):
 
         return InitialValue(field, t0, self.t1, equation.condition, coupled=equation.coupled)
 
+    @uncompiled
     def answer(
         self,
         condition: tuple[Tensor, ...],

@@ -15,9 +15,11 @@ from .problem import Counter, Equilibrium, InitialValue, check_start
 from .solution import Solution, SolveError, Trajectory, V
 from .solver import P, Solver, State
 from .status import Status
+from .transforms import uncompiled
 from .verify import verified
 
 
+@uncompiled
 def solve(
     problem: P,
     solver: Solver[P, Any],

@@ -12,6 +12,7 @@ from torch import Tensor
 from .guard import Guard
 from .problem import Equilibrium, InitialValue, Map, checked
 from .solution import Solution, V
+from .transforms import check_untransformed
 
 P = TypeVar("P", Equilibrium, InitialValue)
 Unpack = Callable[[Solution[Any]], Solution[Any]]
@@ -23,6 +24,8 @@ def pack(
     """Return the problem on one tensor, its start, and the way back to the caller's form."""
     start: Any = z0.value if isinstance(z0, Solution) else z0
     ways: list[Unpack] = []
+    parts = start if isinstance(start, tuple) else (start,)
+    check_untransformed(*parts, *(problem.condition or ()))
     if isinstance(problem.function, Guard):  # packed before
         return problem, start, lambda solution: cast("Solution[V]", solution)
     if isinstance(start, tuple):

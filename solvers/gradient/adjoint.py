@@ -13,6 +13,7 @@ from ..ode.clock import Clock
 from ..packing import pack
 from ..problem import InitialValue
 from ..solution import Solution, V
+from ..transforms import uncompiled
 from .function import tie
 from .graph import detached, leaves, tied_to_nothing
 
@@ -30,6 +31,7 @@ class Adjoint:
         R. T. Q. Chen et al. (2018), Neural ordinary differential equations.
     """
 
+    @uncompiled
     def apply(
         self, problem: InitialValue, solver: ODE, z0: V | Solution[V], *, record: bool = False
     ) -> Solution[V]:

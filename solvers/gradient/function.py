@@ -13,6 +13,7 @@ from ..driver import run
 from ..norms import expand
 from ..problem import Equilibrium, Map, check_start
 from ..solver import Solver
+from ..transforms import check_untransformed
 from .graph import detached, leaves
 from .rows import BackwardWarning
 
@@ -58,6 +59,7 @@ class _Call:
 
     def adjoint(self, v: Tensor) -> Tensor:
         """Return u = J^T u + v, without a graph."""
+        check_untransformed(v)
         # Each sample is solved for v of size 1, as the equation is linear: the cotangent of a
         # sample that is classified with confidence is near the smallest numbers.
         size = v.flatten(1).abs().amax(1)

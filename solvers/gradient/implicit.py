@@ -13,6 +13,7 @@ from ..packing import pack
 from ..problem import Equilibrium
 from ..solution import Solution, V
 from ..solver import Solver
+from ..transforms import uncompiled
 from .function import attach
 from .rows import on_usable_rows
 
@@ -41,6 +42,7 @@ class Implicit:
 
     solver: Solver[Equilibrium, Any] = field(default_factory=lambda: Anderson(rtol=1e-6))
 
+    @uncompiled
     def apply(
         self,
         problem: Equilibrium,

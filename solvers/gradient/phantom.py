@@ -13,6 +13,7 @@ from ..packing import pack
 from ..problem import Equilibrium
 from ..solution import Solution, V
 from ..solver import Solver
+from ..transforms import uncompiled
 from .rows import on_usable_rows
 
 
@@ -41,6 +42,7 @@ class Phantom:
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must be in (0, 1]; got {self.damping}.")
 
+    @uncompiled
     def apply(
         self,
         problem: Equilibrium,

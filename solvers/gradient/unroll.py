@@ -12,6 +12,7 @@ from ..packing import pack
 from ..problem import Equilibrium, InitialValue
 from ..solution import Solution, V
 from ..solver import Solver
+from ..transforms import uncompiled
 from .graph import tied_to_nothing
 
 P = TypeVar("P", Equilibrium, InitialValue)
@@ -30,6 +31,7 @@ class Unroll:
         ValueError: the method is not differentiable (scipy_solver).
     """
 
+    @uncompiled
     def apply(
         self, problem: P, solver: Solver[P, Any], z0: V | Solution[V], *, record: bool = False
     ) -> Solution[V]:
