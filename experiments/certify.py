@@ -5,8 +5,10 @@
 
 Trains three models with Gaussian noise of each sigma, then runs `homotopy-deq certify` on the
 same images with the same noise: every sample solved in full from the model's own start (cold),
-and each policy with its warm start; and `homotopy-deq decide` at one radius. Everything is kept in
---work and gone on with when the experiment is started again.
+and each policy with its warm start; and `homotopy-deq decide` at one radius, cold and by verified
+votes. Everything is kept in --work and gone on with when the experiment is started again; what
+another commit made is refused, and the seconds written are those of all the runs, whichever call
+made them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from rich.console import Console
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from experiments.kept import made, making  # noqa: E402
 from experiments.results import Record  # noqa: E402
 from homotopy_deq.certification.summary import compare  # noqa: E402
 from homotopy_deq.cli.runs import CertifiedRun  # noqa: E402
@@ -42,6 +45,10 @@ RUNS = {
     "verified tangent": "--policy verified --warm-start tangent",
     "audited serial 3": "--policy audited --warm-start serial --steps 3 --audit 1000",
     "truncated 3": "--policy truncated --steps 3",
+}
+DECIDE = {
+    COLD: "--policy converged --warm-start none --solver anderson",
+    "verified": "--policy verified",
 }
 
 
@@ -70,6 +77,7 @@ def main(config: Config) -> None:
     console = Console()
     record = Record(f"certify_{config.dataset.replace('-', '_')}", config)
     rows: dict[str, Any] = {}
+    folders: list[Path] = []
     for sigma in config.sigmas:
         for name, words in MODELS.items():
             folder = config.work / f"{config.dataset}-{name}-{sigma:g}"
@@ -78,29 +86,26 @@ def main(config: Config) -> None:
             # A HomoODE is certified at the equilibrium of its weights, whatever flow trained them.
             found = {each: certify(config, folder, each, sigma) for each in RUNS}
             figures = {k: described(each, found[COLD]) for k, each in found.items()}
-            asked = decide(config, folder, sigma)
-            cold = found[COLD].summary
-            verdicts = [c.stop for c in asked.certificates]
+            asked = {each: decide(config, folder, each, sigma) for each in DECIDE}
+            folders += [folder, *(run.folder for run in (*found.values(), *asked.values()))]
             rows[f"{name}, sigma {sigma:g}"] = {
                 "test accuracy": test["test"]["accuracy"],
                 "test accuracy under noise": test["noisy_test"]["accuracy"],
                 "runs": figures,
                 "decide": {
-                    "radius": asked.asked,
-                    "certified and correct": sum(c.correct for c in asked.certificates)
-                    / len(asked.certificates),
-                    "cold run at that radius": float(cold.accuracy([asked.asked or 0]).accuracy[0]),
-                    "open": verdicts.count("all samples drawn"),
-                    "samples an image": asked.summary.samples,
-                    "seconds an image": asked.summary.seconds,
-                    "cold seconds over these": cold.seconds / asked.summary.seconds,
-                    "cold evaluations over these": cold.per_image / asked.summary.per_image,
+                    "radius": sigma,
+                    "whole cold run at that radius": float(
+                        found[COLD].summary.accuracy([sigma]).accuracy[0]
+                    ),
+                    "runs": {k: decided(each, asked[COLD]) for k, each in asked.items()},
                 },
             }
             for policy, each in figures.items():
                 console.print(f"{name}, sigma {sigma:g}, {policy}: {each}", highlight=False)
             console.print(rows[f"{name}, sigma {sigma:g}"]["decide"], highlight=False)
-    console.print(f"Written to {record.write({'radii': RADII, 'models': rows})}")
+    work = made(folders)
+    result = {"radii": RADII, "models": rows, "calls killed, their seconds unknown": work.killed}
+    console.print(f"Written to {record.write(result, started=work.started, seconds=work.seconds)}")
 
 
 def described(run: CertifiedRun, cold: CertifiedRun) -> dict[str, Any]:
@@ -120,6 +125,21 @@ def described(run: CertifiedRun, cold: CertifiedRun) -> dict[str, Any]:
     }
 
 
+def decided(run: CertifiedRun, cold: CertifiedRun) -> dict[str, Any]:
+    """Return the figures of decisions at one radius, beside those of the same task done cold."""
+    stops = [c.stop for c in run.certificates]
+    beside = compare(run.summary, cold.summary)
+    return {
+        "certified and correct": sum(c.correct for c in run.certificates) / len(stops),
+        "open": stops.count("all samples drawn"),
+        "samples an image": run.summary.samples,
+        "evaluations a sample": run.summary.evaluations,
+        "seconds an image": run.summary.seconds,
+        "cold evaluations over these": beside.evaluations,
+        "cold seconds over these": beside.time,
+    }
+
+
 def train(config: Config, folder: Path, words: str, sigma: float) -> None:
     """Train a model under noise, or go on where a killed experiment left off."""
     if (folder / CHECKPOINT).exists() and load_checkpoint(folder / CHECKPOINT).meta["test"]:
@@ -127,8 +147,8 @@ def train(config: Config, folder: Path, words: str, sigma: float) -> None:
     resume = ["--resume"] if (folder / CHECKPOINT).exists() else []
     sizes = f"--hidden {config.hidden} --kernel {config.kernel}"
     sizes += f" --limit {config.train_images} --epochs {config.epochs}"
-    call(config, f"train {words} --dataset {config.dataset} {sizes} --noise {sigma:g}".split()
-         + ["--out", str(folder), *data(config), *resume])  # fmt: skip
+    command = f"train {words} --dataset {config.dataset} {sizes} --noise {sigma:g}".split()
+    call(config, folder, [*command, "--out", str(folder), *data(config), *resume])
 
 
 def certify(config: Config, folder: Path, name: str, sigma: float) -> CertifiedRun:
@@ -138,10 +158,11 @@ def certify(config: Config, folder: Path, name: str, sigma: float) -> CertifiedR
     return sampled(config, folder, out, ["certify", *RUNS[name].split(), *solver], sigma)
 
 
-def decide(config: Config, folder: Path, sigma: float) -> CertifiedRun:
-    """Answer "certified at radius sigma?" by verified votes."""
-    words = ["decide", "--radius", f"{sigma:g}", "--policy", "verified"]
-    return sampled(config, folder, folder / "decide", words, sigma)
+def decide(config: Config, folder: Path, name: str, sigma: float) -> CertifiedRun:
+    """Answer "certified at radius sigma?" by one policy."""
+    words = ["decide", "--radius", f"{sigma:g}", *DECIDE[name].split()]
+    out = folder / f"decide-{name.replace(' ', '-')}"
+    return sampled(config, folder, out, words, sigma)
 
 
 def sampled(
@@ -158,7 +179,7 @@ def run(config: Config, folder: Path, out: Path, words: list[str], sigma: float)
     numbers = f"--sigma {sigma:g} --n {config.samples} --limit {config.images}"
     more = f"--batch {config.batch} --out {out} --cpu".split() + data(config)
     resume = ["--resume"] if out.exists() else []
-    call(config, [words[0], str(folder), *words[1:], *numbers.split(), *more, *resume])
+    call(config, out, [words[0], str(folder), *words[1:], *numbers.split(), *more, *resume])
 
 
 def data(config: Config) -> list[str]:
@@ -166,10 +187,12 @@ def data(config: Config) -> list[str]:
     return [] if config.data is None else ["--data", str(config.data)]
 
 
-def call(config: Config, words: list[str]) -> None:
-    """Run the command line with the experiment's number of threads."""
+def call(config: Config, out: Path, words: list[str]) -> None:
+    """Run the command line with the experiment's number of threads; it makes a folder."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads), "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "homotopy_deq.cli", *words], env=environment, check=True)
+    command = [sys.executable, "-m", "homotopy_deq.cli", *words]
+    with making(out):
+        subprocess.run(command, env=environment, check=True)
 
 
 def config_of(description: str) -> Config:

@@ -37,8 +37,21 @@ class Record:
         self.config = config
         self.started = datetime.now(timezone.utc)
 
-    def write(self, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-        """Write the result with seed, commit, device, versions, command and times."""
+    def write(
+        self,
+        result: Mapping[str, Any],
+        folder: Path = RESULTS,
+        *,
+        started: str | None = None,
+        seconds: float | None = None,
+    ) -> Path:
+        """Write the result with seed, commit, device, versions, command and times.
+
+        Arguments:
+            result: what was measured.
+            folder: where to write.
+            started, seconds: of the work itself, where earlier calls did a part of it.
+        """
         finished = datetime.now(timezone.utc)
         settings = {k: _plain(v) for k, v in asdict(self.config).items()}
         body = {
@@ -50,9 +63,9 @@ class Record:
             "versions": {"python": platform.python_version()}
             | {package: version(package) for package in PACKAGES},
             "command": command(),
-            "started": self.started.isoformat(timespec="seconds"),
+            "started": started or self.started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
-            "seconds": round((finished - self.started).total_seconds(), 1),
+            "seconds": round(seconds or (finished - self.started).total_seconds(), 1),
             "config": settings,
             "result": result,
         }

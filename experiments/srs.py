@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from experiments.certify import MODELS, Config, config_of, run, sampled, train  # noqa: E402
+from experiments.kept import made  # noqa: E402
 from experiments.results import Record  # noqa: E402
 from homotopy_deq.certification import Journal  # noqa: E402
 from homotopy_deq.certification.journal import ESTIMATES  # noqa: E402
@@ -96,7 +97,8 @@ def main(config: Config) -> None:
         console.print(f"  differs: {line}", highlight=False)
     paper = {n: {"accuracy at radii": a, "seconds an image": s} for n, (a, s) in PAPER.items()}
     result = {"radii": RADII, "paper": paper, "ours": ours, "differs": differs}
-    console.print(f"Written to {record.write(result)}")
+    work = made([folder, *(folder / f"srs-{k}" for k in range(len(OURS)))])
+    console.print(f"Written to {record.write(result, started=work.started, seconds=work.seconds)}")
 
 
 def figures(config: Config, folder: Path, out: Path, words: str) -> Summary:
