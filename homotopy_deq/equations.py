@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from solvers import Equilibrium, InitialValue, Solver
 
+from .twin import held
+
 
 def equation_of(
     cell: nn.Module, condition: tuple[Tensor, ...], *, coupled: bool = False
@@ -22,6 +24,7 @@ def equation_of(
         condition: what it receives beside the state.
         coupled: whether the rows are one system, see `Equilibrium`.
     """
+    cell = held(cell)
     make: Callable[[tuple[Tensor, ...]], Equilibrium] | None = getattr(cell, "equation", None)
     if not callable(make):
         return Equilibrium(

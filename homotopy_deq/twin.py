@@ -22,6 +22,25 @@ def twin(module: M) -> M:
     return _twin(module, {})
 
 
+def held(module: M) -> M:
+    """Return the module itself, or a twin that keeps the tensors that stand in for its parameters.
+
+    `torch.func.functional_call` puts tensors in the place of parameters while a call lasts. A
+    backward pass that evaluates the module again comes later, and needs them still.
+
+    Arguments:
+        module: any.
+    """
+    parameters = (p for each in module.modules() for p in each._parameters.values())
+    if all(p is None or isinstance(p, nn.Parameter) for p in parameters):
+        return module
+    other = twin(module)
+    for each in other.modules():
+        for name in ("_parameters", "_buffers"):
+            each.__dict__[name] = dict(each.__dict__[name])
+    return other
+
+
 def _twin(module: M, made: dict[nn.Module, nn.Module]) -> M:
     if module in made:
         return made[module]  # type: ignore[return-value]

@@ -13,6 +13,12 @@ from torch.autograd import forward_ad
 A = ParamSpec("A")
 R = TypeVar("R")
 
+TRANSFORMED = (
+    "A solve cannot run under torch.func or vmap (vmap, grad, jvp, jacrev, a vectorized "
+    "backward pass): its loop reads numbers. It solves a batch by itself; differentiate with "
+    "torch.autograd.grad or torch.autograd.functional, not vectorized."
+)
+
 
 def uncompiled(function: Callable[A, R]) -> Callable[A, R]:
     """Return the function as one that `torch.compile` calls and does not trace into.
@@ -41,11 +47,7 @@ def check_untransformed(*tensors: object) -> None:
         *tensors: the start and the condition of a solve; what is no tensor is passed by.
     """
     if _transforms_active():
-        raise NotImplementedError(
-            "A solve cannot run under torch.func or vmap (vmap, grad, jvp, jacrev, a vectorized "
-            "backward): its loop reads numbers. It solves a batch by itself; differentiate with "
-            "torch.autograd.grad or torch.autograd.functional."
-        )
+        raise NotImplementedError(TRANSFORMED)
     if torch._C._get_tracing_state() is not None:
         raise NotImplementedError(
             "torch.jit.trace, and torch.onnx.export by it, would freeze the number of steps that "
@@ -64,6 +66,8 @@ def check_untransformed(*tensors: object) -> None:
                 "Tensors on the meta device have no numbers to end a loop by. Build on meta, move "
                 "with to_empty(device=...), load the weights, and then solve."
             )
+        if tensor.layout == torch.strided and not _has_memory(tensor):
+            raise NotImplementedError(TRANSFORMED)
         # Where autograd is on (Unroll) each step carries its tangent.
         if not torch.is_grad_enabled() and _tangent(tensor) is not None:
             raise NotImplementedError(
@@ -76,6 +80,15 @@ def _tangent(tensor: Tensor) -> Tensor | None:
     unpacked: Any = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
     tangent: Tensor | None = unpacked.tangent
     return tangent
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is one, not many at once as in a vectorized backward pass."""
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 # torch's own test before each autograd function; where it is gone, vmap's error has to do.

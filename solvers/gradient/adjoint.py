@@ -15,7 +15,7 @@ from ..problem import InitialValue
 from ..solution import Solution, V
 from ..transforms import uncompiled
 from .function import tie
-from .graph import detached, leaves, tied_to_nothing
+from .graph import check_same, closure, detached, evaluated, tied_to_nothing
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,21 @@ class Adjoint:
             problem = replace(problem, condition=copies[1:])
         clock = Clock(problem)
         known = {id(x) for x in copies}
-        hidden = tuple(p for p in leaves(clock(z0.new_zeros(()), copies[0])) if id(p) not in known)
+
+        def evaluate() -> Tensor:
+            return clock(z0.new_zeros(()), copies[0])
+
+        image, closed = evaluated(evaluate)
+        before = closure(image, *copies)
+
+        def check() -> None:  # the field is evaluated again in backward
+            with torch.enable_grad():
+                check_same(before, closure(evaluate(), *copies))
+
+        hidden = tuple(p for p in closed if id(p) not in known)
         inputs = tuple(x for x in copies[1:] if x.requires_grad)
         value = solver.integrate(
             clock, copies[0], clock.times, odeint_adjoint, adjoint_params=(*inputs, *hidden)
         )[-1]
         once = "The gradient of Adjoint has no derivative itself; use Unroll() for a second one."
-        return tie((value,), (*copies, *hidden), (*originals, *hidden), once=once)[0]
+        return tie((value,), (*copies, *hidden), (*originals, *hidden), once=once, check=check)[0]

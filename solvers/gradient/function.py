@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +15,38 @@ from ..norms import expand
 from ..problem import Equilibrium, Map, check_start
 from ..solver import Solver
 from ..transforms import check_untransformed
-from .graph import detached, leaves
+from .graph import check_same, closure, cut, detached, evaluated
 from .rows import BackwardWarning
 
 
-def attach(problem: Equilibrium, z: Tensor, solver: Solver[Equilibrium, Any]) -> Tensor:
-    """Return the root z of z = f(z, *condition) with the implicit gradient attached."""
+def attach(
+    problem: Equilibrium,
+    z: Tensor,
+    solver: Solver[Equilibrium, Any],
+    closed: tuple[Tensor, ...] | None = None,
+) -> Tensor:
+    """Return the root z of z = f(z, *condition) with the implicit gradient attached.
+
+    Arguments:
+        problem: the equation.
+        z: its root, (B, ...).
+        solver: solver of the linear equation in backward.
+        closed: the tensors that the map closes over, by default found from its graph.
+    """
     check_start(problem, z)
-    with torch.enable_grad():
-        root = z.detach().requires_grad_()
-        inputs = detached(problem.condition)
-        image = problem.map(root, *inputs).to(z.dtype)
+    root = z.detach().requires_grad_()
+    inputs = detached(problem.condition)
+
+    def evaluate() -> Tensor:
+        return problem.map(root, *inputs).to(z.dtype)
+
+    if closed is None:
+        image, closed = evaluated(evaluate)
+    else:
+        with torch.enable_grad():
+            image = evaluate()
     known = {id(t) for t in (root, *inputs)}
-    hidden = tuple(t for t in leaves(image) if id(t) not in known)
+    hidden = tuple(t for t in closed if t.requires_grad and id(t) not in known)
     if image.grad_fn is None:
         return z
     call = _Call(problem.map, solver, root, inputs, image, hidden)
@@ -43,7 +63,7 @@ class _Call:
     root: Tensor  # z*, a leaf
     inputs: tuple[Tensor, ...]  # the condition, as leaves
     image: Tensor  # f(z*), with the graph from the leaves
-    hidden: tuple[Tensor, ...]  # the parameters that the map closes over
+    hidden: tuple[Tensor, ...]  # the parameters and fast weights that the map closes over
 
     def vjp(self, u: Tensor) -> Tensor:
         """Return J^T u."""
@@ -79,14 +99,15 @@ class _Call:
         """Return u^T df/dt for each input t of the condition and each hidden parameter."""
         sources = [*self.inputs, *hidden]
         wanted = [k for k, tensor in enumerate(sources) if tensor.requires_grad]
-        found = torch.autograd.grad(
-            self.image,
-            [sources[k] for k in wanted],
-            u,
-            retain_graph=True,
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
+        with cut(hidden):
+            found = torch.autograd.grad(
+                self.image,
+                [sources[k] for k in wanted],
+                u,
+                retain_graph=True,
+                create_graph=torch.is_grad_enabled(),
+                allow_unused=True,
+            )
         gradients: list[Tensor | None] = [None] * len(sources)
         for k, gradient in zip(wanted, found, strict=True):
             gradients[k] = gradient
@@ -145,9 +166,10 @@ def _differentiable(
     inputs = detached(tuple(condition))
     cotangent = v.detach().requires_grad_()
     image = call.map(root, *inputs).to(z.dtype)
+    check_same(closure(call.image, call.root, *call.inputs), closure(image, root, *inputs))
     copy = replace(call, root=root, inputs=inputs, image=image)
     linear = Equilibrium(lambda u, v: v + copy.vjp(u), (cotangent,))
-    u = attach(linear, copy.adjoint(v.detach()), call.solver)
+    u = attach(linear, copy.adjoint(v.detach()), call.solver, (root, *inputs, *hidden))
     gradients = copy.pull(u, hidden)
     present = [k for k, gradient in enumerate(gradients) if gradient is not None]
     outputs = tuple(g for g in gradients if g is not None)
@@ -164,14 +186,16 @@ def tie(
     originals: tuple[Tensor, ...],
     *,
     once: str = "",
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, ...]:
     """Return the outputs as functions of the originals, by their gradient in the copies.
 
     `outputs` are computed from `copies`, leaf tensors (a parameter may be its own copy), each of
     which stands for the original at its place. Where the graph between them can be differentiated
-    only once, `once` is what is said to who tries again.
+    only once, `once` is what is said to who tries again. `check` is called before that graph is
+    gone through.
     """
-    tied: tuple[Tensor, ...] = _Tie.apply((outputs, copies, once), *originals)
+    tied: tuple[Tensor, ...] = _Tie.apply((outputs, copies, once, check), *originals)
     return tied
 
 
@@ -186,12 +210,15 @@ class _Tie(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        outputs, copies, once = _released(ctx)
+        outputs, copies, once, check = _released(ctx)
+        if once:  # what was evaluated is a solve
+            check_untransformed(*cotangents)
+        check()
         differentiable = torch.is_grad_enabled()  # create_graph
         again = differentiable and not once
         v = tuple(c.detach().requires_grad_() for c in cotangents) if again else cotangents
         wanted = [k for k, tensor in enumerate(copies) if tensor.requires_grad]
-        with torch.enable_grad():
+        with torch.enable_grad(), cut(copies):
             found = torch.autograd.grad(
                 outputs,
                 [copies[k] for k in wanted],

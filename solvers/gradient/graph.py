@@ -2,32 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..problem import Equilibrium, InitialValue
+
+Edge = tuple[Any, int]
+"""A result of a node of the graph: the node, and which of its results."""
 
 
 def leaves(output: Tensor) -> tuple[Tensor, ...]:
     """Return the leaf tensors that require a gradient and that `output` depends on.
 
-    A map may close over its parameters; this finds them, so none is missed by a gradient rule
-    that needs them listed. In the order of first visit.
+    In the order of first visit.
+    """
+    return _walk([_edge(output)], begin=0, through=frozenset())[0]
+
+
+def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return what a function computes, and which tensors it closes over that require a gradient.
+
+    These are leaves (parameters), and what was computed from others before: the fast weights of
+    meta-learning, a matrix that was made from parameters once per solve. Gradients end there. A
+    tensor is told by the function's calls of torch: where there are such, one evaluation more
+    watches them. One that they do not show (in compiled code) is stood for by its own leaves.
+    """
+    with torch.enable_grad():
+        begin = torch.zeros((), requires_grad=True).view(()).grad_fn
+        assert begin is not None
+        image = function()
+        first = begin._sequence_nr()
+        found, entries = _walk([_edge(image)], first, frozenset())
+        if not entries:
+            return image, found
+        with _Watch(entries) as watch:
+            function()
+    unseen = frozenset(entries) - frozenset(watch.found)
+    found, _ = _walk([_edge(image)], first, unseen)
+    return image, (*found, *watch.found.values())
+
+
+def closure(image: Tensor, *inputs: Tensor) -> set[int]:
+    """Return the leaves that a map closes over, as told by what it made of some inputs."""
+    return {id(leaf) for leaf in leaves(image)} - {id(tensor) for tensor in inputs}
+
+
+def check_same(before: set[int], now: set[int]) -> None:
+    """Raise RuntimeError if a map closes over other leaves in a backward pass than it did before.
+
+    A module does once `torch.func.functional_call` has ended.
+    """
+    if before != now:
+        raise RuntimeError(
+            "The map closes over other parameters in this backward pass than when it was solved, "
+            "as a module does once torch.func.functional_call has ended. Give functional_call "
+            "plain tensors (p.detach().requires_grad_()), or use Unroll()."
+        )
+
+
+@contextmanager
+def cut(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let no gradient pass beyond tensors that are computed from others, while it lasts.
+
+    So a gradient in several tensors is the partial one in each, also where one of them was
+    computed from another.
+    """
+    handles = [
+        tensor.grad_fn.register_prehook(_zeros) for tensor in tensors if tensor.grad_fn is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _zeros(gradients: tuple[Tensor | None, ...]) -> Any:
+    return tuple(g if g is None else torch.zeros_like(g) for g in gradients)
+
+
+def _edge(tensor: Tensor) -> Edge:
+    return tensor.grad_fn, tensor.output_nr
+
+
+def _walk(
+    queue: list[Edge], begin: int, through: frozenset[Edge]
+) -> tuple[tuple[Tensor, ...], list[Edge]]:
+    """Return the leaves that the edges lead to, and the edges to nodes that are older.
+
+    Arguments:
+        queue: where to begin.
+        begin: the number of the first node that is not older. Numbers are given by thread: a
+            node of another thread may pass for a new one, and its leaves are found.
+        through: edges to older nodes that are followed all the same, and all beyond them.
     """
     found: dict[int, Tensor] = {}
+    entries: dict[Edge, None] = {}
     seen: set[Any] = {None}
-    queue: list[Any] = [output.grad_fn]
     while queue:
-        node = queue.pop()
+        node, index = queue.pop()
         if node in seen:
             continue
-        seen.add(node)
         variable = getattr(node, "variable", None)  # on AccumulateGrad nodes alone
         if variable is not None:
             found[id(variable)] = variable
-        queue.extend(parent for parent, _ in node.next_functions)
-    return tuple(found.values())
+        elif node._sequence_nr() < begin:
+            if (node, index) not in through:
+                entries[node, index] = None  # another of its results may be followed
+                continue
+            beyond, _ = _walk(list(node.next_functions), 0, through)
+            found |= {id(leaf): leaf for leaf in beyond}
+            continue
+        seen.add(node)
+        queue.extend(node.next_functions)
+    return tuple(found.values()), list(entries)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Find the tensors that stand at some edges of a graph, among those that torch is called with.
+
+    Arguments:
+        edges: where.
+    """
+
+    def __init__(self, edges: Iterable[Edge]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.edges = set(edges)
+        self.found: dict[Edge, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and _edge(value) in self.edges:
+                self.found.setdefault(_edge(value), value)
+        return func(*args, **(kwargs or {}))
 
 
 def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: Tensor) -> Tensor:
@@ -37,10 +150,10 @@ def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: T
     parallelism waits for zeros. The map is evaluated once, at `start`, which need not be finite.
     """
     if isinstance(problem, InitialValue):
-        image = problem(start.new_tensor(problem.t0), start)
+        _, closed = evaluated(lambda: problem(start.new_tensor(problem.t0), start))
     else:
-        image = problem(start)
-    for tensor in (*leaves(image), start, *(problem.condition or ())):
+        _, closed = evaluated(lambda: problem(start))
+    for tensor in (*closed, start, *(problem.condition or ())):
         if tensor.requires_grad:
             value = value + tensor.unsqueeze(-1)[..., :0].sum().to(value)
     return value
