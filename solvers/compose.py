@@ -11,7 +11,7 @@ from torch import Tensor
 from .driver import run
 from .norms import expand
 from .problem import Equilibrium
-from .solver import Solver, State
+from .solver import Solver, State, earned, residual_norm, start
 from .status import Status
 
 NEAR = 10.0  # times the tolerance: from here a solver polishes, from farther off it starts anew
@@ -38,7 +38,8 @@ class Then(Solver[Equilibrium, ThenState]):
     """Try solvers in turn; each receives only the samples that the ones before failed on.
 
     A solver begins at the start, as if it were alone, but at the best answer so far where that
-    one has all but converged: a failed iterate is seldom a better start than the start.
+    one has all but converged, and its ||f(z) - z|| has fallen below that of the start: a failed
+    iterate is seldom a better start than the start.
     `Solution.steps` is the number of solvers that a sample saw: `steps == k` means that the k-th
     solved it. A sample that none solves ends at the best answer, with the status of the last
     solver that did not end NONFINITE. The tolerances are those of the solvers.
@@ -77,12 +78,16 @@ class Then(Solver[Equilibrium, ThenState]):
         return ThenState(z0, z0, residual, z0, code, 0, evals=evals)
 
     def step(self, problem: Equilibrium, state: ThenState) -> ThenState:
-        begin = state.start
+        assert state.evals is not None
+        begin, evals = state.start, state.evals
         if state.stage:
             near = state.residual <= NEAR * self.solvers[state.stage].rtol
+            if bool(near.any()):  # at a start that is handed on, nothing has to fall any more
+                first, best = (residual_norm(start(problem, z)) for z in (state.start, state.z))
+                evals = evals + 2 * near
+                near &= earned(self.solvers[state.stage], state.z, best, first)
             begin = torch.where(expand(near, begin), state.z, begin)
         found = run(problem, self.solvers[state.stage], begin)
-        assert state.evals is not None
         better = found.residual.to(state.residual) <= state.residual
         # NONFINITE means that there is no value, and an earlier solver has left one.
         kept = (found.status == Status.NONFINITE) & torch.isfinite(state.residual)
@@ -92,7 +97,7 @@ class Then(Solver[Equilibrium, ThenState]):
             residual=torch.minimum(found.residual.to(state.residual), state.residual),
             code=torch.where(kept, state.code, found.status),
             stage=state.stage + 1,
-            evals=state.evals + found.evals,
+            evals=evals + found.evals,
         )
 
     def status(self, state: ThenState) -> Tensor | None:

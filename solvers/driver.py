@@ -13,7 +13,7 @@ from .norms import expand
 from .packing import pack
 from .problem import Counter, Equilibrium, InitialValue, check_start
 from .solution import Solution, SolveError, Trajectory, V
-from .solver import P, Solver, State
+from .solver import P, Solver, State, earned, residual_norm
 from .status import Status
 from .transforms import uncompiled
 from .verify import verified
@@ -54,21 +54,27 @@ def run(
     z0: V | Solution[V],
     *,
     record: bool = False,
+    first: Tensor | None = None,
 ) -> Solution[V]:
-    """Do what `solve` does, in the caller's grad mode (`Unroll` differentiates through it)."""
+    """Do what `solve` does, in the caller's grad mode (`Unroll` differentiates through it).
+
+    Arguments:
+        first: ||f(z) - z||, (B,), where the path that led to z0 began: z0 is then not the
+            caller's own start, and has converged only where its residual is below, see `earned`.
+    """
     check_kind(problem, solver)
     if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
         with torch.inference_mode(False), torch.no_grad():
             if problem.condition is not None:
                 problem = replace(problem, condition=_thaw(problem.condition))
-            return run(problem, solver, _thaw(z0), record=record)
+            return run(problem, solver, _thaw(z0), record=record, first=first)
     problem, z, unpack = pack(problem, z0)
     check_start(problem, z)
     if z.shape[0] == 0:
         return unpack(_Results(z).solution([], []))
     counted, counter = problem.counted()
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
-        found = _loop(counted, counter, solver.recorded() if record else solver, z, record)
+        found = _loop(counted, counter, solver.recorded() if record else solver, z, record, first)
         if isinstance(problem, Equilibrium):
             found = verified(problem, solver, found)
     return unpack(found)
@@ -97,7 +103,12 @@ def check_kind(problem: object, solver: object) -> None:
 
 
 def _loop(
-    problem: Any, counter: Counter, solver: Solver[Any, Any], z0: Tensor, record: bool
+    problem: Any,
+    counter: Counter,
+    solver: Solver[Any, Any],
+    z0: Tensor,
+    record: bool,
+    first: Tensor | None,
 ) -> Solution[Tensor]:
     may_compact = problem.condition is not None and not record
     watched = torch.is_grad_enabled()  # then a finished sample must not run on where it can leave
@@ -110,6 +121,10 @@ def _loop(
     step = 0
     while True:
         code = solver.status(state)
+        if code is not None and solver.evaluates:
+            code = results.earned(solver, state, code, first)
+        if first is None and solver.evaluates:
+            first = residual_norm(state)
         if step >= solver.max_steps:
             code = _expired(code, state)
         if watched and code is not None:
@@ -187,6 +202,20 @@ class _Results:
         if state.time is not None:
             self.time = _put(self.time, target, state.time.index_select(0, source))
         return True
+
+    def earned(
+        self, solver: Solver[Any, Any], state: State, code: Tensor, first: Tensor | None
+    ) -> Tensor:
+        """Return the codes with those that say CONVERGED and have not earned it RUNNING."""
+        rows = np.flatnonzero((code.cpu().numpy() == Status.CONVERGED) & self.running)
+        if rows.size == 0:
+            return code
+        index = torch.from_numpy(rows).to(state.z.device)
+        if first is not None:
+            first = first[torch.from_numpy(self.index[rows]).to(first.device)]
+        at = State(state.z[index], state.fz[index], state.residual[index])
+        fine = earned(solver, at.z, residual_norm(at), first)
+        return code.index_copy(0, index, fine.to(code.dtype))
 
     def compact(self, like: Tensor) -> Tensor:
         """Forget the finished rows; return the positions of the others in the current batch."""

@@ -62,7 +62,8 @@ class Solver(ABC, Generic[P, S]):
             correctors work on another equation, and ladders of solvers do without.
 
     Arguments:
-        rtol: a sample has converged at ||f(z) - z|| <= rtol ||f(z)|| + atol (2-norm of a sample).
+        rtol: a sample has converged at ||f(z) - z|| <= rtol ||f(z)|| + atol (2-norm of a sample),
+            where that is evidence of a root, see `earned`.
         atol: the absolute part of the tolerance.
         max_steps: a sample still running after so many steps ends MAX_STEPS.
     """
@@ -118,6 +119,38 @@ def verdict(residual: Tensor, tolerance: float | Tensor) -> Tensor | None:
         return None
     code = (residual <= tolerance).to(torch.int8)  # CONVERGED is 1
     return code if finite else code.masked_fill_(~torch.isfinite(residual), Status.NONFINITE)
+
+
+def earned(solver: Solver[Any, Any], z: Tensor, gap: Tensor, first: Tensor | None = None) -> Tensor:
+    """Say where a residual within the tolerance is convergence, bool (B,).
+
+    No tolerance may lie below the rounding of z, and no residual may merely look small beside a z
+    that has grown (as that of f(z) = z + 1 does, until 1 is rounded away): with eps of z's dtype
+
+        eps / 2 ||z|| <= rtol ||z|| + atol,    ||f(z) - z|| + eps ||z|| < first.
+
+    Arguments:
+        solver: whose tolerance was met.
+        z: where, (B, ...).
+        gap: ||f(z) - z|| there, (B,).
+        first: ||f(z) - z|| where the path began, (B,); None at the caller's own start.
+    """
+    eps = torch.finfo(z.dtype).eps
+    size = norm(z.detach())
+    fine = eps / 2 * size <= solver.rtol * size + solver.atol
+    return fine if first is None else fine & (gap + eps * size < first)
+
+
+def residual_norm(state: State) -> Tensor:
+    """Return ||f(z) - z|| of a state that holds f(z), (B,), outside of any graph."""
+    return state.residual.detach() * norm(state.fz.detach()).clamp_min(TINY)
+
+
+def judged(solver: Solver[Equilibrium, Any], first: State) -> Tensor:
+    """Return the `Status` of each sample at its own start, int8 (B,)."""
+    tolerance = solver.rtol + solver.atol / norm(first.fz).clamp_min(TINY)
+    done = (first.residual <= tolerance) & earned(solver, first.z, residual_norm(first))
+    return done.to(torch.int8).masked_fill_(~torch.isfinite(first.residual), Status.NONFINITE)
 
 
 def start(problem: Equilibrium, z0: Tensor) -> State:

@@ -50,6 +50,7 @@ class Until(Solver[Equilibrium, UntilState]):
     """
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
+    evaluates: ClassVar[bool] = False  # it ends at f(z), of which f is not evaluated
     solver: Solver[Equilibrium, Any]
     decision: Decision
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..driver import run
 from ..newton import NewtonKrylov
-from ..norms import TINY, dot, expand, norm
+from ..norms import dot, expand, norm
 from ..problem import Counter, Equilibrium
 from ..solution import Solution
-from ..solver import Solver, start
+from ..solver import Solver, judged, residual_norm, start
 from ..status import Status
 from .arcstate import ArcState, formed, halved, resting, select
 from .arrival import CORRECTION, RANK, Arrival, Departure, by_either, by_factors, by_krylov
@@ -95,9 +95,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> ArcState:
         first = start(problem, z0)
-        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
-        code = (first.residual <= tolerance).to(torch.int8)
-        code = code.masked_fill(~torch.isfinite(first.residual), Status.NONFINITE)
+        code = judged(self, first)
         idle = code != Status.RUNNING
         unit = UNIT * torch.maximum(norm(z0), norm(first.fz)) / z0[0].numel() ** 0.5
         unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1).to(z0.dtype)
@@ -115,6 +113,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             fz=first.fz,
             residual=first.residual,
             anchor=anchor,
+            first=residual_norm(first),
             code=torch.where(idle, code, state.code),
             evals=1 + torch.where(idle, 0, state.evals),
         )
@@ -280,7 +279,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=krylov)
         last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
         curve = self._curve(family, state)
-        found = finish(problem, solver, curve, last, here, state.gap, state.factors)
+        found = finish(problem, solver, curve, last, here, state.gap, state.first, state.factors)
         return spread(found, index, len(end))
 
     def _curve(self, family: Family, state: ArcState) -> Curve:

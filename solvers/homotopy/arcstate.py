@@ -32,6 +32,7 @@ class ArcState(State):
         streak: easy steps in a row, int64 (B,).
         anchor: what the homotopy keeps of the start, (B, ...).
         unit: the length that z is measured in, (B,).
+        first: ||f(z) - z|| at the start, (B,).
         code: each sample's `Status`, int8 (B,).
         formed: whose Jacobians are formed, bool (B,).
         lu: theirs at the last point, see `Factors`; None where there are none.
@@ -47,6 +48,7 @@ class ArcState(State):
     streak: Tensor
     anchor: Tensor
     unit: Tensor
+    first: Tensor
     code: Tensor
     formed: Tensor
     lu: Tensor | None = None
@@ -83,6 +85,7 @@ def resting(z: Tensor, lam: Tensor, unit: Tensor, theta: float, ds: float) -> Ar
         streak=none,
         anchor=z,
         unit=unit,
+        first=torch.full_like(lam, float("inf")),
         code=none.to(torch.int8),
         formed=none.to(torch.bool),
         evals=none,

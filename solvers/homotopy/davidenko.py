@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..driver import run
 from ..newton import NewtonKrylov
-from ..norms import TINY, expand, norm
+from ..norms import expand
 from ..ode import ODE
 from ..problem import Counter, Equilibrium, InitialValue
 from ..solution import Solution
-from ..solver import Solver, State, start
+from ..solver import Solver, State, judged, residual_norm, start
 from ..status import Status
 from .family import Family
 from .maps import FixedPoint, Homotopy
@@ -65,9 +65,7 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DavidenkoState:
         first = start(problem, z0)
-        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
-        code = (first.residual <= tolerance).to(torch.int8)
-        code = code.masked_fill(~torch.isfinite(first.residual), Status.NONFINITE)
+        code = judged(self, first)
         evals = torch.ones_like(code, dtype=torch.int64)
         time = torch.zeros_like(first.residual)
         return DavidenkoState(z0, first.fz, first.residual, code, evals=evals, time=time)
@@ -76,7 +74,7 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
         assert state.evals is not None and state.time is not None
         end = self.flow(problem, state.z)
         polisher = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=self.krylov)
-        answer = run(problem, polisher, end)
+        answer = run(problem, polisher, end, first=residual_norm(state))
         lost = torch.where(end.converged, Status.LOST_PATH, end.status)
         return replace(
             state,

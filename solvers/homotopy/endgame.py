@@ -11,7 +11,7 @@ from ..driver import run
 from ..norms import expand
 from ..problem import Equilibrium
 from ..solution import Solution
-from ..solver import Solver, State, start
+from ..solver import Solver, State, earned, residual_norm, start
 from ..status import Status
 from .curve import Curve
 from .direct import Factors
@@ -46,6 +46,7 @@ def finish(
     last: Knot,
     here: Knot,
     gap: Tensor,
+    first: Tensor,
     factors: Factors | None = None,
 ) -> Solution[Tensor]:
     """Solve z = f(z) where the path crosses lambda = 1 between two points.
@@ -57,16 +58,17 @@ def finish(
         last: the point before the crossing.
         here: the point after it.
         gap: the arclength between the two, (B,).
+        first: ||f(z) - z|| at the start of the path, (B,).
         factors: the Jacobians at `here`, if they are formed: the chord method is tried first.
     """
     crossing, _ = curve.split(where_crossed(curve, last, here, gap))
     if factors is None:
-        return run(problem, solver, crossing)
-    found = chord_root(problem, curve, factors, crossing, solver)
+        return run(problem, solver, crossing, first=first)
+    found = chord_root(problem, curve, factors, crossing, solver, first)
     left = ~found.converged
     if not bool(left.any()):
         return found
-    again = polish(problem, solver, crossing, left)
+    again = polish(problem, solver, crossing, left, first)
     return Solution(
         value=torch.where(expand(left, crossing), again.value, found.value),
         status=torch.where(left, again.status, found.status),
@@ -77,14 +79,20 @@ def finish(
 
 
 def polish(
-    problem: Equilibrium, solver: Solver[Equilibrium, Any], z: Tensor, chosen: Tensor
+    problem: Equilibrium,
+    solver: Solver[Equilibrium, Any],
+    z: Tensor,
+    chosen: Tensor,
+    first: Tensor,
 ) -> Solution[Tensor]:
-    """Solve z = f(z) from z for the samples `chosen`, bool (B,); the others are left blank."""
-    if problem.condition is None:
-        return run(problem, solver, z)
-    index = chosen.nonzero().squeeze(1)
-    found = run(problem.rows(index), solver, z[index])
+    """Solve z = f(z) from z for the samples `chosen`, bool (B,); the others are left blank.
 
+    `first` is ||f(z) - z|| at the start of the path, (B,).
+    """
+    if problem.condition is None:
+        return run(problem, solver, z, first=first)
+    index = chosen.nonzero().squeeze(1)
+    found = run(problem.rows(index), solver, z[index], first=first[index])
     return spread(found, index, len(chosen))
 
 
@@ -104,7 +112,12 @@ def spread(found: Solution[Tensor], index: Tensor, batch: int) -> Solution[Tenso
 
 
 def chord_root(
-    problem: Equilibrium, curve: Curve, factors: Factors, z: Tensor, solver: Solver[Any, Any]
+    problem: Equilibrium,
+    curve: Curve,
+    factors: Factors,
+    z: Tensor,
+    solver: Solver[Any, Any],
+    first: Tensor,
 ) -> Solution[Tensor]:
     """Solve z = f(z) near a point of the path where the Jacobian is factored, by the chord method.
 
@@ -117,17 +130,23 @@ def chord_root(
         factors: of [G'; t^T], with t.
         z: the starts, (B, ...).
         solver: whose tolerance is to be met.
+        first: ||f(z) - z|| at the start of the path, (B,).
     """
+
+    def arrived(state: State) -> Tensor:
+        met = state.residual <= solver.tolerance(state)
+        return met & earned(solver, state.z, residual_norm(state), first)
+
     state = start(problem, z)
     evals = torch.ones_like(state.residual, dtype=torch.int64)
     tilt = factors.null[:, -1:]
-    done = state.residual <= solver.tolerance(state)
+    done = arrived(state)
     open_ = torch.isfinite(state.residual) & ~done
     for _ in range(CHORDS):
         if not bool(open_.any()):
             break
-        gap = curve.scales[0] * (state.z - state.fz).flatten(1)
-        change = factors.solve(gap, torch.zeros_like(state.residual))
+        miss = curve.scales[0] * (state.z - state.fz).flatten(1)
+        change = factors.solve(miss, torch.zeros_like(state.residual))
         change = change - change[:, -1:] / tilt * factors.null  # lambda stays
         new = start(problem, state.z - curve.split(change)[0])
         evals = evals + open_
@@ -137,7 +156,7 @@ def chord_root(
             torch.where(expand(open_, z), new.fz, state.fz),
             torch.where(open_, new.residual, state.residual),
         )
-        done = done | (open_ & (state.residual <= solver.tolerance(state)))
+        done = done | (open_ & arrived(state))
         open_ = open_ & ~done
     status = torch.where(done, Status.CONVERGED, Status.MAX_STEPS).to(torch.int8)
     return Solution(state.z, status, evals, evals, state.residual)

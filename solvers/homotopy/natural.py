@@ -11,9 +11,9 @@ from torch import Tensor
 from ..driver import run
 from ..linear import gmres, linearize
 from ..newton import NewtonKrylov
-from ..norms import TINY, expand, norm
+from ..norms import expand
 from ..problem import Counter, Equilibrium
-from ..solver import Solver, State, start
+from ..solver import Solver, State, judged, residual_norm, start
 from ..status import Status
 from .control import StepControl
 from .endgame import polish
@@ -36,6 +36,7 @@ class PathState(State):
         ds: the next step in lambda, (B,).
         streak: easy steps in a row, int64 (B,).
         anchor: what the homotopy keeps of the start, (B, ...).
+        first: ||f(z) - z|| at the start, (B,).
         code: each sample's `Status`, int8 (B,).
     """
 
@@ -46,6 +47,7 @@ class PathState(State):
     ds: Tensor
     streak: Tensor
     anchor: Tensor
+    first: Tensor
     code: Tensor
 
 
@@ -87,9 +89,7 @@ class Continuation(Solver[Equilibrium, PathState]):
         lam = torch.zeros_like(first.residual)
         evals = torch.ones_like(lam, dtype=torch.int64)
         anchor = self.homotopy.anchor(problem, z0)
-        tolerance = self.rtol + self.atol / norm(first.fz).clamp_min(TINY)
-        code = (first.residual <= tolerance).to(torch.int8)
-        code.masked_fill_(~torch.isfinite(first.residual), Status.NONFINITE)
+        code = judged(self, first)
         z, residual = z0, first.residual
         family, counter = self._family(problem, anchor)
         if not self.homotopy.rooted:
@@ -111,6 +111,7 @@ class Continuation(Solver[Equilibrium, PathState]):
             ds=torch.full_like(lam, self.control.ds),
             streak=torch.zeros_like(evals),
             anchor=anchor,
+            first=residual_norm(first),
             code=code,
             evals=evals + counter.count,
             time=lam,
@@ -138,7 +139,7 @@ class Continuation(Solver[Equilibrium, PathState]):
                 atol=self.atol,
                 max_steps=3 * self.corrector.max_steps,
             )
-            answer = polish(problem, solver, z, last)
+            answer = polish(problem, solver, z, last, state.first)
             z = torch.where(expand(last, z), answer.value, z)
             evals = evals + answer.evals
             residual = torch.where(last, answer.residual.to(residual), residual)
