@@ -27,7 +27,7 @@ from rich.console import Console
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from experiments.kept import OtherWork, made, making  # noqa: E402
+from experiments.kept import made, making  # noqa: E402
 from experiments.results import Record  # noqa: E402
 from homotopy_deq.certification.summary import compare  # noqa: E402
 from homotopy_deq.cli.runs import CertifiedRun  # noqa: E402
@@ -171,14 +171,7 @@ def sampled(
     """Return a finished run of certify or decide; run it, or go on with it, where it is not."""
     if not (out / "certificates.jsonl").exists():
         run(config, folder, out, words, sigma)
-    found = CertifiedRun.of(out)
-    had, wanted = (found.planned, found.samples), (config.images, config.samples)
-    if had != wanted:
-        raise OtherWork(
-            f"{out} has {had[0]} images of {had[1]} samples, and {wanted[0]} of {wanted[1]} are "
-            "wanted: delete it, or choose another --work."
-        )
-    return found
+    return CertifiedRun.of(out)
 
 
 def run(config: Config, folder: Path, out: Path, words: list[str], sigma: float) -> None:

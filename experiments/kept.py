@@ -13,8 +13,8 @@ from pathlib import Path
 from experiments.results import commit
 
 
-class OtherWork(SystemExit):
-    """What is kept was made by other code, or with other settings, than is asked for now."""
+class OtherCommit(SystemExit):
+    """What is kept was made by other code than runs now."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def made(folders: Sequence[Path]) -> Made:
     """Return how the runs of some folders were made, together.
 
     Raises:
-        OtherWork: one is of another commit, or of nobody knows which.
+        OtherCommit: one is of another commit, or of nobody knows which.
     """
     found = [_note(folder) for folder in folders]
     return Made(
@@ -54,7 +54,7 @@ def making(folder: Path, clock: Callable[[], float] = time.perf_counter) -> Iter
     """Time the call that makes a folder, or goes on with it.
 
     Raises:
-        OtherWork: it was begun by another commit.
+        OtherCommit: it was begun by another commit.
     """
     file = _file(folder)
     if folder.exists():
@@ -73,7 +73,7 @@ def _note(folder: Path) -> Made:
     found = Made(**json.loads(file.read_text())) if file.exists() else None
     if found is None or found.commit != commit():
         whose = "an unknown commit" if found is None else f"commit {found.commit}"
-        raise OtherWork(
+        raise OtherCommit(
             f"{folder} was made by {whose}, and this is {commit()}: its figures and seconds would "
             "be published as this one's. Delete it, or choose another --work."
         )

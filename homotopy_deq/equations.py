@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from solvers import Equilibrium, InitialValue, Solver
+from solvers.solver import named
 
 from .twin import held
 
@@ -57,7 +58,9 @@ def declares_rowwise(cell: nn.Module) -> bool:
 def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:
     """Return the kind of equation that a solver answers, or raise TypeError if it is none."""
     if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a Solver such as Anderson() or ODE(); got {solver!r}.")
+        raise TypeError(
+            f"solver must be a Solver such as Anderson() or ODE(); got {named(solver)}."
+        )
     return solver.answers
 
 

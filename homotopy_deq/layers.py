@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from solvers import (
@@ -26,8 +25,10 @@ from solvers import (
 )
 from solvers.guard import Guard
 from solvers.problem import check_time
-from solvers.transforms import uncompiled
+from solvers.solver import named
+from solvers.transforms import check_untransformed, uncompiled
 
+from .entry import check_rule, condition_of, explain, start_of
 from .equations import answered_by, check_answers, equation_of
 from .finite import finite_rows, put_back, rows_of
 from .twin import twin
@@ -69,7 +70,7 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(cell, nn.Module):
-            raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {cell!r}.")
+            raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {named(cell)}.")
         if on_failure not in get_args(OnFailure):
             raise ValueError(
                 f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
@@ -153,8 +154,7 @@ class Layer(nn.Module):
 
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the cell is iterated with: once per solve, so it may draw a mask."""
-        make: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(self.cell, "condition", None)
-        return make(x) if callable(make) else (x,)
+        return condition_of(self.cell, x)
 
     def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
         """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one.
@@ -165,11 +165,7 @@ class Layer(nn.Module):
 
     def initial(self, x: Tensor) -> Tensor:
         """Return the start of a solve: the cell's, or zero of x's shape."""
-        make: Callable[[Tensor], Tensor] | None = getattr(self.cell, "initial", None)
-        z0 = make(x) if callable(make) else torch.zeros_like(x)
-        # Autocast leaves x in half precision; the state is kept in single, as weights are.
-        lowered = isinstance(z0, Tensor) and torch.is_autocast_enabled(z0.device.type)
-        return z0.float() if lowered and z0.dtype.itemsize < 4 else z0
+        return start_of(self.cell, x)
 
     @uncompiled
     def solve(
@@ -185,11 +181,19 @@ class Layer(nn.Module):
             z0: the start, (B, ...), or an earlier `Solution`; the cell's own by default.
             record: keep the iterates in `Solution.trajectory`.
         """
+        check_untransformed(x)
         rows = None if self.coupled else finite_rows(x)
         if rows is not None:
             some = self.solve(x.index_select(0, rows), rows_of(z0, rows), record=record)
             return put_back(some, rows, len(x), z0)
-        return self.answer(self.condition(x), self.initial(x) if z0 is None else z0, record=record)
+        condition = self.condition(x)
+        start = self.initial(x) if z0 is None else z0
+        try:
+            return self.answer(condition, start, record=record)
+        except (RuntimeError, ValueError) as error:
+            equation = partial(self.equation, condition)
+            explain(self.cell, equation, start, z0 is not None, error)
+            raise
 
     @uncompiled
     def forward(self, x: Tensor) -> Tensor:
@@ -203,6 +207,13 @@ class Layer(nn.Module):
                 raise SolveError(solution)
             warnings.warn(solution.report(), ConvergenceWarning, stacklevel=2)
         return solution.value
+
+    def __prepare_scriptable__(self) -> Layer:
+        """Refuse `torch.jit.script`, which would look into the solver."""
+        raise NotImplementedError(
+            "torch.jit.script cannot compile a solve. Script the cell, layer.cell, and solve "
+            "around it; for speed use torch.compile(cell)."
+        )
 
     def extra_repr(self) -> str:
         """Show the settings in `print(layer)`."""
@@ -239,6 +250,7 @@ class ImplicitLayer(Layer):
     ) -> None:
         super().__init__(cell, t1, on_failure, coupled)
         check_answers(solver, Equilibrium, "FlowLayer")
+        check_rule(gradient)
         self.solver = solver
         self.gradient = gradient
 
@@ -293,6 +305,8 @@ class FlowLayer(Layer):
             if not rest_point:
                 raise TypeError("polish needs rest_point=True: dz/dt = f(z; x) has no equilibrium.")
         self.solver = solver
+        if gradient is not None:
+            check_rule(gradient)
         self.gradient = gradient or (Unroll() if polish is None else Implicit())
         self.rest_point = rest_point
         self.polish = polish

@@ -11,7 +11,7 @@ from torch import Tensor
 from .driver import run
 from .norms import expand
 from .problem import Equilibrium
-from .solver import Solver, State, earned, residual_norm, start
+from .solver import Solver, State, earned, named, residual_norm, start
 from .status import Status
 
 NEAR = 10.0  # times the tolerance: from here a solver polishes, from farther off it starts anew
@@ -60,7 +60,7 @@ class Then(Solver[Equilibrium, ThenState]):
             raise ValueError("Then needs at least one solver, as in Then(Anderson(), ...).")
         for solver in solvers:
             if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
-                raise TypeError(f"Then takes solvers of an Equilibrium; got {solver!r}.")
+                raise TypeError(f"Then takes solvers of an Equilibrium; got {named(solver)}.")
         last = solvers[-1]
         settings = {"rtol": last.rtol, "atol": last.atol, "max_steps": len(solvers)}
         for name, value in {**settings, "solvers": solvers}.items():

@@ -13,7 +13,7 @@ from .norms import expand
 from .packing import pack
 from .problem import Counter, Equilibrium, InitialValue, check_start
 from .solution import Solution, SolveError, Trajectory, V
-from .solver import P, Solver, State, earned, residual_norm
+from .solver import P, Solver, State, earned, named, residual_norm
 from .status import Status
 from .transforms import uncompiled
 from .verify import verified
@@ -92,7 +92,7 @@ def _thaw(value: Any) -> Any:
 def check_kind(problem: object, solver: object) -> None:
     """Raise TypeError unless the solver answers this kind of problem."""
     if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a Solver such as Anderson(); got {solver!r}.")
+        raise TypeError(f"solver must be a Solver such as Anderson(); got {named(solver)}.")
     wanted = solver.answers
     if not isinstance(problem, wanted):
         instead = "ODE" if isinstance(problem, InitialValue) else "Anderson, SteadyState, ..."

@@ -111,6 +111,13 @@ class Solver(ABC, Generic[P, S]):
         return 0.75
 
 
+def named(value: object) -> str:
+    """Say what was given where a solver or another object was wanted."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an object of it; write {value.__name__}()"
+    return repr(value)
+
+
 def verdict(residual: Tensor, tolerance: float | Tensor) -> Tensor | None:
     """Judge each sample by its residual: CONVERGED, NONFINITE or RUNNING; None if all run."""
     low, high = torch.aminmax(residual.detach())  # NaN propagates into both

@@ -54,6 +54,11 @@ def check_untransformed(*tensors: object) -> None:
             "this one input takes. Trace the cell, layer.cell, and solve around it."
         )
     for tensor in tensors:
+        if type(tensor).__module__ == "torch.fx.proxy":
+            raise NotImplementedError(
+                "torch.fx cannot trace a loop over numbers. Give symbolic_trace a Tracer whose "
+                "is_leaf_module keeps layers whole."
+            )
         if not isinstance(tensor, Tensor):
             continue
         if hasattr(tensor, "fake_mode"):

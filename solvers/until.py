@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .norms import expand
 from .problem import Equilibrium
-from .solver import Solver, State
+from .solver import Solver, State, named
 from .status import Status
 
 Decision = Callable[[Equilibrium, State], Tensor]
@@ -56,7 +56,7 @@ class Until(Solver[Equilibrium, UntilState]):
 
     def __init__(self, solver: Solver[Equilibrium, Any], decision: Decision) -> None:
         if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
-            raise TypeError(f"Until takes a solver of an Equilibrium; got {solver!r}.")
+            raise TypeError(f"Until takes a solver of an Equilibrium; got {named(solver)}.")
         if not solver.evaluates:
             raise TypeError(
                 f"Until decides on f(z) at each state, which {type(solver).__name__} does not "

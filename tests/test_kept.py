@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import kept
-from experiments.kept import OtherWork, made, making
+from experiments.kept import OtherCommit, made, making
 
 
 def test_seconds_are_those_of_every_call_that_made_the_runs(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_another_commit_made_is_not_published_as_this_ones(
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with pytest.raises(OtherWork, match="an unknown commit"):
+    with pytest.raises(OtherCommit, match="an unknown commit"):
         made([folder])
     folder.rmdir()
     with making(folder):
@@ -50,5 +50,5 @@ def test_what_another_commit_made_is_not_published_as_this_ones(
     assert json.loads((tmp_path / "run.made.json").read_text())["commit"] == kept.commit()
     monkeypatch.setattr(kept, "commit", lambda: "later")
     for again in (lambda: made([folder]), lambda: making(folder).__enter__()):
-        with pytest.raises(OtherWork, match="this is later.*Delete it"):
+        with pytest.raises(OtherCommit, match="this is later.*Delete it"):
             again()

@@ -49,8 +49,8 @@ def command(
     no change of the image changes it.
 
     Noise is added to each image --n times, and the votes prove a lower bound on the probability
-    of the class (Cohen, Rosenfeld & Kolter 2019). DIR/certificates.tsv holds a row an image, as
-    soon as it is done: idx, label, predict (-1: abstains), radius, correct, evals.
+    of the class (Cohen, Rosenfeld & Kolter 2019). DIR/certificates.tsv and .jsonl hold a line an
+    image: idx, label, predict (-1: abstains), radius, correct, evals.
 
     Several processes: torchrun --nproc-per-node N -m homotopy_deq.cli certify RUN --samples 10000
     """

@@ -51,11 +51,6 @@ class CertifiedRun:
         return float(self.config["smoothing"]["sigma"])
 
     @property
-    def samples(self) -> int:
-        """Noise samples an image, at most."""
-        return int(self.config["smoothing"]["n"])
-
-    @property
     def alone(self) -> Alone | None:
         """How many samples voted otherwise when solved alone; None where votes are proven."""
         return Journal.open(self.folder).alone()

@@ -31,7 +31,7 @@ from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session, Votes
 from homotopy_deq.cli import sampling
 from homotopy_deq.models import ImageModel, MonotoneDEQ
-from solvers import Anderson, Picard
+from solvers import Anderson
 from tests.certification.commands import certify
 from tests.certification.test_journal import begun
 from tests.certification.test_smoothing import image_at, linear
@@ -167,31 +167,6 @@ def test_votes_that_depend_on_the_batch_are_counted() -> None:
     found = solved_alone(Smoother(model, Unsteady(), smoothing), images)
     assert found.disagreements == 2 * 8  # 0, 7, ..., 49 of each
     assert "16 of 100 noise samples vote otherwise" in str(found)
-
-
-class Bistable(nn.Module):
-    """A symmetric W of gain 4: many equilibria, between which Anderson's path decides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        root = torch.randn(128, 128)
-        square = root @ root.mT
-        self.weight = nn.Parameter(4 * square / torch.linalg.eigvalsh(square)[-1])
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.tanh((z.flatten(1) @ self.weight).view_as(z) + 0.05 * x)
-
-
-def test_between_several_equilibria_the_batch_decides_and_it_is_seen() -> None:
-    torch.manual_seed(0)
-    model = DEQ((1, 8, 8), 10, hidden=8, head=16, groups=2)
-    model.layer = ImplicitLayer(Bistable(), Anderson(max_steps=300))
-    images = [(torch.rand(1, 8, 8), k) for k in range(2)]
-    smoothing = Smoothing(0.25, n=256, batch=256)
-    found = solved_alone(Smoother(model.eval(), Converged(), smoothing), images)
-    assert found.samples == 128 and found.disagreements > 10
-    steady = model.with_solver(Picard(max_steps=500))  # W is positive: it climbs to one root
-    assert solved_alone(Smoother(steady, Converged(), smoothing), images).disagreements == 0
 
 
 def test_a_run_warns_of_votes_that_depend_on_the_batch_and_its_report_says_so(

@@ -1,0 +1,137 @@
+"""What a layer is given, checked: a fault is one line about what the user passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solvers import Equilibrium, Solution
+from solvers.solver import named
+
+
+def check_rule(gradient: object) -> None:
+    """Raise TypeError unless an object is a gradient rule."""
+    if isinstance(gradient, type) or not callable(getattr(gradient, "apply", None)):
+        raise TypeError(f"gradient must be a rule such as Implicit(); got {named(gradient)}.")
+
+
+def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
+    """Return the tensors that a cell receives beside z: its own, or x."""
+    make: Callable[[Any], Any] | None = getattr(cell, "condition", None)
+    if not callable(make):
+        if not isinstance(x, Tensor):
+            raise _not_one(x)
+        return (x,)
+    made = make(x)
+    if not isinstance(made, tuple | list) or not all(isinstance(t, Tensor) for t in made):
+        raise TypeError(
+            f"condition(x) of {type(cell).__name__} must return a tuple of tensors; "
+            f"got {_kind(made)}. Return (tensor,) for one."
+        )
+    return tuple(made)
+
+
+def start_of(cell: nn.Module, x: Any) -> Tensor:
+    """Return the start of a solve: the cell's, or zero of x's shape."""
+    make: Callable[[Any], Tensor] | None = getattr(cell, "initial", None)
+    if not callable(make):
+        return _zero(x)
+    z0 = make(x)
+    if not isinstance(z0, Tensor):
+        raise TypeError(
+            f"initial(x) of {type(cell).__name__} must return a tensor, (B, ...); "
+            f"got {_kind(z0)}. For a tuple state pass z0 to layer.solve."
+        )
+    return _single(z0)
+
+
+def explain(
+    cell: nn.Module,
+    equation: Callable[[], Equilibrium],
+    z0: Tensor | Solution[Tensor],
+    given: bool,
+    error: Exception,
+) -> None:
+    """Raise ValueError if a solve failed because its cell cannot be evaluated at its start.
+
+    Arguments:
+        cell: the cell.
+        equation: returns what was solved.
+        z0: the start.
+        given: whether the user passed it.
+        error: what the solve raised.
+    """
+    if type(error) not in (RuntimeError, ValueError) or not isinstance(z0, Tensor):
+        return  # not memory, a status or a transform
+    try:
+        problem = equation()
+    except (RuntimeError, ValueError):
+        return  # the cell has said what is wrong
+    try:
+        with torch.no_grad():
+            problem(z0)
+    except (RuntimeError, ValueError) as fault:
+        own = callable(getattr(cell, "initial", None))
+        start = "z0" if given else "initial(x)" if own else "zero of x's shape"
+        advice = (
+            "Is this the shape of the state?"
+            if given or own
+            else "If the state has another shape than x, give the cell initial(x), which returns "
+            "a start of that shape."
+        )
+        raise ValueError(
+            f"{type(cell).__name__} cannot be evaluated at the start, {start} "
+            f"{tuple(z0.shape)}: {str(fault).splitlines()[0].rstrip('.')}. {advice}"
+        ) from error
+
+
+def _zero(x: Any) -> Tensor:
+    """Return the start by default, zero of x's shape."""
+    if not isinstance(x, Tensor):
+        raise _not_one(x)
+    if not x.is_floating_point() or x.layout != torch.strided:
+        raise TypeError(
+            f"x must be a dense floating-point tensor; got {_kind(x)}, and the start is zero of "
+            "x's kind. Convert x, or give the cell initial(x), which returns another start."
+        )
+    if x.dim() < 2:
+        raise ValueError(
+            f"x must have the batch first and at least one more dimension, (B, ...); got shape "
+            f"{tuple(x.shape)}. Use x[None] for one sample, x[:, None] for a batch of scalars."
+        )
+    z0 = _single(torch.zeros_like(x))
+    if z0.dtype.itemsize < 4:
+        raise ValueError(
+            f"x must be in single or double precision; got {x.dtype}. Use x.float(), and "
+            "torch.autocast for a cell in half precision."
+        )
+    return z0
+
+
+def _not_one(x: object) -> TypeError:
+    advice = (
+        "For several inputs give the cell condition(x), which returns the tensors that it "
+        "receives beside z, and initial(x), the start; or call layer.answer((a, b), z0)."
+        if isinstance(x, tuple | list | dict)
+        else "Use torch.as_tensor(x)."
+    )
+    return TypeError(f"x must be one tensor, (B, ...); got {_kind(x)}. {advice}")
+
+
+def _single(z0: Tensor) -> Tensor:
+    """Return a start in single precision under autocast, which leaves x in half precision."""
+    if z0.dtype.itemsize < 4 and z0.is_floating_point():
+        return z0.float() if torch.is_autocast_enabled(z0.device.type) else z0
+    return z0
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        layout = "" if value.layout == torch.strided else f" in {value.layout}"
+        return f"a tensor of {value.dtype}{layout}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return named(value) if isinstance(value, type) else f"a {type(value).__name__}"
