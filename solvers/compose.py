@@ -66,6 +66,9 @@ class Then(Solver[Equilibrium, ThenState]):
         for name, value in {**settings, "solvers": solvers}.items():
             object.__setattr__(self, name, value)
 
+    def loosened(self, rtol: float) -> Then:
+        return Then(*(solver.loosened(rtol) for solver in self.solvers))
+
     @property
     def compacts_below(self) -> float:
         return 1.0  # a step is a whole solve

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .norms import expand
 from .packing import pack
+from .precision import fitted
 from .problem import Counter, Equilibrium, InitialValue, check_start
 from .solution import Solution, SolveError, Trajectory, V
 from .solver import P, Solver, State, earned, named, residual_norm
@@ -76,7 +77,10 @@ def run(
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
         found = _loop(counted, counter, solver.recorded() if record else solver, z, record, first)
         if isinstance(problem, Equilibrium):
-            found = verified(problem, solver, found)
+            fits = fitted(solver, problem.map, z.dtype)
+            found = verified(problem, fits, found)
+            if fits is not solver:
+                found = replace(found, raised_rtol=fits.rtol)
     return unpack(found)
 
 
@@ -118,6 +122,8 @@ def _loop(
     trace: list[tuple[Tensor, ...]] = []
     evals: list[int] = []
     state = solver.init(problem, z0)
+    if isinstance(problem, Equilibrium):
+        solver = fitted(solver, problem.map, z0.dtype)
     step = 0
     while True:
         code = solver.status(state)

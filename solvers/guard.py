@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .precision import Watch
 from .problem import Map
 
 
@@ -18,12 +20,19 @@ class Guard:
     does neither costs one copy of its arguments a solve. Writes are seen by torch's version
     counters, which writes to `z.data` and through NumPy pass by.
 
+    Arguments:
+        function: the map.
+        lowered: the dtype that autocast lowers operations to, where it is on. The first call then
+            shows whether the map computes in it: `precision`, of the result otherwise.
+
     Raises:
         RuntimeError: the map begins to write after a first call in which it did not.
     """
 
-    def __init__(self, function: Map) -> None:
+    def __init__(self, function: Map, lowered: torch.dtype | None = None) -> None:
         self.function = function
+        self.lowered = lowered
+        self.precision: torch.dtype | None = None  # None before the first call
         self.writes: bool | None = None  # None before the first call
         self.reuses: bool | None = None  # None before the second
         self.first: Any = None  # what the first call returned, until the second
@@ -31,7 +40,7 @@ class Guard:
     def __call__(self, *args: Tensor) -> Any:
         given = args if self.writes is False else tuple(arg.clone() for arg in args)
         before = [arg._version for arg in given]
-        out = self.function(*given)
+        out = self.function(*given) if self.precision is not None else self._watched(*given)
         if self.writes is not True:
             wrote = any(arg._version != old for arg, old in zip(given, before, strict=True))
             if self.writes is None:
@@ -43,6 +52,19 @@ class Guard:
                     "ReLU() in the place of ReLU(inplace=True)."
                 )
         return self._kept(out)
+
+    def _watched(self, *args: Tensor) -> Any:
+        """Return the map's result, and see in which precision it was computed."""
+        if self.lowered is None:
+            out = self.function(*args)
+        else:
+            with Watch(self.lowered) as watch:
+                out = self.function(*args)
+            if watch.seen:
+                self.precision = self.lowered
+        if self.precision is None and isinstance(out, Tensor) and out.is_floating_point():
+            self.precision = out.dtype
+        return out
 
     def _kept(self, out: Any) -> Any:
         """Return the map's result, in memory that it will not write to again."""

@@ -32,13 +32,14 @@ def pack(
         problem, start, way = _joined(problem, start)
         ways.append(way)
     if isinstance(start, Tensor):
-        problem = _keep_autocast(problem, start.device.type)
+        lowered = _lowered(start.device.type)
+        problem = _keep_autocast(problem, start.device.type, lowered)
         if 0 in start.stride():  # expanded: its elements share memory
             start = start.contiguous()
         if problem.coupled and start.numel() > 0:
             problem, start, way = _as_one_row(problem, start)
             ways.append(way)
-        problem = problem.wrapped(Guard)
+        problem = problem.wrapped(lambda function: Guard(function, lowered))
 
     def unpack(solution: Solution[Any]) -> Solution[Any]:
         for way in reversed(ways):
@@ -145,15 +146,19 @@ def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
     return one, start.reshape(1, -1), unpack
 
 
-def _keep_autocast(problem: P, device: str) -> P:
+def _lowered(device: str) -> torch.dtype | None:
+    """Return what autocast lowers operations to, or None where it is off."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _keep_autocast(problem: P, device: str, dtype: torch.dtype | None) -> P:
     """Return the problem with a map that computes in the caller's precision wherever it is called.
 
     The solvers' own arithmetic never runs under autocast, and backward passes run outside it: the
     map alone is in half precision, in all of them.
     """
-    if not torch.is_autocast_enabled(device):
+    if dtype is None:
         return problem
-    dtype = torch.get_autocast_dtype(device)
 
     def wrap(function: Map) -> Map:
         def cast_map(*args: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class Solution(Generic[V]):
         trajectory: the iterates, where they were asked for.
         checks: evaluations on the full batch that held the answers to their claim once all rows
             had stopped; not in `evals`.
+        raised_rtol: the relative tolerance that was used, where the map computes in so little
+            precision that the solver's own cannot be met, as under autocast; None elsewhere.
     """
 
     value: V
@@ -53,6 +55,7 @@ class Solution(Generic[V]):
     residual: Tensor
     trajectory: Trajectory[V] | None = None
     checks: int = 0
+    raised_rtol: float | None = None
 
     @property
     def converged(self) -> Tensor:
@@ -65,9 +68,14 @@ class Solution(Generic[V]):
         if failed == 0:
             return ""
         worst = float(self.residual.detach().max())
+        raised = (
+            f" rtol was raised to {self.raised_rtol:.1e}, what the map's precision can meet."
+            if self.raised_rtol is not None
+            else ""
+        )
         return (
             f"{failed} of {self.status.numel()} samples did not converge "
-            f"(worst residual {worst:.1e}): {summarize(self.status)}."
+            f"(worst residual {worst:.1e}): {summarize(self.status)}.{raised}"
         )
 
     def check(self) -> Solution[V]:

@@ -101,6 +101,10 @@ class Solver(ABC, Generic[P, S]):
             return self.rtol
         return self.rtol + self.atol / norm(state.fz).clamp_min(TINY)
 
+    def loosened(self, rtol: float) -> Solver[P, S]:
+        """Return the solver with a relative tolerance of at least `rtol`."""
+        return self if self.rtol >= rtol else replace(self, rtol=rtol)
+
     def recorded(self) -> Solver[P, S]:
         """Return the solver to use when the path is kept: one that takes the same steps."""
         return self

@@ -66,6 +66,9 @@ class Until(Solver[Equilibrium, UntilState]):
         for name, value in {**settings, "solver": solver, "decision": decision}.items():
             object.__setattr__(self, name, value)
 
+    def loosened(self, rtol: float) -> Until:
+        return Until(self.solver.loosened(rtol), self.decision)
+
     @property
     def compacts_below(self) -> float:
         return self.solver.compacts_below

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..driver import run
 from ..norms import expand
+from ..precision import fitted
 from ..problem import Equilibrium, Map, check_start
 from ..solver import Solver
 from ..transforms import check_untransformed
@@ -49,6 +50,7 @@ def attach(
     hidden = tuple(t for t in closed if t.requires_grad and id(t) not in known)
     if image.grad_fn is None:
         return z
+    solver = fitted(solver, problem.map, z.dtype)  # the products J^T u are rounded like f
     call = _Call(problem.map, solver, root, inputs, image, hidden)
     attached: Tensor = _ImplicitFunction.apply(call, *(problem.condition or ()), *hidden)
     return attached

@@ -1,0 +1,144 @@
+"""Tolerances fit the precision that a map computes in, and the answer says so."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from homotopy_deq import FlowLayer, ImplicitLayer
+from homotopy_deq.cells import ConvCell, DenseCell
+from solvers import (
+    ODE,
+    Anderson,
+    ArcLength,
+    Equilibrium,
+    Implicit,
+    NewtonKrylov,
+    Picard,
+    Robust,
+    Status,
+    Then,
+    solve,
+)
+from tests.contract.every import AnySolver, name
+from tests.problems import contractions, exact_gradient, normal, relative_residual, rootless
+
+EPS = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
+SOLVERS: list[AnySolver] = [
+    Picard(),
+    Anderson(),
+    NewtonKrylov(),
+    ArcLength(),
+    Then(Picard(max_steps=1), Anderson()),
+    Robust(),
+]
+
+
+class Normalised(nn.Module):
+    """Ends in single precision, as float inputs and normalisations do under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Linear(8, 8)
+        nn.init.orthogonal_(self.w.weight, 0.6)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.w(z).float() + x)
+
+
+CELLS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "dense": (lambda: DenseCell(8, 16), (32, 8)),
+    "conv": (lambda: ConvCell(8, groups=2), (8, 8, 4, 4)),
+    "single": (Normalised, (32, 8)),
+}
+
+
+@pytest.mark.parametrize("dtype", EPS)
+@pytest.mark.parametrize("kind", CELLS)
+def test_layer_under_autocast_converges_without_a_warning_in_no_more_evaluations(
+    kind: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    make, shape = CELLS[kind]
+    layer, x = ImplicitLayer(make()), torch.randn(shape)
+    plain = layer.solve(x)
+    assert plain.raised_rtol is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cpu", dtype):
+            found = layer.solve(x)
+            layer(x)
+        found.value.square().sum().backward()  # the products J^T u are rounded, too
+    assert found.converged.all() and found.raised_rtol == EPS[dtype]
+    assert (found.residual <= EPS[dtype]).all()
+    assert int(found.evals.max()) <= int(plain.evals.max())
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=name)
+def test_residual_is_that_of_the_map_as_autocast_computes_it(solver: AnySolver) -> None:
+    w, x = contractions(1, 8, 0.6, 0)[0].float(), normal(1, 6, 8).float()
+    problem = Equilibrium(lambda z, x: torch.tanh(nn.functional.linear(z, w) + x), (x,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = solve(problem, solver, torch.zeros_like(x))
+        true = relative_residual(problem, found.value)
+    assert found.converged.all() and found.raised_rtol == 2**-7
+    torch.testing.assert_close(found.residual, true.float(), rtol=1e-4, atol=1e-6)
+    assert (true <= 2**-7).all()
+
+
+def test_map_that_lowers_its_precision_itself_is_seen() -> None:
+    x = normal(1, 6, 8).float()
+    problem = Equilibrium(lambda z, x: (0.5 * z + x).bfloat16(), (x,))
+    assert solve(problem, Anderson(), torch.zeros_like(x)).check().raised_rtol == 2**-7
+
+
+@pytest.mark.parametrize("solver", [Anderson(), Then(Picard(), Anderson())], ids=name)
+def test_map_that_stays_in_single_precision_keeps_its_tolerance(solver: AnySolver) -> None:
+    """An elementwise map under autocast, and one that turns autocast off."""
+    w, x = contractions(1, 8, 0.6, 0)[0].float(), normal(1, 6, 8).float()
+
+    def off(z: Tensor, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return torch.tanh(z @ w.mT + x)
+
+    for f in (lambda z, x: torch.tanh(0.5 * z + x), off):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = solve(Equilibrium(f, (x,)), solver, torch.zeros_like(x)).check()
+        assert found.raised_rtol is None and (found.residual <= 1e-4).all()
+
+
+def test_looser_tolerance_of_the_user_stays_and_a_failure_says_what_was_used() -> None:
+    x = normal(1, 6, 8).float()
+    problem = Equilibrium(lambda z, x: (0.5 * z + x).bfloat16(), (x,))
+    loose = solve(problem, Picard(rtol=0.1), torch.zeros_like(x))
+    assert loose.raised_rtol is None and float(loose.residual.max()) > 2**-7
+    half = rootless(2)
+    lowered = Equilibrium(lambda z, one: half.map(z, one).half(), half.condition)
+    failed = solve(lowered, Picard(max_steps=1), torch.zeros(2, 3))
+    assert (failed.status == Status.MAX_STEPS).all()
+    assert "rtol was raised to 9.8e-04" in failed.report()
+
+
+def test_gradient_under_autocast_is_that_of_single_precision_to_its_rounding() -> None:
+    w, x = contractions(1, 8, 0.6, 0)[0].float(), normal(1, 6, 8).float()
+    w.requires_grad_()
+    f: Any = lambda z, w, x: torch.tanh(nn.functional.linear(z, w) + x)  # noqa: E731
+    with torch.autocast("cpu", torch.bfloat16):
+        problem = Equilibrium(lambda z, x: f(z, w, x), (x,))
+        value = Implicit().apply(problem, Anderson(), torch.zeros_like(x)).check().value
+    (got,) = torch.autograd.grad(value.sum(), w)
+    wanted = exact_gradient(f, value, (w, x), torch.ones_like(value))[0]
+    # eps of bfloat16 in z* and in u, each times the condition 1 / (1 - .6) at most.
+    assert float((got - wanted).norm() / wanted.norm()) <= 2 * 2**-7 / 0.4
+
+
+def test_polished_flow_under_autocast_ends_at_a_tolerance_that_it_meets() -> None:
+    layer, x = FlowLayer(DenseCell(8, 16), ODE("rk4"), polish=Anderson()), torch.randn(32, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer.solve(x)
+    assert found.converged.all() and found.raised_rtol == 2**-7
