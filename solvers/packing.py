@@ -24,8 +24,7 @@ def pack(
     """Return the problem on one tensor, its start, and the way back to the caller's form."""
     start: Any = z0.value if isinstance(z0, Solution) else z0
     ways: list[Unpack] = []
-    parts = start if isinstance(start, tuple) else (start,)
-    check_untransformed(*parts, *(problem.condition or ()))
+    check_untransformed(start, problem.condition)
     if isinstance(problem.function, Guard):  # packed before
         return problem, start, lambda solution: cast("Solution[V]", solution)
     if isinstance(start, tuple):

@@ -18,6 +18,26 @@ TRANSFORMED = (
     "backward pass): its loop reads numbers. It solves a batch by itself; differentiate with "
     "torch.autograd.grad or torch.autograd.functional, not vectorized."
 )
+TRACED = (
+    "torch.jit.trace, and torch.onnx.export by it, would freeze the number of steps that this one "
+    "input takes. Trace the cell, layer.cell, and solve around it."
+)
+SYMBOLIC = (
+    "torch.fx cannot trace a loop over numbers. Give symbolic_trace a Tracer whose is_leaf_module "
+    "keeps layers whole."
+)
+FAKE = (
+    "torch.export, and torch.onnx.export by it, runs on fake tensors, which have no numbers to end "
+    "a loop by. Export the cell, layer.cell, and solve around it."
+)
+META = (
+    "Tensors on the meta device have no numbers to end a loop by. Build on meta, move with "
+    "to_empty(device=...), load the weights, and then solve."
+)
+DUAL = (
+    "Forward-mode AD goes through the steps of Unroll() alone. For J v of any gradient use "
+    "torch.autograd.functional.jvp."
+)
 
 
 def uncompiled(function: Callable[A, R]) -> Callable[A, R]:
@@ -40,45 +60,38 @@ def uncompiled(function: Callable[A, R]) -> Callable[A, R]:
     return outside
 
 
-def check_untransformed(*tensors: object) -> None:
+def check_untransformed(*given: object) -> None:
     """Raise NotImplementedError where a loop over numbers cannot run, or would be frozen.
 
     Arguments:
-        *tensors: the start and the condition of a solve; what is no tensor is passed by.
+        *given: the start and the condition of a solve: tensors, and tuples of them. What is
+            neither is passed by.
     """
+    reason = _around()
+    for each in given:
+        for one in each if isinstance(each, tuple) else (each,):
+            reason = reason or _within(one)
+    if reason is not None:
+        raise NotImplementedError(reason)
+
+
+def _around() -> str | None:
     if _transforms_active():
-        raise NotImplementedError(TRANSFORMED)
-    if torch._C._get_tracing_state() is not None:
-        raise NotImplementedError(
-            "torch.jit.trace, and torch.onnx.export by it, would freeze the number of steps that "
-            "this one input takes. Trace the cell, layer.cell, and solve around it."
-        )
-    for tensor in tensors:
-        if type(tensor).__module__ == "torch.fx.proxy":
-            raise NotImplementedError(
-                "torch.fx cannot trace a loop over numbers. Give symbolic_trace a Tracer whose "
-                "is_leaf_module keeps layers whole."
-            )
-        if not isinstance(tensor, Tensor):
-            continue
-        if hasattr(tensor, "fake_mode"):
-            raise NotImplementedError(
-                "torch.export, and torch.onnx.export by it, runs on fake tensors, which have no "
-                "numbers to end a loop by. Export the cell, layer.cell, and solve around it."
-            )
-        if tensor.is_meta:
-            raise NotImplementedError(
-                "Tensors on the meta device have no numbers to end a loop by. Build on meta, move "
-                "with to_empty(device=...), load the weights, and then solve."
-            )
-        if tensor.layout == torch.strided and not _has_memory(tensor):
-            raise NotImplementedError(TRANSFORMED)
-        # Where autograd is on (Unroll) each step carries its tangent.
-        if not torch.is_grad_enabled() and _tangent(tensor) is not None:
-            raise NotImplementedError(
-                "Forward-mode AD goes through the steps of Unroll() alone. For J v of any "
-                "gradient use torch.autograd.functional.jvp."
-            )
+        return TRANSFORMED
+    return None if torch._C._get_tracing_state() is None else TRACED
+
+
+def _within(value: object) -> str | None:
+    if not isinstance(value, Tensor):
+        return SYMBOLIC if type(value).__module__ == "torch.fx.proxy" else None
+    if hasattr(value, "fake_mode"):
+        return FAKE
+    if value.is_meta:
+        return META
+    if value.layout == torch.strided and not _has_memory(value):
+        return TRANSFORMED
+    # Where autograd is on (Unroll) each step carries its tangent.
+    return DUAL if not torch.is_grad_enabled() and _tangent(value) is not None else None
 
 
 def _tangent(tensor: Tensor) -> Tensor | None:
