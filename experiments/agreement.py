@@ -27,10 +27,10 @@ from homotopy_deq import (  # noqa: E402
     Anderson,
     Broyden,
     Continuation,
+    Flow,
     NewtonKrylov,
     Picard,
     PseudoTransient,
-    SteadyState,
 )
 from homotopy_deq.data import load  # noqa: E402
 from homotopy_deq.training import TrainConfig, train  # noqa: E402
@@ -42,7 +42,7 @@ SOLVERS: dict[str, Solver[Any, Any]] = {
     "Broyden": Broyden(max_steps=500),
     "NewtonKrylov": NewtonKrylov(),
     "PseudoTransient": PseudoTransient(),
-    "SteadyState": SteadyState(),
+    "SteadyState": Flow(),  # its name in the record
     "Continuation": Continuation(),
 }
 

@@ -39,11 +39,11 @@ from solvers import (  # noqa: E402
     Broyden,
     Continuation,
     Davidenko,
+    Flow,
     NewtonKrylov,
     Picard,
     PseudoTransient,
     Solver,
-    SteadyState,
     solve,
 )
 
@@ -94,7 +94,7 @@ def links(model: ImageModel, images: Tensor, rtol: float, start_rtol: float) -> 
     learned = model.start(x)
     flow = model.solve(images.double()).solution
     polished = solve(equation, NewtonKrylov(rtol=rtol), flow).check().value
-    rest = solve(equation, SteadyState(rtol=rtol, max_steps=5000), flow).check()
+    rest = solve(equation, Flow(rtol=rtol, max_steps=5000), flow).check()
 
     ends: dict[str, Any] = {"flow's end": flow.value, "flow at rest": rest.value}
     found = {name: solve(equation, each, learned) for name, each in fixed_points(rtol).items()}

@@ -7,7 +7,21 @@ from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
 from .newton import NewtonKrylov
-from .ode import ODE, SteadyState
+from .ode import (
+    BOSH3,
+    DOPRI5,
+    DOPRI8,
+    EULER,
+    HEUN,
+    MIDPOINT,
+    ODE,
+    RK4,
+    TSIT5,
+    Flow,
+    RungeKutta,
+    SteadyState,
+    Tableau,
+)
 from .picard import Picard
 from .problem import Equilibrium, InitialValue
 from .pseudo_transient import PseudoTransient
@@ -18,7 +32,15 @@ from .splitting import DouglasRachford, ForwardBackward, MonotoneInclusion, Peac
 from .status import Status
 
 __all__ = [
+    "BOSH3",
+    "DOPRI5",
+    "DOPRI8",
+    "EULER",
+    "HEUN",
+    "MIDPOINT",
     "ODE",
+    "RK4",
+    "TSIT5",
     "Adjoint",
     "Anderson",
     "ArcLength",
@@ -27,6 +49,7 @@ __all__ = [
     "Davidenko",
     "DouglasRachford",
     "Equilibrium",
+    "Flow",
     "ForwardBackward",
     "Gradient",
     "Implicit",
@@ -38,12 +61,14 @@ __all__ = [
     "Picard",
     "PseudoTransient",
     "Robust",
+    "RungeKutta",
     "Solution",
     "SolveError",
     "Solver",
     "State",
     "Status",
     "SteadyState",
+    "Tableau",
     "Then",
     "Trajectory",
     "Unroll",

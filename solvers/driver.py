@@ -99,7 +99,8 @@ def check_kind(problem: object, solver: object) -> None:
         raise TypeError(f"solver must be a Solver such as Anderson(); got {named(solver)}.")
     wanted = solver.answers
     if not isinstance(problem, wanted):
-        instead = "ODE" if isinstance(problem, InitialValue) else "Anderson, SteadyState, ..."
+        flows = isinstance(problem, InitialValue)
+        instead = "ODE or RungeKutta" if flows else "Anderson, Flow, ..."
         raise TypeError(
             f"{type(solver).__name__} answers an {wanted.__name__}; got "
             f"{type(problem).__name__}. Use {instead} for it."
@@ -206,7 +207,8 @@ class _Results:
         self.value = _put(self.value, target, state.z.index_select(0, source))
         self.residual = _put(self.residual, target, state.residual.index_select(0, source))
         if state.time is not None:
-            self.time = _put(self.time, target, state.time.index_select(0, source))
+            time = self.time.to(state.time.dtype)  # double, where a solver keeps it so
+            self.time = _put(time, target, state.time.index_select(0, source))
         return True
 
     def earned(

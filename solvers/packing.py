@@ -80,7 +80,8 @@ def _joined(problem: P, start: tuple[Tensor, ...]) -> tuple[P, Tensor, Unpack]:
 
         def on_flat(*args: Tensor) -> Tensor:
             parts = split(args[first])
-            return join(cast("Any", function)(*args[:first], parts, *args[first + 1 :]), parts)
+            times = (t.view(-1, *(1,) * len(shapes[0])) if t.dim() else t for t in args[:first])
+            return join(cast("Any", function)(*times, parts, *args[first + 1 :]), parts)
 
         return on_flat
 

@@ -19,6 +19,7 @@ from solvers import (
     Anderson,
     Broyden,
     Continuation,
+    Flow,
     Implicit,
     NewtonKrylov,
     Phantom,
@@ -26,7 +27,6 @@ from solvers import (
     PseudoTransient,
     SolveError,
     Solver,
-    SteadyState,
     Unroll,
 )
 
@@ -39,7 +39,7 @@ ROOTS: list[Solver] = [
     NewtonKrylov(),
     Picard(),
     PseudoTransient(),
-    SteadyState(),
+    Flow(),
 ]
 
 

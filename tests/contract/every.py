@@ -14,6 +14,7 @@ from solvers import (
     Continuation,
     Davidenko,
     DouglasRachford,
+    Flow,
     ForwardBackward,
     NewtonKrylov,
     PeacemanRachford,
@@ -21,7 +22,6 @@ from solvers import (
     PseudoTransient,
     Robust,
     Solver,
-    SteadyState,
     Then,
 )
 
@@ -33,7 +33,7 @@ STEPPING: list[AnySolver] = [
     Broyden(),
     NewtonKrylov(),
     PseudoTransient(),
-    SteadyState(),
+    Flow(),
     Continuation(),
     ArcLength(),
     Then(Anderson(), Continuation(), PseudoTransient()),

@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solvers import Anderson, Broyden, Equilibrium, Picard, Solver, SteadyState, Then, solve
+from solvers import Anderson, Broyden, Equilibrium, Flow, Picard, Solver, Then, solve
 from tests.problems import DOUBLE, contractions, linear, normal
 
 from .every import EQUILIBRIUM, STRUCTURED, AnySolver, every_solver, name, tuned
@@ -87,7 +87,7 @@ def test_batch_of_many_is_many_batches_of_one(
 
 @pytest.mark.parametrize(
     ("solver", "a_step"),
-    [(Picard(), 1), (Anderson(), 1), (Broyden(), 1), (SteadyState(), 3)],
+    [(Picard(), 1), (Anderson(), 1), (Broyden(), 1), (Flow(), 3)],
     ids=lambda value: name(value) if isinstance(value, Solver) else "",
 )
 @pytest.mark.parametrize("closed", [False, True], ids=["condition", "closure"])
@@ -109,7 +109,7 @@ def test_every_call_of_the_map_is_counted(solver: AnySolver) -> None:
     found = solve(Equilibrium(counting, case.problem.condition), solver, case.z0)
     assert int(found.evals) >= len(calls)
     # A product with the Jacobian counts as well, and calls nothing where it comes off a graph.
-    if isinstance(solver, Picard | Anderson | Broyden | SteadyState):
+    if isinstance(solver, Picard | Anderson | Broyden | Flow):
         assert int(found.evals) == len(calls)
 
 

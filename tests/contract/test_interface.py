@@ -19,13 +19,13 @@ from solvers import (
     Continuation,
     Davidenko,
     Equilibrium,
+    Flow,
     InitialValue,
     NewtonKrylov,
     Phantom,
     Picard,
     PseudoTransient,
     Robust,
-    SteadyState,
     Then,
     solve,
 )
@@ -69,7 +69,7 @@ def test_trajectory_of_a_failed_sample_ends_in_the_value_too(solver: AnySolver) 
     assert found.trajectory.z[-1].equal(found.value)
 
 
-@pytest.mark.parametrize("solver", [SteadyState(), Continuation(), ArcLength()])
+@pytest.mark.parametrize("solver", [Flow(), Continuation(), ArcLength()])
 def test_time_of_a_finished_sample_stands_still(solver: AnySolver) -> None:
     case = linear(batch=2, a=None, norm=0.9)
     easy = case.problem.condition[0].clone()  # type: ignore[index]
@@ -128,7 +128,7 @@ def test_misspelt_settings_are_type_errors(solver: AnySolver) -> None:
 
 BAD: list[tuple[Any, str, Any]] = [
     *((each, "rtol", -1e-3) for each in (Picard, Anderson, ODE)),
-    *((each, "atol", -1.0) for each in (Broyden, SteadyState)),
+    *((each, "atol", -1.0) for each in (Broyden, Flow)),
     (NewtonKrylov, "rtol", 0.0),
     (NewtonKrylov, "rtol", float("nan")),
     *((each, "max_steps", -1) for each in (Picard, Continuation, ODE)),
@@ -148,8 +148,8 @@ BAD: list[tuple[Any, str, Any]] = [
     (PseudoTransient, "krylov", 0),
     (ArcLength, "theta", 1.0),
     (ArcLength, "dense", -1),
-    (SteadyState, "error", 0.0),
-    (SteadyState, "h", 2.0),
+    (Flow, "error", 0.0),
+    (Flow, "h", 2.0),
     (StepControl, "ds", 0.0),
     (StepControl, "min_ds", 1.0),
     (ODE, "method", "dopri6"),

@@ -24,6 +24,7 @@ from solvers import (
     Anderson,
     Broyden,
     Equilibrium,
+    Flow,
     Implicit,
     InitialValue,
     NewtonKrylov,
@@ -31,7 +32,6 @@ from solvers import (
     SolveError,
     Solver,
     Status,
-    SteadyState,
     Unroll,
     solve,
 )
@@ -47,7 +47,7 @@ from tests.problems import (
 )
 
 TIGHT = Anderson(rtol=1e-13, max_steps=500)
-ITERATIONS = [Picard(), Anderson(), Broyden(), NewtonKrylov(), SteadyState()]
+ITERATIONS = [Picard(), Anderson(), Broyden(), NewtonKrylov(), Flow()]
 every_iteration = pytest.mark.parametrize("solver", ITERATIONS, ids=lambda s: type(s).__name__)
 
 
@@ -90,7 +90,7 @@ def test_02_divergence_is_said() -> None:
         expanding(normal(0, 2, 3))
 
 
-@pytest.mark.parametrize("solver", [Picard(max_steps=2000), Anderson(), Broyden(), SteadyState()])
+@pytest.mark.parametrize("solver", [Picard(max_steps=2000), Anderson(), Broyden(), Flow()])
 def test_02_easy_sample_pays_nothing_for_a_hard_one(solver: Solver) -> None:
     """torchdeq: 918 iterations for 20; torchdiffeq: 488 evaluations for 20."""
     start = torch.zeros(2, 1, dtype=DOUBLE)
@@ -288,7 +288,7 @@ def test_13_step_that_underflows_is_a_status_of_one_sample() -> None:
 def test_13_reaching_a_steady_state_is_success() -> None:
     """Elsewhere an integration that comes to rest is reported as an error."""
     start = torch.zeros(2, 1, dtype=DOUBLE)
-    assert solve(scalars(0.5, -3.0), SteadyState(), start).converged.all()
+    assert solve(scalars(0.5, -3.0), Flow(), start).converged.all()
     at_rest = InitialValue(lambda t, z: 0 * z, 0.0, 100.0)
     assert solve(at_rest, ODE(), start + 1).check().value.equal(start + 1)
     rest_point = FlowLayer(DenseCell(3, 5), t1=20.0, rest_point=True, gradient=Unroll()).double()

@@ -5,11 +5,11 @@ import torch
 from solvers import (
     Anderson,
     Equilibrium,
+    Flow,
     NewtonKrylov,
     Picard,
     PseudoTransient,
     Status,
-    SteadyState,
     Then,
     solve,
 )
@@ -70,7 +70,7 @@ def test_failed_iterate_is_left_for_the_start_and_a_near_miss_is_kept() -> None:
 def test_best_answer_of_all_solvers_is_returned_where_none_converged() -> None:
     """Picard ends on z = -2 z + 3 with a large residual, the flow with a small one."""
     problem = Equilibrium(lambda z: -2 * z + 3)
-    flow, plain = SteadyState(rtol=1e-12, max_steps=4), Picard(rtol=1e-12, max_steps=4)
+    flow, plain = Flow(rtol=1e-12, max_steps=4), Picard(rtol=1e-12, max_steps=4)
     start = torch.zeros(1, 1, dtype=DOUBLE)
     alone = solve(problem, flow, start)
     for ladder in (Then(flow, plain), Then(plain, flow)):
@@ -103,7 +103,7 @@ def test_a_ladder_can_be_a_rung() -> None:
 
 def test_flow_hands_over_to_anderson_for_the_last_digits() -> None:
     problem = slopes(0.9, -1.5, 0.3)
-    ladder = Then(SteadyState(rtol=1e-3), Anderson(rtol=1e-12))
+    ladder = Then(Flow(rtol=1e-3), Anderson(rtol=1e-12))
     rough = solve(problem, ladder, torch.zeros(3, 1, dtype=DOUBLE)).check()
     assert (rough.residual <= 1e-3).all()  # each stage stops at its own tolerance
 
@@ -111,7 +111,7 @@ def test_flow_hands_over_to_anderson_for_the_last_digits() -> None:
 def test_a_last_solver_that_diverges_does_not_take_the_best_answer_with_it() -> None:
     """The flow of z = z - 4 (z^2 - 2) nears sqrt(2), and Picard overflows."""
     problem = Equilibrium(lambda z: z - 4 * (z * z - 2))
-    flow, wild = SteadyState(rtol=1e-12, max_steps=3), Picard(rtol=1e-12)
+    flow, wild = Flow(rtol=1e-12, max_steps=3), Picard(rtol=1e-12)
     start = torch.full((1, 1), 2.0, dtype=DOUBLE)
     alone = solve(problem, flow, start)
     assert solve(problem, wild, start).status.tolist() == [Status.NONFINITE]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from solvers import (
     ODE, Adjoint, Anderson, Broyden, Continuation, Equilibrium, Implicit, InitialValue,
-    NewtonKrylov, Phantom, Picard, PseudoTransient, Solution, SteadyState, Then, Unroll, solve,
+    NewtonKrylov, Phantom, Picard, PseudoTransient, Solution, Flow, Then, Unroll, solve,
 )
 
 z0 = torch.zeros(2, 3)
@@ -28,10 +28,10 @@ flow = InitialValue(lambda t, z: -z)
 
 solve(root, Picard(), z0)
 solve(root, Then(Anderson(), Continuation(), PseudoTransient(), NewtonKrylov(), Broyden()), z0)
-solve(root, SteadyState(), solve(root, Picard(), z0))
+solve(root, Flow(), solve(root, Picard(), z0))
 solve(flow, ODE("rk4"), z0)
 solve(flow, Picard(), z0)  # refused
-solve(flow, SteadyState(), z0)  # refused
+solve(flow, Flow(), z0)  # refused
 solve(root, ODE(), z0)  # refused
 solve(flow, Then(Anderson()), z0)  # refused
 Then(Anderson(), ODE())  # refused
