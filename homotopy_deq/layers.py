@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from solvers import (
     Unroll,
     solve,
 )
+from solvers.caller import warn_caller
 from solvers.guard import Guard
 from solvers.problem import check_time
 from solvers.solver import named
@@ -205,7 +205,7 @@ class Layer(nn.Module):
         if self.on_failure != "ignore" and not bool(solution.converged.all()):
             if self.on_failure == "raise":
                 raise SolveError(solution)
-            warnings.warn(solution.report(), ConvergenceWarning, stacklevel=2)
+            warn_caller(solution.report(), ConvergenceWarning)
         return solution.value
 
     def __prepare_scriptable__(self) -> Layer:

@@ -92,11 +92,12 @@ def path_figure(
     return figure
 
 
-def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+def training_figure(epochs: Sequence[Mapping[str, Any]], success: str = "converged") -> Figure:
     """Draw loss, accuracy, evaluations and convergence of each epoch.
 
     Arguments:
-        epochs: one record an epoch, as `training.Epoch` writes them in metrics.jsonl.
+        epochs: one record an epoch, as `train` writes them to metrics.jsonl.
+        success: what is claimed of a sample that its solver did not fail on.
     """
     figure = _figure(7.6, 5.2)
     count = [record["epoch"] for record in epochs]
@@ -104,7 +105,7 @@ def training_figure(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         "loss": "cross entropy",
         "accuracy": "accuracy (%)",
         "nfe": "evaluations a sample",
-        "converged": "converged (%)",
+        "converged": f"{success} (%)",
     }
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for panel, (key, title) in zip(panels, titles.items(), strict=True):

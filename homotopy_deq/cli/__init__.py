@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from . import (
     attack,
     certified_report,
@@ -25,10 +27,26 @@ __all__ = ["app", "load_model"]
 
 app = typer.Typer(
     name="homotopy-deq",
-    help="Implicit-layer image models: one equation, many paths to its answer.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"homotopy-deq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Implicit-layer image models: one equation, many paths to its answer."""
+
+
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "train": train.command,
     "evaluate": evaluate.command,

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from ..certification.noise import on_grid
 from ..certification.statistics import floor_radius
 from ..models import ImageModel
 from . import options
-from .report import console, errors, fail, failing
+from .report import console, counting, errors, fail, failing
 from .runs import CertifiedRun, open_runs
 from .study import Choices, Study
 
@@ -33,7 +32,13 @@ def command(
     ],
     data: options.Data = None,
     images: Annotated[
-        int, typer.Option(min=1, help="Attack so many certificates, of the smallest radii first.")
+        int,
+        typer.Option(
+            "--limit",
+            "--images",
+            min=1,
+            help="Attack so many certificates, of the smallest radii first.",
+        ),
     ] = 20,
     attack_steps: Annotated[int, typer.Option("--attack-steps", help="Steps of an ascent.")] = 20,
     restarts: Annotated[int, typer.Option(help="Ascents an image.")] = 1,
@@ -60,8 +65,7 @@ def command(
     chosen = sorted(sorted(held, key=lambda c: c.radius)[:images], key=lambda c: c.index)
     place = {index: k for k, index in enumerate(study.indices)}
     pixels = torch.stack([study.image(place[c.index]) for c in chosen])
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("certificates attacked", total=len(chosen))
+    with counting("certificates attacked", len(chosen)) as advance:
         trials = attack_certificates(
             _Logits(study.model),
             pixels,
@@ -72,7 +76,7 @@ def command(
             votes=votes,
             vote=_voter(study, pixels[0], claimed),
             keys=[c.index for c in chosen],
-            advance=lambda count: progress.advance(task, count),
+            advance=advance,
         )
     table = Table(title=f"{certificates}: {len(chosen)} of {len(held)} certificates attacked")
     for column in ("image", "class", "radius", "attacked at", "votes", "rival", "its votes", ""):

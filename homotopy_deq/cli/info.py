@@ -57,12 +57,12 @@ def command(
     console.print(valid)
     default = Recipe()
     settings = [*default.model_arguments(), *default.training_arguments()]
-    columns = {**RECIPES, "any other": default}
-    recipes = Table(title="recipes")
-    for name in ("", *columns):
-        recipes.add_column(name, overflow="fold", no_wrap=not name)
+    columns: dict[Recipe, list[str]] = {}  # the data sets of each recipe
+    for name, recipe in {**RECIPES, "any other": default}.items():
+        columns.setdefault(recipe, []).append(name)
+    recipes = Table("", *("\n".join(names) for names in columns.values()), title="recipes")
     for name in settings:
-        recipes.add_row(name, *(f"{getattr(recipe, name):g}" for recipe in columns.values()))
+        recipes.add_row(name, *(f"{getattr(recipe, name):g}" for recipe in columns))
     console.print(recipes)
 
 

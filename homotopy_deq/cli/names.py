@@ -210,6 +210,11 @@ class Path:
         """Whether the pass ends at an equilibrium, where `implicit` is the default gradient."""
         return self.solver.split("+")[-1] in SOLVERS
 
+    @property
+    def success(self) -> str:
+        """What is claimed of a sample that the pass did not fail on."""
+        return "converged" if self.at_root else "reached t1"
+
     def put(
         self, model: ImageModel, gradient: str | None = None, backward_rtol: float | None = None
     ) -> ImageModel:

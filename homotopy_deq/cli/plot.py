@@ -63,7 +63,7 @@ def command(
         kinds.remove("training")
         console.print("No training curves: no epoch is done yet.", highlight=False)
     if "training" in kinds:
-        _say(plotting.save(plotting.training_figure(checkpoint.meta["history"]),
+        _say(plotting.save(plotting.training_figure(checkpoint.meta["history"], spec.path.success),
                            folder / "training.png"))  # fmt: skip
     if not {"paths", "residuals", "branch"} & set(kinds):
         return

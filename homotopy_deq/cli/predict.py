@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import torch
 import typer
 from rich.table import Table
 
 from ..data import read_images
+from ..models import ImageModel
 from ..training import load_checkpoint
 from . import options
-from .report import console, failing
+from .report import console, fail, failing, warn
 from .spec import find_checkpoint, rebuild, spec_of
 
 
@@ -30,52 +32,74 @@ def command(
     batch: options.Batch = 256,
     cpu: options.Cpu = False,
 ) -> None:
-    """Classify image files: the most probable classes, and whether the solver converged.
+    """Classify image files: the most probable classes, and whether the solver succeeded.
 
-    Images are made grey or RGB and resized as the model's train images were.
+    Images are made grey or RGB and resized as the model's train images were. A file that cannot be
+    read is told after the answers for the others, and the exit status is then 1.
     """
     checkpoint = load_checkpoint(find_checkpoint(run))
-    model = rebuild(checkpoint)
+    model, path = rebuild(checkpoint), spec_of(checkpoint).path
     if solver is not None:
-        model = spec_of(checkpoint).path_by(solver).put(model)
+        path = spec_of(checkpoint).path_by(solver)
+        model = path.put(model)
+    success = path.success
     classes = checkpoint.meta["about"]["classes"]
-    channels, height, width = model.shape
-    pixels = read_images(images, (channels, height, width))
     device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
     model.to(device)
-    rows = []
-    with torch.no_grad():
-        for k in range(0, len(images), batch):
-            some, files = pixels[k : k + batch], images[k : k + batch]
-            output = model.solve(some.to(device).float() / 255)
-            best = output.logits.softmax(1).topk(min(top, len(classes)))
-            solved = output.solution
-            rows += [
-                {
-                    "image": str(file),
-                    "classes": [
-                        {"class": classes[k], "probability": p}
-                        for p, k in zip(values, places, strict=True)
-                    ],
-                    "converged": converged,
-                    "evaluations": evals,
-                }
-                for file, values, places, converged, evals in zip(
-                    files,
-                    best.values.tolist(),
-                    best.indices.tolist(),
-                    solved.converged.tolist(),
-                    solved.evals.tolist(),
-                    strict=True,
-                )
-            ]
+    rows: list[dict[str, Any]] = []
+    for k in range(0, len(images), batch):
+        rows += _rows(model, images[k : k + batch], classes, min(top, len(classes)))
+    bad = [row["error"] for row in rows if "error" in row]
     if as_json:
         print(json.dumps(rows, indent=2))
-        return
-    table = Table("image", "class", "probability", "converged", "NFE")
+    elif len(bad) < len(rows):
+        console.print(_table(rows, success))
+    for error in bad:
+        warn(error)
+    if bad:
+        fail(f"{len(bad)} of {len(rows)} files could not be read.", 1)
+
+
+def _rows(
+    model: ImageModel, files: Sequence[Path], classes: Sequence[str], top: int
+) -> list[dict[str, Any]]:
+    """Classify files; one that cannot be read has its error for an answer."""
+    channels, height, width = model.shape
+    rows: list[dict[str, Any]] = []
+    pixels = []
+    for file in files:
+        rows.append({"image": str(file)})
+        try:
+            pixels.append(read_images([file], (channels, height, width)))
+        except (ValueError, OSError) as error:
+            rows[-1]["error"] = str(error)
+    if not pixels:
+        return rows
+    with torch.no_grad():
+        output = model.solve(torch.cat(pixels).to(model.normalize.mean.device).float() / 255)
+    best, solved = output.logits.softmax(1).topk(top), output.solution
+    good = (row for row in rows if "error" not in row)
+    for row, values, places, converged, evals in zip(
+        good,
+        best.values.tolist(),
+        best.indices.tolist(),
+        solved.converged.tolist(),
+        solved.evals.tolist(),
+        strict=True,
+    ):
+        row["classes"] = [
+            {"class": classes[k], "probability": p} for p, k in zip(values, places, strict=True)
+        ]
+        row["converged"] = converged
+        row["evaluations"] = evals
+    return rows
+
+
+def _table(rows: Sequence[Mapping[str, Any]], success: str) -> Table:
+    table = Table("image", "class", "probability", success, "NFE")
     for row in rows:
-        for k, each in enumerate(row["classes"]):
+        for k, each in enumerate(row.get("classes", ())):
             first = (row["image"], "yes" if row["converged"] else "no", str(row["evaluations"]))
             name, converged, evals = first if k == 0 else ("", "", "")
             table.add_row(name, each["class"], f"{each['probability']:.1%}", converged, evals)
-    console.print(table)
+    return table

@@ -100,7 +100,7 @@ def command(
         about=about,
         resume=resume,
         overwrite=overwrite,
-        observers=[Bar(console)],
+        observers=[Bar(console, spec.path.success)],
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
@@ -109,7 +109,7 @@ def command(
         console.print(
             f"test accuracy {test['accuracy']:.2%} on {test['samples']:,} images with the weights "
             f"of epoch {outcome.best['epoch']} (validation {outcome.best['accuracy']:.2%}), "
-            f"{test['nfe']:.1f} evaluations, {test['converged']:.1%} converged"
+            f"{test['nfe']:.1f} evaluations, {test['converged']:.1%} {spec.path.success}"
             + ("" if far is None else f", median residual {residual(far)}"),
             highlight=False,
             soft_wrap=True,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from solvers.caller import warn_caller
 
 from .augmentation import Augmentation
 from .digits import digits
@@ -161,11 +162,10 @@ def load(
         train, test = _parted(train)
         source += f", {TEST_FRACTION:.0%} of them held out as the test set"
         if name == "imagefolder":
-            warnings.warn(
+            warn_caller(
                 f"{root} has no test images: {len(test.labels)} of its "
                 f"{len(train.labels) + len(test.labels)} images, the same ones in every run, "
-                "became the test set.",
-                stacklevel=2,
+                "became the test set."
             )
     train_index = subset(train.labels, limit, seed)
     test_index = subset(test.labels, test_limit, seed)

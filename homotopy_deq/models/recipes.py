@@ -53,7 +53,7 @@ class Recipe:
 # a head that sees where things are; learning rates for runs of a few epochs.
 GREY = Recipe(hidden=32, head=128, pool=4, groups=8, lr=3e-3, start_every=5, start_lr=1.0)
 
-# CIFAR and Tiny-ImageNet are those of the release of Ding et al. (2023).
+# Those of CIFAR are those of the release of Ding et al. (2023).
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "digits": GREY,
@@ -63,9 +63,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "cifar10": Recipe(flip=0.2, pad=4),
         "cifar100": Recipe(
             hidden=128, head=512, dropout=0.15, start_every=5, start_lr=0.01, flip=0.5, pad=4
-        ),
-        "tiny-imagenet": Recipe(
-            hidden=128, head=512, groups=8, dropout=0.15, start_lr=0.05, flip=0.5, pad=8
         ),
     }
 )

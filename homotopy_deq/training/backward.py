@@ -6,6 +6,7 @@ import warnings
 from types import TracebackType
 from typing import Any, TextIO
 
+from solvers.caller import warn_caller
 from solvers.gradient.rows import BackwardWarning
 
 
@@ -35,11 +36,10 @@ class FailedBackward:
     def tell(self, epoch: int) -> None:
         """Warn of what was counted since the last time."""
         if self.count:
-            warnings.warn(
+            warn_caller(
                 f"In epoch {epoch} the implicit gradient of {self.count} batches is approximate: "
                 "its linear solve did not converge. The map is hardly contractive: a "
-                "--jacobian-penalty helps.",
-                stacklevel=2,
+                "--jacobian-penalty helps."
             )
         self.count = 0
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from solvers.caller import warn_caller
 
 LOCK = "lock"
 
@@ -50,10 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: wait for it to end, or choose another folder (--out)."
             ) from None
         except OSError as error:  # some network file systems have no locks
-            warnings.warn(
-                f"{folder} cannot be locked ({error.strerror}): start no second run in it.",
-                stacklevel=2,
-            )
+            warn_caller(f"{folder} cannot be locked ({error.strerror}): start no second run in it.")
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

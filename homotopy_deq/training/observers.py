@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
+HEARTBEAT = 30.0  # seconds
 Record = Mapping[str, Any]
 
 
@@ -135,13 +136,20 @@ class Bar:
     """Show a progress bar for the epoch, and leave one line for each epoch that is done.
 
     Arguments:
-        console: where to; the bar itself is shown on a terminal alone.
+        console: where to. Where it is no terminal, a line now and then stands for the bar.
+        success: what is claimed of a sample that its solver did not fail on.
+        every: seconds between two such lines.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(
+        self, console: Console, success: str = "converged", every: float = HEARTBEAT
+    ) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = console
+        self.success = success
+        self.every = every
+        self._told = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -158,37 +166,44 @@ class Bar:
         self._bar.start()
 
     def batch(self, place: Place, tally: Tally, rate: float) -> None:
+        epoch, now = f"epoch {place.epoch + 1}/{place.epochs}", time.monotonic()
+        told = figures(tally.means(), self.success)
         self._bar.update(
             self._task,
-            description=f"epoch {place.epoch + 1}/{place.epochs}",
+            description=epoch,
             completed=place.batch,
             total=place.batches,
-            figures=figures(tally.means()),
+            figures=told,
         )
+        if not self.console.is_terminal and now - self._told >= self.every:
+            self._told = now
+            self._print(f"{epoch}  batch {place.batch}/{place.batches}  train {told}")
 
     def epoch(self, place: Place, record: Record) -> None:
         train, validation = record["train"], record["validation"]
-        self.console.print(
-            f"epoch {record['epoch']}/{place.epochs}  train {figures(train)}  "
-            f"validation {figures(validation)}",
-            highlight=False,
-            soft_wrap=True,
+        self._told = time.monotonic()
+        self._print(
+            f"epoch {record['epoch']}/{place.epochs}  train {figures(train, self.success)}  "
+            f"validation {figures(validation, self.success)}"
         )
         for part, means in (("train", train), ("validation", validation)):
             if means["converged"] < 1:
-                self.console.print(
+                failed = "not converge" if self.success == "converged" else "not reach t1"
+                self._print(
                     f"[yellow]warning:[/] {1 - means['converged']:.2%} of the {part} samples did "
-                    "not converge: raise --max-steps, loosen --rtol, or choose another --solver.",
-                    highlight=False,
+                    f"{failed}: raise --max-steps, loosen --rtol, or choose another --solver."
                 )
 
     def end(self) -> None:
         self._bar.stop()
 
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
 
-def figures(means: Mapping[str, float]) -> str:
-    """Write loss, accuracy, evaluations and convergence in a line."""
+
+def figures(means: Mapping[str, float], success: str = "converged") -> str:
+    """Write loss, accuracy, evaluations and the share of samples that succeeded in a line."""
     return (
         f"loss {means['loss']:.4f} acc {means['accuracy']:.2%} nfe {means['nfe']:.1f} "
-        f"converged {means['converged']:.1%}"
+        f"{success} {means['converged']:.1%}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..caller import warn_caller
 from ..driver import run
 from ..norms import expand
 from ..precision import fitted
@@ -90,10 +90,9 @@ class _Call:
         with torch.no_grad():
             found = run(Equilibrium(lambda u: unit + self.vjp(u)), self.solver, unit)
         if not bool(found.converged.all()):
-            warnings.warn(
+            warn_caller(
                 f"Implicit gradient: {found.report()} Its gradient is approximate.",
                 BackwardWarning,
-                stacklevel=2,
             )
         return found.value * size
 

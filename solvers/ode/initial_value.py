@@ -33,6 +33,9 @@ ADAMS_ORDER = 4
 
 SLIVER = 1e-6  # of a step: what is left of an interval by rounding is no step of its own
 
+LSODA_NUMBERS = 11_000
+"""Numbers at most of a batch of states under scipy_solver: LSODA keeps n x n of them, 1 GiB."""
+
 Odeint = Callable[..., Any]
 
 
@@ -109,6 +112,12 @@ class ODE(Solver[InitialValue, FlowState]):
         precise = precision(z0.device)
         f: Callable[..., Tensor] = clock
         options: dict[str, Any] = {}
+        if self.method == "scipy_solver" and z0.numel() > LSODA_NUMBERS:
+            raise ValueError(
+                f"scipy_solver takes a batch as one system, and the Jacobian of its {z0.numel():,} "
+                f"numbers needs {8 * z0.numel() ** 2 / 2**30:,.1f} GiB: use batches of at most "
+                f"{LSODA_NUMBERS:,} numbers, or another method."
+            )
         if self.method in ADAPTIVE:
             options = {
                 "norm": _worst_sample, "max_num_steps": self.max_steps, "dtype": precise

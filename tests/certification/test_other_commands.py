@@ -144,7 +144,7 @@ def test_an_attack_passes_true_certificates_and_finds_a_false_one(
 ) -> None:
     out = tmp_path / "out"
     certify(run, out, n=1000, limit=6)
-    flags = ["--certificates", out, "--images", 3, "--attack-steps", 3, "--draws", 8, "--cpu"]
+    flags = ["--certificates", out, "--limit", 3, "--attack-steps", 3, "--draws", 8, "--cpu"]
     assert "no certificate violated" in done("attack", run, *flags)
     lines = [json.loads(line) for line in (out / LINES).read_text().splitlines()]
     for line in lines:
