@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..caller import warn_caller
 from ..problem import Equilibrium
 from ..solution import Solution
 from ..status import Status
@@ -56,12 +56,11 @@ def _usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
     if not bool((gone | doubtful).any()):
         return None
     if problem.condition is None and not _sound(problem, found.value):
-        warnings.warn(
+        warn_caller(
             f"{int(gone.sum())} samples are not finite, and a map with condition=None closes over "
             "its inputs, so that they cannot be left out: gradients of shared parameters will be "
             "NaN. Pass the inputs as condition=(x, ...), tensors with the batch first.",
             BackwardWarning,
-            stacklevel=4,
         )
     # -inf may be a mask, which does no harm; inf under a tanh has an image, but no derivative.
     sure = (~(gone | doubtful)).nonzero().squeeze(1)
