@@ -11,6 +11,12 @@ from .precision import Watch
 from .problem import Map
 
 
+LATE = (
+    "The map wrote into its argument, which it did not in its first call, so the state is lost. "
+    "Write z * a in the place of z.mul_(a), and ReLU() in the place of ReLU(inplace=True)."
+)
+
+
 class Guard:
     """Call a map such that nothing it writes reaches a caller's tensor or a solver's.
 
@@ -38,19 +44,21 @@ class Guard:
         self.first: Any = None  # what the first call returned, until the second
 
     def __call__(self, *args: Tensor) -> Any:
+        if self.writes is False and self.reuses is False:  # all that is left to watch
+            before = [arg._version for arg in args]
+            out = self.function(*args)
+            if before != [arg._version for arg in args]:
+                raise RuntimeError(LATE)
+            return out
         given = args if self.writes is False else tuple(arg.clone() for arg in args)
         before = [arg._version for arg in given]
         out = self.function(*given) if self.precision is not None else self._watched(*given)
         if self.writes is not True:
-            wrote = any(arg._version != old for arg, old in zip(given, before, strict=True))
+            wrote = before != [arg._version for arg in given]
             if self.writes is None:
                 self.writes = wrote
             elif wrote:
-                raise RuntimeError(
-                    "The map wrote into its argument, which it did not in its first call, so the "
-                    "state is lost. Write z * a in the place of z.mul_(a), and "
-                    "ReLU() in the place of ReLU(inplace=True)."
-                )
+                raise RuntimeError(LATE)
         return self._kept(out)
 
     def _watched(self, *args: Tensor) -> Any:

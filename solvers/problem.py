@@ -26,7 +26,7 @@ def _rows(condition: tuple[Tensor, ...] | None, index: Tensor) -> tuple[Tensor, 
 
 def checked(out: Tensor, z: Tensor, name: str) -> Tensor:
     """Return what a map made of a state, in the state's dtype, or raise if it is no such state."""
-    if not isinstance(out, Tensor) or out.shape != z.shape or out.device != z.device:
+    if not (isinstance(out, Tensor) and out.shape == z.shape and out.device == z.device):
         raise ValueError(
             f"The {name} must return the shape of its state, on its device; got "
             f"{_described(out)} for a state of shape {tuple(z.shape)} on {z.device}."
