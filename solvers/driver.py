@@ -115,7 +115,6 @@ def _loop(
     record: bool,
     first: Tensor | None,
 ) -> Solution[Tensor]:
-    may_compact = problem.condition is not None and not record
     watched = torch.is_grad_enabled()  # then a finished sample must not run on where it can leave
     share = 1.0 if watched else solver.compacts_below
     poisoned = False
@@ -144,7 +143,7 @@ def _loop(
             running = int(results.running.sum())
             if running == 0:
                 break
-            if may_compact and running <= share * len(results.running):
+            if not record and running <= share * len(results.running):
                 index = results.compact(state.z)
                 problem, state = problem.rows(index), state.rows(index)
         try:

@@ -10,7 +10,6 @@ from torch import Tensor
 from .precision import Watch
 from .problem import Map
 
-
 LATE = (
     "The map wrote into its argument, which it did not in its first call, so the state is lost. "
     "Write z * a in the place of z.mul_(a), and ReLU() in the place of ReLU(inplace=True)."

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .guard import Guard
 from .problem import Equilibrium, InitialValue, Map, checked
+from .rows import Embedded
 from .solution import Solution, V
 from .transforms import check_untransformed
 
@@ -38,6 +39,8 @@ def pack(
         if problem.coupled and start.numel() > 0:
             problem, start, way = _as_one_row(problem, start)
             ways.append(way)
+        if problem.condition is None and start.dim() > 0:
+            problem = _embedded(problem, start)
         problem = problem.wrapped(lambda function: Guard(function, lowered))
 
     def unpack(solution: Solution[Any]) -> Solution[Any]:
@@ -144,6 +147,13 @@ def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
         condition = tuple(tensor.unsqueeze(0) for tensor in condition)
     one = replace(problem.wrapped(wrap), condition=condition, coupled=False)
     return one, start.reshape(1, -1), unpack
+
+
+def _embedded(problem: P, start: Tensor) -> P:
+    """Give a map that closes over its inputs the numbers of its rows as condition."""
+    everything = torch.arange(len(start), device=start.device)
+    rows = problem.wrapped(lambda function: Embedded(function, everything))
+    return replace(rows, condition=(everything,), everything=everything)
 
 
 def _lowered(device: str) -> torch.dtype | None:

@@ -12,16 +12,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .rows import Embedded, select
+
 Map = Callable[..., Tensor]
 
 
-def _rows(condition: tuple[Tensor, ...] | None, index: Tensor) -> tuple[Tensor, ...] | None:
+def _rows(condition: tuple[Tensor, ...] | None, index: Tensor) -> tuple[Tensor, ...]:
     if condition is None:
         raise ValueError(
             "A problem with condition=None has no rows to select: its map closes over its inputs. "
             "Pass them as condition=(x, ...), tensors with the batch first."
         )
-    return tuple(tensor.index_select(0, index) for tensor in condition)
+    return select(condition, index)
 
 
 def checked(out: Tensor, z: Tensor, name: str) -> Tensor:
@@ -54,6 +56,8 @@ class Equilibrium:
         rowwise: a promise that row i depends on row i alone and that the map draws no random
             numbers. Without it, answers that were found while other rows had stopped are checked
             by one more evaluation on the full batch (`Solution.checks`).
+        everything: set by the loop where the map closes over its inputs: the numbers of all rows,
+            and `condition` is then those of this problem's (see `Embedded`).
 
     Attributes:
         leads: how many arguments of the map come before the state.
@@ -65,6 +69,7 @@ class Equilibrium:
     condition: tuple[Tensor, ...] | None = None
     coupled: bool = field(default=False, kw_only=True)
     rowwise: bool = field(default=False, kw_only=True)
+    everything: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.coupled and self.rowwise:
@@ -72,7 +77,18 @@ class Equilibrium:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Evaluate f(z, *condition), in z's dtype."""
-        return checked(self.map(z, *(self.condition or ())), z, "map")
+        return checked(self.map(z, *self.inputs), z, "map")
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The condition, () where there is none."""
+        return self.condition or ()
+
+    def apply(self, function: Map, *args: Tensor) -> Tensor:
+        """Return function(*args, *condition) of a user's function that goes with the map."""
+        if self.everything is not None:
+            function = Embedded(function, self.everything)
+        return function(*args, *self.inputs)
 
     def residual(self, z: Tensor) -> Tensor:
         """Evaluate f(z) - z."""
@@ -107,7 +123,7 @@ class InitialValue:
             receives t in z's dtype.
         t1: its end; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
-        coupled: the rows are one system, as in `Equilibrium`.
+        coupled, everything: as in `Equilibrium`.
     """
 
     leads: ClassVar[int] = 1
@@ -117,6 +133,7 @@ class InitialValue:
     t1: float = 1.0
     condition: tuple[Tensor, ...] | None = None
     coupled: bool = dataclasses.field(default=False, kw_only=True)
+    everything: Tensor | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_time("t0", self.t0)
@@ -126,7 +143,12 @@ class InitialValue:
 
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Evaluate f(t, z, *condition), in z's dtype."""
-        return checked(self.field(t, z, *(self.condition or ())), z, "field")
+        return checked(self.field(t, z, *self.inputs), z, "field")
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The condition, () where there is none."""
+        return self.condition or ()
 
     def rows(self, index: Tensor) -> InitialValue:
         """Return the problem of the samples `index` (int64) alone."""

@@ -36,7 +36,7 @@ def attach(
     """
     check_start(problem, z)
     root = z.detach().requires_grad_()
-    inputs = detached(problem.condition)
+    inputs = detached(problem.inputs)
 
     def evaluate() -> Tensor:
         return problem.map(root, *inputs).to(z.dtype)
@@ -52,7 +52,7 @@ def attach(
         return z
     solver = fitted(solver, problem.map, z.dtype)  # the products J^T u are rounded like f
     call = _Call(problem.map, solver, root, inputs, image, hidden)
-    attached: Tensor = _ImplicitFunction.apply(call, *(problem.condition or ()), *hidden)
+    attached: Tensor = _ImplicitFunction.apply(call, *problem.inputs, *hidden)
     return attached
 
 

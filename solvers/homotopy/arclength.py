@@ -271,10 +271,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         self, problem: Equilibrium, family: Family, state: ArcState, end: Tensor
     ) -> Solution[Tensor]:
         """Solve z = f(z) for the samples `end`, bool (B,), whose last step crossed lambda = 1."""
-        index = torch.arange(len(end), device=end.device)
-        if problem.condition is not None:
-            index = index[end]
-            problem, family, state = problem.rows(index), family.rows(index), state.rows(index)
+        index = end.nonzero().squeeze(1)
+        problem, family, state = problem.rows(index), family.rows(index), state.rows(index)
         krylov = max(self.krylov, state.z[0].numel() if self._forms(state.z) else 0)
         solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=krylov)
         last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)

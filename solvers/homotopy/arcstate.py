@@ -103,9 +103,7 @@ def formed(state: ArcState, family: Family, theta: float, chosen: Tensor) -> Arc
         chosen: samples whose Jacobians are not formed yet.
     """
     assert state.evals is not None
-    index = torch.arange(len(chosen), device=chosen.device)
-    if family.condition is not None:
-        index = index[chosen]
+    index = chosen.nonzero().squeeze(1)
     counter = Counter(family.map)
     curve = Curve(replace(family, map=counter), state.z.shape[1:], theta, state.unit).rows(index)
     factors, _ = curve.factored(state.w[index], state.tangent[index])
@@ -114,13 +112,11 @@ def formed(state: ArcState, family: Family, theta: float, chosen: Tensor) -> Arc
     pivots = state.pivots
     if pivots is None:
         pivots = torch.ones(batch, n, dtype=factors.pivots.dtype, device=lu.device)
-    keep = chosen[index]
-    index = index[keep]
     return replace(
         state,
-        tangent=scatter(factors.null[keep], index, state.tangent),
-        lu=scatter(factors.lu[keep], index, lu),
-        pivots=scatter(factors.pivots[keep], index, pivots),
+        tangent=scatter(factors.null, index, state.tangent),
+        lu=scatter(factors.lu, index, lu),
+        pivots=scatter(factors.pivots, index, pivots),
         formed=state.formed | chosen,
         evals=state.evals + torch.where(chosen, counter.count, 0),
     )

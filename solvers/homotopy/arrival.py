@@ -110,15 +110,9 @@ def by_krylov(
         counted = replace(curve, family=replace(curve.family, map=counter))
         w = at.w + moved
         index = ok.nonzero().squeeze(1)
-        if curve.family.condition is None:
-            tangent, miss = counted.tangent(w, tangent, rtol=0.1, krylov=krylov)
-            faint = ok & ~(miss < RANK)
-        else:
-            some, miss = counted.rows(index).tangent(
-                w[index], tangent[index], rtol=0.1, krylov=krylov
-            )
-            tangent = scatter(some, index, tangent)
-            faint = scatter(~(miss < RANK), index, faint)
+        some, miss = counted.rows(index).tangent(w[index], tangent[index], rtol=0.1, krylov=krylov)
+        tangent = scatter(some, index, tangent)
+        faint = scatter(~(miss < RANK), index, faint)
         evals = evals + torch.where(ok, counter.count, 0)
     return Arrival(moved, ok & ~faint, found.steps, tangent, faint, evals)
 
@@ -156,11 +150,9 @@ def by_factors(curve: Curve, at: Departure, *, straight: float) -> Arrival:
             break
         before = size
     ok = ok & (ds >= straight * norm(d))
-    index = torch.arange(len(ok), device=ok.device)
-    if curve.family.condition is not None:
-        index = index[ok]
     if not bool(ok.any()):
         return Arrival(d, ok, effort, at.tangent, ok, effort, at.lu, at.pivots)
+    index = ok.nonzero().squeeze(1)
     counter = Counter(curve.family.map)
     there = replace(curve, family=replace(curve.family, map=counter)).rows(index)
     w, guide = (at.w + d)[index], d[index] / expand(norm(d[index]).clamp_min(TINY), d[index])
@@ -195,28 +187,13 @@ def by_either(curve: Curve, at: Departure, formed: Tensor, factors: Way, krylov:
         return krylov(curve, at)
     if bool(formed.all()):
         return factors(curve, at)
-    if curve.family.condition is None:
-        return merged(formed, factors(curve, at), krylov(curve, at), whole=True)
     yes, no = formed.nonzero().squeeze(1), (~formed).nonzero().squeeze(1)
     parts = factors(curve.rows(yes), at.rows(yes)), krylov(curve.rows(no), at.rows(no))
-    return merged(formed, *parts, whole=False)
+    return merged(formed, *parts)
 
 
-def merged(formed: Tensor, yes: Arrival, no: Arrival, *, whole: bool) -> Arrival:
-    """Return the arrivals of the samples `formed`, bool (B,), and of the others, as one.
-
-    Arguments:
-        formed: whose arrival is in `yes`.
-        yes: of those samples.
-        no: of the others.
-        whole: whether `yes` and `no` are of all samples each.
-    """
-    if whole:
-        picked = {
-            each.name: _where(formed, getattr(yes, each.name), getattr(no, each.name))
-            for each in fields(yes)
-        }
-        return Arrival(**picked)
+def merged(formed: Tensor, yes: Arrival, no: Arrival) -> Arrival:
+    """Return the arrivals of the samples `formed`, bool (B,), and of the others, as one."""
     index, others = formed.nonzero().squeeze(1), (~formed).nonzero().squeeze(1)
     joined = {}
     for each in fields(yes):
@@ -224,7 +201,3 @@ def merged(formed: Tensor, yes: Arrival, no: Arrival, *, whole: bool) -> Arrival
         full = a.new_zeros(len(formed), *a.shape[1:]) + (each.name == "pivots")  # from 1 on
         joined[each.name] = scatter(a, index, full if b is None else scatter(b, others, full))
     return Arrival(**joined)
-
-
-def _where(chosen: Tensor, yes: Tensor, no: Tensor | None) -> Tensor:
-    return yes if no is None else torch.where(expand(chosen, yes), yes, no)

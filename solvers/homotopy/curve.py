@@ -81,10 +81,6 @@ class Curve:
             off = dot(normal, d) - ds
             return d - torch.cat((curve.gap(here + d), off[:, None]), dim=1)
 
-        condition = self.family.condition
-        if condition is None:
-            return Equilibrium(lambda d: plane(d, here, normal, ds, self))
-
         unit = torch.as_tensor(self.unit).to(here).expand(len(here))
 
         def given(
@@ -93,7 +89,7 @@ class Curve:
             curve = replace(self, family=replace(self.family, condition=x), unit=unit)
             return plane(d, here, normal, ds, curve)
 
-        return Equilibrium(given, (here, normal, ds, unit, *condition))
+        return Equilibrium(given, (here, normal, ds, unit, *(self.family.condition or ())))
 
     def tangent(
         self, w: Tensor, guide: Tensor, *, rtol: float, krylov: int

@@ -106,11 +106,7 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
         def field(t: Tensor, z: Tensor, anchor: Tensor, *x: Tensor) -> Tensor:
             return along(self.homotopy.family(replace(problem, condition=x), anchor), t, z)
 
-        if problem.condition is None:
-            family = self.homotopy.family(problem, anchor)
-            flow = InitialValue(lambda t, z: along(family, t, z))
-        else:
-            flow = InitialValue(field, condition=(anchor, *problem.condition))
+        flow = InitialValue(field, condition=(anchor, *problem.inputs))
         settings = ODE(
             rtol=self.error, atol=self.error, method=self.method, step_size=self.step_size
         )

@@ -89,8 +89,6 @@ def polish(
 
     `first` is ||f(z) - z|| at the start of the path, (B,).
     """
-    if problem.condition is None:
-        return run(problem, solver, z, first=first)
     index = chosen.nonzero().squeeze(1)
     found = run(problem.rows(index), solver, z[index], first=first[index])
     return spread(found, index, len(chosen))

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..guard import Guard
 from ..norms import expand
-from ..problem import Equilibrium, Map, check_start
+from ..problem import Equilibrium, Map, check_start, checked
+from ..rows import Embedded, select
 
 
 @dataclass(frozen=True)
@@ -37,28 +39,28 @@ class Family:
     def __call__(self, z: Tensor, lam: Tensor) -> Tensor:
         """Evaluate h(z, lam) with each sample at its own lam, (B,)."""
         out = self.map(z, expand(lam, z), *(self.condition or ()))
-        if out.shape != z.shape:
-            raise ValueError(
-                f"The map of a Family must return the shape of its state; got "
-                f"{tuple(out.shape)} for a state of shape {tuple(z.shape)}."
-            )
-        return out if out.dtype == z.dtype else out.to(z.dtype)
+        return checked(out, z, "map of a Family")
 
     def at(self, lam: Tensor) -> Equilibrium:
         """Return the equation z = h(z, lam) of each sample at its own lam, (B,)."""
-        if self.condition is None:
-            return Equilibrium(lambda z: self(z, lam))
 
         def fixed(z: Tensor, lam: Tensor, *condition: Tensor) -> Tensor:
             return self.map(z, expand(lam, z), *condition)
 
-        return Equilibrium(fixed, (lam, *self.condition))
+        return Equilibrium(fixed, (lam, *(self.condition or ())))
 
     def rows(self, index: Tensor) -> Family:
         """Return the family of the samples `index` (int64) alone."""
-        if self.condition is None:
+        return replace(self, condition=select(self.condition or (), index))
+
+    def packed(self, z0: Tensor) -> Family:
+        """Return the family with a map that harms nothing and rows that can be selected."""
+        if isinstance(self.map, Guard):
             return self
-        return replace(self, condition=tuple(x.index_select(0, index) for x in self.condition))
+        if self.condition is not None:
+            return replace(self, map=Guard(self.map))
+        everything = torch.arange(len(z0), device=z0.device)
+        return Family(Guard(Embedded(self.map, everything)), (everything,))
 
     def check(self, z0: Tensor) -> None:
         """Raise ValueError unless z0 is a state that fits the condition."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..norms import expand
+from ..packing import pack
 from ..problem import Equilibrium, Map
 from .family import Family
 
@@ -34,17 +35,16 @@ class Homotopy(ABC):
 
     def family(self, problem: Equilibrium, anchor: Tensor) -> Family:
         """Return the family z = h(z, lambda) for what was kept of the start."""
-        if problem.condition is None:
-            return Family(lambda z, lam: self.map(problem, z, lam, anchor), None)
 
         def deformed(z: Tensor, lam: Tensor, anchor: Tensor, *x: Tensor) -> Tensor:
             return self.map(replace(problem, condition=x), z, lam, anchor)
 
-        return Family(deformed, (anchor, *problem.condition))
+        return Family(deformed, (anchor, *problem.inputs))
 
     def of(self, problem: Equilibrium, z0: Tensor) -> Family:
         """Return the family of a problem and a start, to be traced."""
-        return self.family(problem, self.anchor(problem, z0))
+        packed, start, _ = pack(problem, z0)
+        return self.family(packed, self.anchor(packed, start))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Convex(Homotopy):
     easy: Map
 
     def map(self, problem: Equilibrium, z: Tensor, lam: Tensor, anchor: Tensor) -> Tensor:
-        return torch.lerp(self.easy(z, *(problem.condition or ())), problem(z), lam)
+        return torch.lerp(problem.apply(self.easy, z), problem(z), lam)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Input(Homotopy):
     reference: tuple[Tensor, ...]
 
     def anchor(self, problem: Equilibrium, z0: Tensor) -> Tensor:
-        wanted = [tuple(x.shape) for x in problem.condition or ()]
+        wanted = [tuple(x.shape) for x in problem.inputs if problem.everything is None]
         given = [tuple(x.shape) for x in self.reference]
         fits = len(given) == len(wanted) and all(
             g[1:] == w[1:] and g[0] in (1, w[0]) for g, w in zip(given, wanted, strict=True)
@@ -128,7 +128,7 @@ class Input(Homotopy):
         return torch.cat(flat, dim=1)
 
     def map(self, problem: Equilibrium, z: Tensor, lam: Tensor, anchor: Tensor) -> Tensor:
-        inputs = problem.condition or ()
+        inputs = problem.inputs
         parts = torch.split(anchor, [x[0].numel() for x in inputs], dim=1)
         s = lam.reshape(-1)
         moved = tuple(
@@ -151,4 +151,4 @@ class Custom(Homotopy):
     function: Map
 
     def map(self, problem: Equilibrium, z: Tensor, lam: Tensor, anchor: Tensor) -> Tensor:
-        return self.function(z, lam, *(problem.condition or ()))
+        return problem.apply(self.function, z, lam)

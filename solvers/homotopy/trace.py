@@ -76,6 +76,7 @@ def trace(
         one `Branch` a sample; one whose start is no root has a single point and LOST_PATH.
     """
     family.check(z0)
+    family = family.packed(z0)
     low, high = span
     if not low <= lam <= high:
         raise ValueError(f"lam must lie in span; got {lam} and {span}.")
@@ -117,7 +118,7 @@ def _trace(
         running = [row for row, code in enumerate(codes) if code == Status.RUNNING]
         if not running or step == tracker.max_steps:
             break
-        if len(running) < len(index) and family.condition is not None:
+        if len(running) < len(index):
             keep = torch.tensor(running, device=z0.device)
             index = [index[row] for row in running]
             part, state = part.rows(keep), state.rows(keep)
