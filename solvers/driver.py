@@ -66,8 +66,7 @@ def run(
     check_kind(problem, solver)
     if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
         with torch.inference_mode(False), torch.no_grad():
-            if problem.condition is not None:
-                problem = replace(problem, condition=_thaw(problem.condition))
+            problem = replace(problem, condition=_thaw(problem.condition))
             return run(problem, solver, _thaw(z0), record=record, first=first)
     problem, z, unpack = pack(problem, z0)
     check_start(problem, z)

@@ -209,7 +209,7 @@ def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
             f"z0 must have the batch first and at least one more dimension, (B, ...); got shape "
             f"{tuple(z0.shape)}. Use z0[None] for one state, z0[:, None] for a batch of scalars."
         )
-    for k, tensor in enumerate(problem.condition or ()):
+    for k, tensor in enumerate(problem.inputs):
         if tensor.dim() == 0 or tensor.shape[0] != z0.shape[0]:
             raise ValueError(
                 f"condition[{k}] must have the batch of z0 first, ({z0.shape[0]}, ...); "

@@ -64,8 +64,7 @@ class MonotoneInclusion(Equilibrium):
     @property
     def x(self) -> Tensor:
         """The condition."""
-        assert self.condition is not None
-        return self.condition[0]
+        return self.inputs[0]
 
     def image(self, z: Tensor) -> Tensor:
         """Evaluate W z + x, in z's dtype."""

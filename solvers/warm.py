@@ -75,8 +75,7 @@ class Anchor:
         """
         if self.product is not None and isinstance(problem, MonotoneInclusion):
             return problem.prox(self.product + problem.x)
-        assert problem.condition is not None
-        return problem(self.constant(problem.condition[0].shape[0]))
+        return problem(self.constant(len(problem.inputs[0])))
 
     def tangent(self, problem: Equilibrium) -> Tensor:
         """Return z* + (I - J)^-1 (f(z*; x_i) - z*), (B, ...): the first-order start.
@@ -117,7 +116,6 @@ def inverse_at(problem: Equilibrium, z: Tensor) -> Tensor:
             f"one has {n}. Use the zero-order start."
         )
     basis = torch.eye(n, dtype=z.dtype, device=z.device).view(n, *z.shape[1:])
-    assert problem.condition is not None
     rows = torch.zeros(n, dtype=torch.int64, device=z.device)
     _, push = linearize(problem.rows(rows), z.expand_as(basis).contiguous())
     jacobian = push(basis).flatten(1).mT  # row i of the batch was pushed e_i: column i of J

@@ -86,8 +86,7 @@ class Proof:
         products = self.bound.products(dtype)
 
         def decided(problem: Equilibrium, state: State) -> Tensor:
-            assert problem.condition is not None
-            (x,) = problem.condition
+            (x,) = problem.inputs
             centre = self.bound.center(state.z, state.fz, products)
             at = centre.at
             eta = rounding(state.z, state.fz, x, self.bound.bounds)

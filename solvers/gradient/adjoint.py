@@ -58,7 +58,7 @@ class Adjoint:
         from torchdiffeq import odeint_adjoint
 
         good = found.converged
-        if not bool(good.all()) and problem.condition is not None:
+        if not bool(good.all()):
             index = good.nonzero().squeeze(1)
             value = self._differentiable(
                 problem.rows(index), solver, z0[index], replace(found, status=found.status[index])
@@ -66,11 +66,9 @@ class Adjoint:
             return found.value.index_copy(0, index, value)
         # odeint_adjoint differentiates the field alone, so its inputs are leaf copies: reached
         # through the condition, a parameter shared with what computed it would count twice.
-        condition = problem.condition or ()
-        originals = (z0, *condition)
+        originals = (z0, *problem.inputs)
         copies = detached(originals)
-        if problem.condition is not None:
-            problem = replace(problem, condition=copies[1:])
+        problem = replace(problem, condition=copies[1:])
         clock = Clock(problem)
         known = {id(x) for x in copies}
 

@@ -153,12 +153,12 @@ def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: T
         _, closed = evaluated(lambda: problem(start.new_tensor(problem.t0), start))
     else:
         _, closed = evaluated(lambda: problem(start))
-    for tensor in (*closed, start, *(problem.condition or ())):
+    for tensor in (*closed, start, *problem.inputs):
         if tensor.requires_grad:
             value = value + tensor.unsqueeze(-1)[..., :0].sum().to(value)
     return value
 
 
-def detached(condition: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+def detached(condition: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the tensors as leaves, which require a gradient where the originals do."""
-    return tuple(t.detach().requires_grad_(t.requires_grad) for t in condition or ())
+    return tuple(t.detach().requires_grad_(t.requires_grad) for t in condition)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,26 +35,18 @@ def on_usable_rows(
         return attach(problem, z)
     if len(rows) == 0:
         return tied_to_nothing(z, problem, z)
-    return z.index_copy(0, rows, attach(_rows(problem, z, rows), z.index_select(0, rows)))
-
-
-def _rows(problem: Equilibrium, z: Tensor, rows: Tensor) -> Equilibrium:
-    """Return the problem of some samples; a map that closes over the others' runs on them too."""
-    if problem.condition is not None:
-        return problem.rows(rows)
-    f = problem.map
-    return replace(problem, map=lambda y: f(z.index_copy(0, rows, y)).index_select(0, rows))
+    return z.index_copy(0, rows, attach(problem.rows(rows), z.index_select(0, rows)))
 
 
 def _usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
     """Return the samples that can be differentiated, int64, or None for all of them."""
     gone = (found.status == Status.NONFINITE) | ~torch.isfinite(found.residual.detach())
     doubtful = torch.zeros_like(gone)
-    for tensor in problem.condition or ():
+    for tensor in problem.inputs:
         doubtful |= ~torch.isfinite(tensor.detach().flatten(1)).all(1)
     if not bool((gone | doubtful).any()):
         return None
-    if problem.condition is None and not _sound(problem, found.value):
+    if problem.everything is not None and not _sound(problem, found.value):
         warn_caller(
             f"{int(gone.sum())} samples are not finite, and a map with condition=None closes over "
             "its inputs, so that they cannot be left out: gradients of shared parameters will be "

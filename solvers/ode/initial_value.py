@@ -165,7 +165,7 @@ class ODE(Solver[InitialValue, FlowState]):
             reason = given_up(error)
         if reason is None:
             return found[-1], full + Status.CONVERGED, clock.path(found)
-        if z.shape[0] == 1 or problem.condition is None:
+        if z.shape[0] == 1:
             return z, full + reason, clock.stopped(z)
         rows = torch.arange(z.shape[0], device=z.device)
         halves = [self._advance(problem.rows(index), z[index], clocked) for index in rows.chunk(2)]

@@ -67,7 +67,6 @@ def test_branches_of_a_closure_are_those_of_each_sample() -> None:
 
 
 def test_rows_of_a_closure_that_a_flow_gives_up_on_do_not_take_the_others() -> None:
-    from solvers import ODE, Status
 
     rate = torch.tensor([[-1.0], [2.0]], dtype=DOUBLE)
     flow = InitialValue(lambda t, z: torch.where(rate > 0, z * z * rate, -z), t1=1.0)
