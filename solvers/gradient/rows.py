@@ -71,7 +71,7 @@ def _sound_rows(problem: Equilibrium, z: Tensor, rows: Tensor) -> Tensor:
 def _sound(problem: Equilibrium, z: Tensor) -> bool:
     """Say whether f(z) is finite, and a cotangent of 0 gives the gradient 0, not 0 * inf."""
     with torch.enable_grad():
-        image = problem.map(z.detach().requires_grad_(), *detached(problem.condition))
+        image = problem.map(z.detach().requires_grad_(), *detached(problem.inputs))
     if not bool(torch.isfinite(image).all()):
         return False
     if image.grad_fn is None:
