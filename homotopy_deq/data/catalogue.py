@@ -204,6 +204,12 @@ def _downloaded(data_set: DataSet, root: Path) -> Found | None:
 
 def _missing(data_set: DataSet, root: Path, places: list[Place]) -> str:
     there = "" if root.exists() else " (there is no such folder)"
+    if root.is_file():
+        return (
+            f"{root} is no {data_set.title} of one file, which holds train/<class>/* and "
+            f"test/<class>/*. Give the folder that the files lie in: --data {root.parent}, or, "
+            "unpacked, the one that it becomes."
+        )
     looked = "".join(f"\n  {place.wanted}" for place in places)
     fetch = (
         f", or fetch it through torchvision: download=True or --download puts it in {root}"

@@ -32,7 +32,7 @@ def read_images(paths: Sequence[Path], shape: Shape) -> Tensor:
 
     Raises:
         FileNotFoundError: a path is no file.
-        ValueError: a file is no image.
+        ValueError: a file is no image, or has more than 8 bits a pixel and an unknown scale.
     """
     images = torch.empty(len(paths), *shape, dtype=torch.uint8)
     for row, path in zip(images.numpy(), map(Path, paths), strict=True):
@@ -84,17 +84,64 @@ ORIENTATION = 0x0112  # Exif 2.3, table 4
 
 
 def _opened(file: BinaryIO, name: str) -> Image:
-    """Decode as the camera was held, with 16 bits a pixel reduced to 8."""
+    """Decode as the camera was held, with more than 8 bits a pixel reduced to 8."""
     from PIL import Image, ImageOps
 
     try:
-        image = ImageOps.exif_transpose(Image.open(file))
+        opened = Image.open(file)
+        image = ImageOps.exif_transpose(opened)
         image.load()
+        bits = _bits(opened, file) if image.mode[0] in "IF" else None
     except _failures() as error:
         raise _no_image(name, error) from error
-    if image.mode.startswith("I"):  # convert("L") would clip at 255
-        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode[0] in "IF":  # convert("L") would clip at 255
+        return Image.fromarray(_eight_bits(np.asarray(image), bits, name))
     return image
+
+
+MAX_SAMPLE_VALUE = 281  # TIFF 6.0, section 8
+DEEPEST_ASKED = 12  # bits: cameras, microscopes and scanners store these in 16
+
+
+def _bits(image: Image, file: BinaryIO) -> int | None:
+    """Return how many bits the samples of an image have, where a PNG (sBIT) or TIFF says so."""
+    largest = getattr(image, "tag_v2", {}).get(MAX_SAMPLE_VALUE)
+    if largest is not None:
+        return int(np.max(largest)).bit_length() or None
+    if image.format != "PNG":
+        return None
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        data = file.read(int.from_bytes(head[:4], "big") + 4)  # and a checksum
+        if head[4:] == b"sBIT":  # PNG 1.2, 4.2.6
+            return data[0] or None
+    return None
+
+
+def _eight_bits(values: np.ndarray, bits: int | None, name: str) -> np.ndarray:
+    """Scale samples of many bits to 0 .. 255.
+
+    Without a word of the file's, whole numbers of 16 bits fill them; where they do not, as 12-bit
+    data in 16-bit files, or are wider, or are no whole numbers, the scale is the user's to say.
+    """
+    ask = "Scale the images to 8 bits, or to 16, and store them anew."
+    low, high = values.min(initial=0), values.max(initial=0)
+    if values.dtype.kind == "f":
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"{name} holds floating-point numbers from {low:g} to {high:g}, where [0, 1] has "
+                f"a meaning. {ask}"
+            )
+        return np.asarray((values * 255).round().astype(np.uint8))
+    full = 2**bits - 1 if bits else 2**16 - 1
+    if low < 0 or high > full:
+        raise ValueError(f"{name} holds whole numbers from {low} to {high}, not 0 to {full}. {ask}")
+    if not bits and 0 < high < 2**DEEPEST_ASKED:
+        raise ValueError(
+            f"{name} has 16 bits a pixel or more, and no number above {high}: it may be of "
+            f"{DEEPEST_ASKED} bits or fewer, or dark, and does not say. {ask}"
+        )
+    return np.asarray((values.astype(np.int64) * 255 // full).astype(np.uint8))
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -96,6 +96,8 @@ def named_places(root: Path, name: str, shape: Shape, classes: int) -> list[Plac
 
         return Place(f"{wanted} ({classes} classes, train/<class>/* and test/<class>/*)", open_)
 
+    if root.is_file():
+        return [place(f"{root}", lambda: (root, None))]
     return [
         place(f"{zips[0]} and {zips[1].name}", lambda: zips),
         place(f"{whole}", lambda: (whole, None)),

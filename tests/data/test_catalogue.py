@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from homotopy_deq.data import DATASETS, Augmentation, ImageData, load
 from homotopy_deq.data.idx import read_idx
-from tests.data.stored import pixels, write_cifar10, write_idx
+from tests.data.stored import below, pixels, tree, write_cifar10, write_idx
 
 
 def test_digits_are_the_default_and_the_same_in_every_run() -> None:
@@ -207,3 +208,30 @@ def test_grey_sets_are_not_augmented() -> None:
     assert {name for name, change in changes.items() if change} == {"cifar10", "cifar100", "svhn"}
     assert changes["cifar10"] == Augmentation(flip=0.2, pad=4)
     assert changes["svhn"] == Augmentation(pad=4)  # a mirrored digit is another one
+
+
+def test_one_zip_that_holds_train_and_test_is_a_data_set(tmp_path: Path) -> None:
+    names = [str(k) for k in range(10)]
+    parts = {**below("train", tree(names, 2)), **below("test", tree(names, 1, seed=1))}
+    for path, files in (
+        (tmp_path / "cifar-of-mine.zip", parts),
+        (tmp_path / "wrapped.zip", below("cifar", parts)),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+        for found in (load("cifar10", path), load("imagefolder", path)):
+            assert (len(found.train_labels), len(found.test_labels)) == (20, 10)
+            assert found.shape == (3, 32, 32) and found.root == path
+    (tmp_path / "cifar10.zip").write_bytes((tmp_path / "wrapped.zip").read_bytes())
+    assert len(load("cifar10", tmp_path).test_labels) == 10
+
+
+def test_a_zip_of_another_layout_says_which_folder_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10-train.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in tree([str(k) for k in range(10)], 1).items():
+            archive.writestr(name, data)
+    for name in ("cifar10", "mnist", "svhn"):
+        with pytest.raises(FileNotFoundError, match=f"Give the folder .* --data {tmp_path}"):
+            load(name, path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from homotopy_deq.data import read_images
 from tests.data.stored import pixels
@@ -74,3 +76,46 @@ def test_shape_of_two_channels_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", pixels(1, 4, 4)[0])
     with pytest.raises(ValueError, match=r"1 channel \(grey\) or 3"):
         read_images([path], (2, 4, 4))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_file_of_16_bits_that_says_how_many_it_uses_is_scaled_by_them(tmp_path: Path) -> None:
+    twelve = np.array([[0, 819], [2457, 4095]], np.uint16)
+    plain = saved(tmp_path / "plain.png", twelve).read_bytes()
+    # The signature and the header take 33 bytes; the chunk of significant bits follows them.
+    (tmp_path / "said.png").write_bytes(plain[:33] + chunk(b"sBIT", b"\x0c") + plain[33:])
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[281] = 4095
+    tiff = saved(tmp_path / "said.tif", twelve, tiffinfo=tags)
+    for path in (tmp_path / "said.png", tiff):
+        assert read_images([path], (1, 2, 2)).flatten().tolist() == [0, 51, 153, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.array([[0, 4095]], np.uint16), "no number above 4095"),
+        (np.array([[0, 255]], np.int32), "no number above 255"),
+        (np.array([[0, 70_000]], np.int32), "from 0 to 70000, not 0 to 65535"),
+        (np.array([[-1, 60_000]], np.int32), "from -1 to 60000"),
+        (np.array([[0, 255]], np.float32), "floating-point numbers from 0 to 255"),
+        (np.array([[0, np.nan]], np.float32), "floating-point numbers"),
+    ],
+)
+def test_pixels_of_an_unknown_scale_are_asked_about_not_made_black(
+    values: np.ndarray, told: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "deep.tif", values)
+    with pytest.raises(ValueError, match=told) as caught:
+        read_images([path], (1, 1, 2))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_floats_from_0_to_1_and_whole_numbers_of_16_bits_fill_the_range(tmp_path: Path) -> None:
+    unit = saved(tmp_path / "unit.tif", np.array([[0, 0.2], [0.6, 1]], np.float32))
+    wide = saved(tmp_path / "wide.tif", np.array([[0, 13107], [39321, 65535]], np.int32))
+    for path in (unit, wide):
+        assert read_images([path], (1, 2, 2)).flatten().tolist() == [0, 51, 153, 255]
