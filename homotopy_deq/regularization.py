@@ -9,6 +9,7 @@ from torch import Tensor
 
 from solvers.guard import Guard
 from solvers.norms import relative
+from solvers.twice import by_formula
 
 Map = Callable[..., Tensor]
 
@@ -48,7 +49,7 @@ def jacobian_penalty(
     watched = torch.is_grad_enabled()
     with torch.enable_grad():
         at = z if z.requires_grad else z.detach().requires_grad_()
-        image = Guard(map)(at, *condition)
+        image = by_formula(Guard(map))(at, *condition)
         total = image.new_zeros(())
         for _ in range(samples):
             coin = torch.rand(image.shape, generator=generator, device=image.device) < 0.5

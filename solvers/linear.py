@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 from .norms import TINY, norm
 from .problem import Counter
+from .twice import by_formula
 
 LinearMap = Callable[[Tensor], Tensor]
 
@@ -22,6 +23,7 @@ def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     Where an operator of f has no forward-mode rule, J v is the derivative of the linear map
     w -> J^T w instead (two reverse passes, equally exact).
     """
+    function = by_formula(function)
     _load_forward_rules()
     try:
         with forward_ad.dual_level():
@@ -49,8 +51,15 @@ def _double_vjp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tens
         z = z if keep and z.requires_grad else z.detach().requires_grad_()
         value = function(z)
         w = torch.zeros_like(value, requires_grad=True)
-        (pulled,) = torch.autograd.grad(value, z, w, create_graph=True)
-        (tangent,) = torch.autograd.grad(pulled, w, v, create_graph=keep)
+        try:
+            (pulled,) = torch.autograd.grad(value, z, w, create_graph=True)
+            (tangent,) = torch.autograd.grad(pulled, w, v, create_graph=keep)
+        except (NotImplementedError, RuntimeError) as error:
+            raise RuntimeError(
+                "No product J v of this map can be formed: an operator of it has neither a "
+                f"forward-mode rule nor a second derivative ({error}). Write that operator by its "
+                "formula, or use a solver without products: Anderson, Broyden, SteadyState."
+            ) from error
     return (value, tangent) if keep else (value.detach(), tangent)
 
 
@@ -72,7 +81,7 @@ def linearize(
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         at = z if keep and z.requires_grad else z.detach().requires_grad_()
-        value = function(at)
+        value = by_formula(function)(at)
         weight = torch.zeros_like(value, requires_grad=True)
         pulled = None
         if value.requires_grad:
@@ -89,13 +98,14 @@ def linearize(
             return torch.zeros_like(value)
         try:
             (tangent,) = torch.autograd.grad(
-                pulled, weight, v, retain_graph=True, create_graph=keep, materialize_grads=True
+                pulled, weight, v, retain_graph=True, create_graph=keep, allow_unused=True
             )
         except (NotImplementedError, RuntimeError) as error:
             if "not implemented" not in str(error).lower():
                 raise
             return jvp(function, z, v)[1]
-        return tangent
+        # J^T w depends on w unless an operator hides that, as once_differentiable does.
+        return jvp(function, z, v)[1] if tangent is None else tangent
 
     return (value if keep else value.detach()), push
 

@@ -16,6 +16,7 @@ from ..precision import fitted
 from ..problem import Equilibrium, Map, check_start
 from ..solver import Solver
 from ..transforms import check_untransformed
+from ..twice import by_formula
 from .graph import check_same, closure, cut, detached, evaluated
 from .rows import BackwardWarning
 
@@ -166,7 +167,7 @@ def _differentiable(
     root = z.detach().requires_grad_()
     inputs = detached(tuple(condition))
     cotangent = v.detach().requires_grad_()
-    image = call.map(root, *inputs).to(z.dtype)
+    image = by_formula(call.map)(root, *inputs).to(z.dtype)
     check_same(closure(call.image, call.root, *call.inputs), closure(image, root, *inputs))
     copy = replace(call, root=root, inputs=inputs, image=image)
     linear = Equilibrium(lambda u, v: v + copy.vjp(u), (cotangent,))

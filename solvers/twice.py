@@ -1,0 +1,45 @@
+"""Maps evaluated such that their graph can be differentiated twice, and in forward mode."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+KERNELS = ("flash_sdp", "mem_efficient_sdp", "cudnn_sdp", "math_sdp")
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Evaluate attention by its formula, and compiled functions as they were written.
+
+    The fused kernels of scaled_dot_product_attention have no second derivative and no rule of
+    forward mode, and what torch.compile makes has neither. Both are the same function as the
+    formula, to rounding. Entered where a map is evaluated for products with its Jacobian; costs
+    some microseconds where there is no attention, and no import of the compiler.
+    """
+    backends = torch.backends.cuda  # these switches are those of the CPU's kernels, too
+    before = [bool(getattr(backends, f"{kernel}_enabled")()) for kernel in KERNELS]
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else nothing can be compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            for kernel in KERNELS:
+                getattr(backends, f"enable_{kernel}")(kernel == "math_sdp")
+            yield
+        finally:
+            for kernel, enabled in zip(KERNELS, before, strict=True):
+                getattr(backends, f"enable_{kernel}")(enabled)
+
+
+def by_formula(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the function, evaluated so that its graph can be differentiated twice."""
+
+    def evaluate(*args: Tensor) -> Tensor:
+        with twice_differentiable():
+            return function(*args)
+
+    return evaluate
