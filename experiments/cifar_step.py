@@ -3,8 +3,10 @@
     python experiments/cifar_step.py
 
 The published model (132,938 parameters, dz/dt = f(z; x) on [0, 1], dopri5 at 1e-3, batch 64) on
-random images of CIFAR-10's shape: time and memory of a step do not depend on what they show. The
-authors' release takes 15 to 18 s a step on a machine like the one that our figure comes from.
+random images of CIFAR-10's shape: time and memory of a step do not depend on what they show. By
+torchdiffeq's integrator and by ours, in turn, each case in processes of its own; the least time of
+all counts, as others on the machine only add to it. The authors' release takes 15 to 18 s a step
+on a machine like the one that our figure comes from.
 """
 
 from __future__ import annotations
@@ -27,9 +29,14 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.results import Record  # noqa: E402
-from homotopy_deq import ODE, Adjoint, HomoODE, Unroll  # noqa: E402
+from homotopy_deq import ODE, Adjoint, HomoODE, RungeKutta, Unroll  # noqa: E402
 
-CASES = [(p, g) for p in ("float32", "bfloat16") for g in ("Unroll", "Adjoint")]
+RULES: dict[str, tuple[Any, Any]] = {
+    "Unroll": (ODE, Unroll),
+    "Unroll, RungeKutta": (RungeKutta, Unroll),
+    "Adjoint": (ODE, Adjoint),
+}
+CASES = [(p, g) for p in ("float32", "bfloat16") for g in RULES]
 
 
 @dataclass(frozen=True)
@@ -40,26 +47,28 @@ class Config:
     tolerance: float = 1e-3
     warmup: int = 1
     steps: int = 3
+    rounds: int = 2
     seed: int = 0
 
 
 def step(config: Config, precision: str, gradient: str) -> dict[str, Any]:
     """Return seconds, evaluations and peak memory of a step, in a process of its own."""
     torch.manual_seed(config.seed)
-    solver = ODE(rtol=config.tolerance, atol=config.tolerance)
-    rule = Unroll() if gradient == "Unroll" else Adjoint()
+    method, rule = RULES[gradient]
+    solver = method(rtol=config.tolerance, atol=config.tolerance)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = HomoODE(rest_point=False, solver=solver, gradient=rule).to(device)
+    model = HomoODE(rest_point=False, solver=solver, gradient=rule()).to(device)
     optimizer = torch.optim.Adam(model.task_parameters(), lr=1e-3)
     images = torch.rand(config.batch, 3, 32, 32, device=device)
     labels = torch.randint(10, (config.batch,), device=device)
-    forward, whole, evals = [], [], []
+    forward, whole, evals, losses = [], [], [], []
     for _ in range(config.warmup + config.steps):
         begin = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             output = model.solve(images)
             loss = F.cross_entropy(output.logits.float(), labels)
         evals.append(float(output.solution.evals.double().mean()))
+        losses.append(loss.item())
         forward.append(_since(begin, device))
         optimizer.zero_grad()
         loss.backward()
@@ -70,8 +79,9 @@ def step(config: Config, precision: str, gradient: str) -> dict[str, Any]:
         peak = torch.cuda.max_memory_allocated() / 2**20
     return {
         "parameters": sum(p.numel() for p in model.task_parameters()),
-        "forward, s": statistics.median(forward[config.warmup :]),
-        "step, s": statistics.median(whole[config.warmup :]),
+        "first loss": losses[0],
+        "forward, s": min(forward[config.warmup :]),
+        "step, s": min(whole[config.warmup :]),
         "evaluations forward": statistics.median(evals[config.warmup :]),
         "peak memory, MiB": round(peak),
     }
@@ -91,15 +101,18 @@ def main(config: Config) -> None:
     for column in ("precision", "gradient", "forward, s", "step, s", "NFE", "peak MiB"):
         table.add_column(column)
     result: dict[str, Any] = {}
-    for precision, gradient in CASES:
-        with console.status(f"{precision}, {gradient}"):
-            words = [sys.executable, __file__, precision, gradient]
-            done = subprocess.run(words, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        result[f"{precision}, {gradient}"] = found
+    for turn in range(config.rounds):
+        for precision, gradient in CASES:
+            with console.status(f"{precision}, {gradient}, round {turn + 1} of {config.rounds}"):
+                words = [sys.executable, __file__, precision, gradient]
+                done = subprocess.run(words, capture_output=True, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            before = result.setdefault(f"{precision}, {gradient}", found)
+            found |= {key: min(found[key], before[key]) for key in ("forward, s", "step, s")}
+            result[f"{precision}, {gradient}"] = found
+    for name, found in result.items():
         table.add_row(
-            precision,
-            gradient,
+            *name.split(", ", 1),
             f"{found['forward, s']:.2f}",
             f"{found['step, s']:.2f}",
             f"{found['evaluations forward']:.0f}",

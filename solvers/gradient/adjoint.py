@@ -37,9 +37,10 @@ class Adjoint:
     ) -> Solution[V]:
         """Return the solution with the adjoint gradient attached to its value."""
         if not isinstance(problem, InitialValue) or not isinstance(solver, ODE):
+            instead = "Unroll" if isinstance(problem, InitialValue) else "Implicit"
             raise TypeError(
                 "Adjoint differentiates an InitialValue integrated by ODE(); got "
-                f"{type(problem).__name__} and {type(solver).__name__}. Use Implicit()."
+                f"{type(problem).__name__} and {type(solver).__name__}. Use {instead}()."
             )
         packed, start, unpack = pack(problem, z0)
         with torch.no_grad():

@@ -9,6 +9,7 @@ from torch import Tensor
 from solvers import (
     ODE,
     RK4,
+    Adjoint,
     InitialValue,
     RungeKutta,
     SolveError,
@@ -106,3 +107,9 @@ def test_sums_of_slopes_keep_nothing_for_backward() -> None:
         for _ in range(10):
             state = method.step(problem, state)
     assert state.z.requires_grad and max(kept, default=0) <= 2
+
+
+def test_adjoint_of_steps_that_are_ours_is_refused_with_what_fits() -> None:
+    problem = InitialValue(lambda t, z: -z)
+    with pytest.raises(TypeError, match=r"InitialValue and RungeKutta. Use Unroll\(\)"):
+        Adjoint().apply(problem, RungeKutta(), torch.ones(2, 1))  # type: ignore[arg-type]
