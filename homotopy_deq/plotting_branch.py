@@ -35,7 +35,7 @@ def branch_figure(
     ylabel: str = "largest entry of z",
     logy: bool = False,
 ) -> Figure:
-    """Draw branches against lambda, with a dot at each fold.
+    """Draw branches against lambda, with a dot at each fold and a square at each branch point.
 
     Roots that do not attract the flow z' = h(z) - z are dashed, where eigenvalues are known.
 
@@ -74,10 +74,15 @@ def branch_figure(
             axes.annotate(
                 f"{at:.4f}", (at, value), textcoords="offset points", xytext=(7, 4), fontsize=8
             )
+        crossings = [(x.lam, float(height(x.z[None])[0])) for x in branch.branch_points or ()]
+        if crossings:
+            axes.plot(*zip(*crossings, strict=True), "s", color=color, markersize=5)
     if dashed:
         axes.plot([], [], "--", color="0.4", label="unstable", linewidth=1.2)
     if any(branch.folds for branch in branches.values()):
         axes.plot([], [], "o", color="0.4", label="fold", markersize=5)
+    if any(branch.branch_points for branch in branches.values()):
+        axes.plot([], [], "s", color="0.4", label="branch point", markersize=5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if logy:
         axes.set_yscale("log")

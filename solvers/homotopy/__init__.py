@@ -1,7 +1,7 @@
 """Homotopies: deform an easy equation into the one to be solved, and follow its root."""
 
 from .arclength import ArcLength
-from .branch import Branch, Fold
+from .branch import Branch, BranchPoint, Fold
 from .control import StepControl
 from .curve import Curve
 from .davidenko import Davidenko
@@ -14,6 +14,7 @@ from .trace import trace
 __all__ = [
     "ArcLength",
     "Branch",
+    "BranchPoint",
     "Constant",
     "Continuation",
     "Convex",

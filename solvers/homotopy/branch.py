@@ -34,6 +34,21 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class BranchPoint:
+    """A point where another branch crosses: a pitchfork or a transcritical bifurcation.
+
+    Arguments:
+        z: the root, (...).
+        lam: lambda there.
+        s: arclength from the start of the branch.
+    """
+
+    z: Tensor
+    lam: float
+    s: float
+
+
+@dataclass(frozen=True)
 class Branch:
     """The roots of z = h(z, lambda) along one curve.
 
@@ -43,13 +58,15 @@ class Branch:
         s: arclength from the start in the metric of `Curve`, (T,).
         tangent: unit tangents in the coordinates of `Curve`, (T, n + 1); the last column has
             the sign of dlambda/ds.
-        status: why the branch ends: CONVERGED where lambda left the span, MAX_STEPS, or why the
+        status: why the branch ends: CONVERGED where lambda left the span or
+            the branch came back to its start, which is then its last point, MAX_STEPS, or why the
             path could not be followed on.
         folds: in the order in which they are met.
         leading: eigenvalues of h_z with the largest real parts, (T, k) complex, largest first;
             None where they were not asked for.
         evals: evaluations and Jacobian products, those of the eigenvalues not included.
         curve: the equations.
+        branch_points: in the order in which they are met; None where they were not looked for.
     """
 
     z: Tensor
@@ -61,6 +78,13 @@ class Branch:
     leading: Tensor | None
     evals: int
     curve: Curve
+    branch_points: tuple[BranchPoint, ...] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the branch is a loop, whose last point is its first."""
+        ends = self.points()[[0, -1]]
+        return len(self.lam) > 1 and bool(ends[0].equal(ends[1]))
 
     @property
     def stable(self) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..status import Status
 from .arclength import ArcLength
 from .arcstate import ArcState
 from .branch import Branch, precise
+from .branch_points import DENSE, closes, locate_branch_points
 from .control import StepControl
 from .curve import Curve
 from .endgame import where_crossed
@@ -55,11 +56,13 @@ def trace(
     span: tuple[float, float] = (0.0, 1.0),
     tracker: ArcLength = TRACKER,
     folds: bool = True,
+    branch_points: bool = True,
     eigenvalues: int = 0,
 ) -> list[Branch]:
-    """Follow the branch of roots of z = h(z, lambda) from near z0 until lambda leaves a span.
+    """Follow the branch of roots of z = h(z, lambda) from near z0 until it leaves a span or closes.
 
-    Folds are passed and located. The branches of a batch are followed at once.
+    Folds and simple branch points are passed and located. The branches of a batch are followed
+    at once.
 
     Arguments:
         family: the equations: a `Family`, or that of a homotopy, `FixedPoint().of(problem, z0)`.
@@ -70,6 +73,8 @@ def trace(
             values where only `tracker.max_steps` is to end it.
         tracker: how curves are followed; its homotopy, rtol and atol play no part.
         folds: whether to locate folds.
+        branch_points: whether to locate branch points, a Jacobian at every point; not done for
+            states of more than 256 entries.
         eigenvalues: leading eigenvalues of h_z to compute at every point.
 
     Returns:
@@ -81,7 +86,7 @@ def trace(
     if not low <= lam <= high:
         raise ValueError(f"lam must lie in span; got {lam} and {span}.")
     with torch.no_grad():
-        return _trace(family, z0, lam, direction, span, tracker, folds, eigenvalues)
+        return _trace(family, z0, lam, direction, span, tracker, folds, branch_points, eigenvalues)
 
 
 def _trace(
@@ -92,6 +97,7 @@ def _trace(
     span: tuple[float, float],
     tracker: ArcLength,
     folds: bool,
+    branch_points: bool,
     eigenvalues: int,
 ) -> list[Branch]:
     batch = z0.shape[0]
@@ -99,6 +105,8 @@ def _trace(
     status = [Status.MAX_STEPS] * batch
     evals = [0] * batch
     state = tracker.begin(family, z0, z0.new_full((batch,), lam), direction, rooted=False)
+    home = Knot(state.w, state.tangent)
+    begin = state
     index = list(range(batch))  # the sample of each row of the state
     part = family
     moved = torch.ones(batch, dtype=torch.bool)
@@ -107,6 +115,10 @@ def _trace(
         out = moved & ((state.time < span[0]) | (state.time > span[1])).cpu()
         if bool(out.any()):
             state = _on_border(part, tracker, state, out.to(z0.device), span)
+        last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
+        back = (moved & ~out).to(z0.device) & closes(here, last, state.gap, home)
+        if bool(back.any()):
+            state = _at_home(state, begin, back)
         assert state.time is not None and state.evals is not None
         codes, time, counts = state.code.tolist(), state.time, state.evals.tolist()
         for row, sample in enumerate(index):
@@ -121,14 +133,15 @@ def _trace(
         if len(running) < len(index):
             keep = torch.tensor(running, device=z0.device)
             index = [index[row] for row in running]
-            part, state = part.rows(keep), state.rows(keep)
+            part, state, begin = part.rows(keep), state.rows(keep), begin.rows(keep)
+            home = Knot(begin.w, begin.tangent)
         state, ok = tracker.advance(part, state)
         # A branch that has ended goes on unseen where the rows cannot be selected.
         moved = ok.cpu() & torch.tensor([status[sample] == Status.MAX_STEPS for sample in index])
     rows = [family.rows(torch.tensor([k], device=z0.device)) for k in range(batch)]
     return [
         _branch(Curve(rows[k], z0.shape[1:], tracker.theta), points[k], status[k], evals[k],
-                folds, eigenvalues)
+                folds, branch_points, eigenvalues)
         for k in range(batch)
     ]  # fmt: skip
 
@@ -137,8 +150,6 @@ def _on_border(
     family: Family, tracker: ArcLength, state: ArcState, out: Tensor, span: tuple[float, float]
 ) -> ArcState:
     """Return the state with the samples `out` back where they crossed the border, CONVERGED."""
-    from dataclasses import replace
-
     assert state.time is not None and state.evals is not None
     curve = Curve(family, state.z.shape[1:], tracker.theta, state.unit)
     border = torch.where(state.time > span[1], span[1], span[0]).to(state.time)
@@ -159,8 +170,26 @@ def _on_border(
     return replace(state, z=z, time=time, code=code, evals=evals)
 
 
+def _at_home(state: ArcState, begin: ArcState, back: Tensor) -> ArcState:
+    """Return the state with the samples `back`, bool (B,), at their first points, CONVERGED."""
+    assert state.time is not None and begin.time is not None
+    return replace(
+        state,
+        z=torch.where(expand(back, state.z), begin.z, state.z),
+        tangent=torch.where(back[:, None], begin.tangent, state.tangent),
+        time=torch.where(back, begin.time, state.time),
+        code=torch.where(back, Status.CONVERGED, state.code).to(torch.int8),
+    )
+
+
 def _branch(
-    curve: Curve, points: _Points, status: Status, evals: int, folds: bool, eigenvalues: int
+    curve: Curve,
+    points: _Points,
+    status: Status,
+    evals: int,
+    folds: bool,
+    branch_points: bool,
+    eigenvalues: int,
 ) -> Branch:
     z, lam, tangent = (torch.stack(each) for each in (points.z, points.lam, points.tangent))
     w = curve.join(z, lam)
@@ -173,4 +202,7 @@ def _branch(
             for k in range(len(lam))
         ])  # fmt: skip
     found = tuple(locate_folds(curve, w, tangent, s)) if folds else ()
-    return Branch(z, lam, s, tangent, status, found, leading, evals, curve)
+    crossed = None
+    if branch_points and z[0].numel() <= DENSE:
+        crossed = tuple(locate_branch_points(curve, w, tangent, s))
+    return Branch(z, lam, s, tangent, status, found, leading, evals, curve, crossed)
