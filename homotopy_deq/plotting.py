@@ -30,13 +30,14 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
     """
     figure = _figure(7.2, 4.4)
     axes = figure.subplots()
-    for (color, style), (name, path) in zip(_looks(len(paths)), paths.items(), strict=True):
+    looks = zip(_looks(len(paths)), _widths(len(paths)), paths.items(), strict=True)
+    for (color, style), width, (name, path) in looks:
         evals = path.evals.clamp_min(1).tolist()
         residual = path.residual.double().nan_to_num(nan=1e30, posinf=1e30).clamp_min(1e-16)
         low, middle, high = torch.quantile(
             residual, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), dim=1
         ).tolist()
-        axes.plot(evals, middle, style, color=color, label=name, linewidth=1.6)
+        axes.plot(evals, middle, style, color=color, label=name, linewidth=width)
         axes.plot(evals[-1:], middle[-1:], "o", color=color, markersize=4)
         axes.fill_between(evals, low, high, color=color, alpha=0.12, linewidth=0)
     axes.axhline(tolerance, color="0.4", linewidth=0.8, linestyle=":")
@@ -46,7 +47,7 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
     )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="evaluations of f (Jacobian products included)")
     axes.set_ylabel("relative residual (median, middle 80%)")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.legend(frameon=False, fontsize=8, ncols=2, title="solver", title_fontsize=8)
     _plain(axes)
     return figure
 
@@ -57,7 +58,7 @@ def path_figure(
     """Draw how z travels, in the plane of the first two principal components: see `project`.
 
     One panel a solver on the same axes, one colour a sample; a dot where a path begins and a
-    star where it ends.
+    star where it ends. A triangle on the border marks where a path runs out of the axes.
 
     Arguments:
         paths: the states (T, B, ...) that each solver passed through, by its name; the same B
@@ -82,13 +83,16 @@ def path_figure(
         panel.set_axis_off()
     first = figure.axes[0]
     _zoom(first, points)
+    for panel, path in zip(panels, points, strict=False):
+        _mark_outside(panel, path)
     figure.supxlabel("first principal component", fontsize=9)
     figure.supylabel("second", fontsize=9)
     if labels:
         handles, names = first.get_legend_handles_labels()
         figure.legend(
-            handles, names, loc="outside upper center", ncols=8, frameon=False, fontsize=8
-        )
+            handles, names, loc="outside upper center", ncols=8, frameon=False, fontsize=8,
+            title="images", title_fontsize=8,
+        )  # fmt: skip
     return figure
 
 
@@ -110,16 +114,17 @@ def training_figure(epochs: Sequence[Mapping[str, Any]], success: str = "converg
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
         scale = 100 if "%" in title else 1
-        for color, part in zip(COLORS[:2], ("train", "validation"), strict=True):
+        parts = zip(COLORS[:2], _widths(2), ("train", "validation"), strict=True)
+        for color, width, part in parts:
             values = [scale * record[part][key] for record in epochs]
-            panel.plot(count, values, ".-", color=color, label=part, linewidth=1.4)
+            panel.plot(count, values, ".-", color=color, label=part, linewidth=width)
         panel.set_title(title, fontsize=9)
         if key == "converged":
             panel.set_ylim(-2, 102)
         if key == "nfe":
             panel.set_ylim(bottom=0)
         _plain(panel)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.axes[0].legend(frameon=False, fontsize=8, title="images", title_fontsize=8)
     figure.supxlabel("epoch", fontsize=9)
     return figure
 
@@ -161,6 +166,20 @@ def _zoom(axes: Axes, points: Sequence[Tensor]) -> None:
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
+def _mark_outside(axes: Axes, path: Tensor) -> None:
+    """Mark where paths (T, B, 2) cross the border of the axes, a colour a sample."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    low, high = path.new_tensor([left, bottom]), path.new_tensor([right, top])
+    outside = ((path < low) | (path > high)).any(2)
+    for sample, color in enumerate(_colors(path.shape[1])):
+        for k in (outside[1:, sample] != outside[:-1, sample]).nonzero().flatten().tolist():
+            a, b = path[k, sample], path[k + 1, sample]
+            a, b = (b, a) if outside[k, sample] else (a, b)  # from within
+            reach = torch.where(b > a, high - a, low - a) / (b - a)
+            x, y = (a + (b - a) * reach[b != a].min()).tolist()
+            axes.scatter([x], [y], marker="^", color=color, s=26, clip_on=False, zorder=4)
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure  # not pyplot: no global state and no display
 
@@ -176,6 +195,11 @@ def _plain(axes: Axes) -> None:
 
 def _colors(count: int) -> list[str]:
     return [COLORS[k % len(COLORS)] for k in range(count)]
+
+
+def _widths(count: int) -> list[float]:
+    """Return a line width each, ever narrower: a line under one like it can still be seen."""
+    return [4.2 - 3.0 * k / max(count - 1, 1) for k in range(count)]
 
 
 def _looks(count: int) -> list[tuple[str, str]]:

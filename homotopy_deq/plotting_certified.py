@@ -40,6 +40,6 @@ def certified_figure(runs: Mapping[str, Summary], *, level: float = 0.95) -> Fig
     images = sorted({run.images for run in runs.values()})
     count = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
     axes.set_xlabel(f"l2 radius, images in [0, 1]   ({count} images, bands {level:.0%})")
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.legend(frameon=False, fontsize=8, loc="upper right", title="run", title_fontsize=8)
     _plain(axes)
     return figure

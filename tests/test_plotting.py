@@ -77,3 +77,27 @@ def test_no_figure_is_left_in_pyplot(tmp_path: Path) -> None:
     plotting.save(test, tmp_path / "new" / "x.png")
     assert (tmp_path / "new" / "x.png").stat().st_size > 1000
     assert plt.get_fignums() == []
+
+
+def test_a_path_that_runs_out_of_the_axes_is_marked_at_their_border() -> None:
+    calm = torch.linspace(0, 1, 60)[:, None, None] * torch.randn(1, 2, 8)
+    wild = calm.clone()
+    wild[30, 1] += 1e3
+    quiet, marked = plotting.path_figure({"calm": calm, "wild": wild}, ["a", "b"]).axes
+    assert not quiet.collections
+    assert len(marked.collections) == 2  # it leaves, and comes back
+    for mark in marked.collections:
+        ((x, y),) = mark.get_offsets().tolist()  # type: ignore[attr-defined]
+        borders = (*marked.get_xlim(), *marked.get_ylim())
+        assert min(abs(at - border) for at in (x, y) for border in borders) < 1e-9
+
+
+def test_of_two_equal_curves_the_one_below_can_be_seen(
+    paths: dict[str, Trajectory[torch.Tensor]],
+) -> None:
+    same = {"one": paths["picard"], "two": paths["picard"]}
+    axes = plotting.residual_figure(same, 1e-4).axes[0]
+    width = {line.get_label(): line.get_linewidth() for line in axes.get_lines()}
+    assert width["one"] >= width["two"] + 2  # points: a border on both sides
+    legend = axes.get_legend()
+    assert legend is not None and legend.get_title().get_text() == "solver"
