@@ -33,7 +33,7 @@ def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...
     tensor is told by the function's calls of torch: where there are such, one evaluation more
     watches them. One that they do not show (in compiled code) is stood for by its own leaves.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), _casts_anew():
         begin = torch.zeros((), requires_grad=True).view(()).grad_fn
         assert begin is not None
         image = function()
@@ -46,6 +46,17 @@ def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...
     unseen = frozenset(entries) - frozenset(watch.found)
     found, _ = _walk([_edge(image)], first, unseen)
     return image, (*found, *watch.found.values())
+
+
+@contextmanager
+def _casts_anew() -> Iterator[None]:
+    """Have autocast cast weights each time: a copy that it keeps would pass for a closed-over one."""
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
 
 
 def closure(image: Tensor, *inputs: Tensor) -> set[int]:
