@@ -33,6 +33,8 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -56,6 +58,8 @@ def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     if "runs/demo" in page.read_text():  # what `make demo` leaves, trained less
         small = "train --out runs/demo --limit 300 --epochs 2 --cpu"
         assert CliRunner().invoke(app, small.split()).exit_code == 0
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
     torch.manual_seed(0)
     package = PACKAGE.get(page.name, "")
     module = types.ModuleType(f"{package}.of_a_page".strip("."))
@@ -64,7 +68,11 @@ def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for line, code in blocks(page, "python"):  # blank lines: tracebacks name the page's line
-            exec(compile("\n" * (line - 1) + code, str(page), "exec"), module.__dict__)
+            try:
+                exec(compile("\n" * (line - 1) + code, str(page), "exec"), module.__dict__)
+            finally:
+                if torch.distributed.is_initialized():
+                    torch.distributed.destroy_process_group()
     return vars(module)
 
 
@@ -82,6 +90,31 @@ def test_solver_of_the_contributors_page_solves(
     assert torch.allclose(
         solution.check().value, torch.tensor(0.7390851332151607).double(), atol=1e-9
     )
+
+
+def test_script_of_forty_lines_trains_as_without_its_bad_sample() -> None:
+    (code,) = [code for _, code in blocks(ROOT / "docs" / "script.md", "python") if "dist." in code]
+    assert len(code.splitlines()) <= 47  # 40 that are not blank
+    without = code.replace('x[5] = float("nan")', "x, labels = x[ROWS], labels[ROWS]")
+    assert without != code
+    losses = []
+    for script in (code, without):
+        space: dict[str, Any] = {"__name__": "script", "ROWS": torch.arange(32) != 5}
+        script = script.replace("torch.compile(Cell())", "Cell()")  # compiled by the test above
+        torch.manual_seed(0)
+        torch.distributed.init_process_group(
+            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                exec(script.replace('dist.init_process_group("gloo")\n', ""), space)
+        finally:
+            torch.distributed.destroy_process_group()
+        losses.append(float(space["loss"].detach() / space["good"]))
+        assert all(bool(p.isfinite().all()) for p in space["net"].parameters())
+    assert losses[0] < 0.3  # from 1.4 = log 4
+    assert abs(losses[0] - losses[1]) <= 0.05 * 1.4  # bfloat16 rounds by the shape of the batch
 
 
 def commands(page: Path) -> Iterator[list[str]]:

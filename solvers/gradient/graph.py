@@ -50,7 +50,7 @@ def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...
 
 @contextmanager
 def _casts_anew() -> Iterator[None]:
-    """Have autocast cast weights each time: a copy that it keeps would pass for a closed-over one."""
+    """Have autocast cast weights each time: a copy that it keeps would pass for an input."""
     kept = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
