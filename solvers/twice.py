@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 KERNELS = ("flash_sdp", "mem_efficient_sdp", "cudnn_sdp", "math_sdp")
+
+
+def as_written() -> AbstractContextManager[object]:
+    """Return a context in which compiled functions run as they were written.
+
+    The graph of one bears a single backward pass: it hands the memory that it saved on.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing can be compiled
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextmanager
@@ -23,9 +34,7 @@ def twice_differentiable() -> Iterator[None]:
     """
     backends = torch.backends.cuda  # these switches are those of the CPU's kernels, too
     before = [bool(getattr(backends, f"{kernel}_enabled")()) for kernel in KERNELS]
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing can be compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with as_written():
         try:
             for kernel in KERNELS:
                 getattr(backends, f"enable_{kernel}")(kernel == "math_sdp")

@@ -14,6 +14,7 @@ from ..packing import pack
 from ..problem import InitialValue
 from ..solution import Solution, V
 from ..transforms import uncompiled
+from ..twice import by_formula
 from .function import tie
 from .graph import check_same, closure, detached, evaluated, tied_to_nothing
 
@@ -70,7 +71,7 @@ class Adjoint:
         originals = (z0, *problem.inputs)
         copies = detached(originals)
         problem = replace(problem, condition=copies[1:])
-        clock = Clock(problem)
+        clock = Clock(problem.wrapped(by_formula))
         known = {id(x) for x in copies}
 
         def evaluate() -> Tensor:

@@ -16,7 +16,7 @@ from ..precision import fitted
 from ..problem import Equilibrium, Map, check_start
 from ..solver import Solver
 from ..transforms import check_untransformed
-from ..twice import by_formula
+from ..twice import as_written, by_formula
 from .graph import check_same, closure, cut, detached, evaluated
 from .rows import BackwardWarning
 
@@ -42,10 +42,10 @@ def attach(
     def evaluate() -> Tensor:
         return problem.map(root, *inputs).to(z.dtype)
 
-    if closed is None:
-        image, closed = evaluated(evaluate)
-    else:
-        with torch.enable_grad():
+    with torch.enable_grad(), as_written():
+        if closed is None:
+            image, closed = evaluated(evaluate)
+        else:
             image = evaluate()
     known = {id(t) for t in (root, *inputs)}
     hidden = tuple(t for t in closed if t.requires_grad and id(t) not in known)
