@@ -123,7 +123,8 @@ class InitialValue:
             receives t in z's dtype.
         t1: its end; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
-        coupled, everything: as in `Equilibrium`.
+        coupled: as in `Equilibrium`.
+        everything: as in `Equilibrium`.
     """
 
     leads: ClassVar[int] = 1
