@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .norms import expand
+from .norms import expand, norm
 from .packing import pack
 from .precision import fitted
 from .problem import Counter, Equilibrium, InitialValue, check_start
@@ -74,7 +74,8 @@ def run(
         return unpack(_Results(z).solution([], []))
     counted, counter = problem.counted()
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
-        found = _loop(counted, counter, solver.recorded() if record else solver, z, record, first)
+        books = None if first is None else first.cpu().numpy()
+        found = _loop(counted, counter, solver.recorded() if record else solver, z, record, books)
         if isinstance(problem, Equilibrium):
             fits = fitted(solver, problem.map, z.dtype)
             found = verified(problem, fits, found)
@@ -112,7 +113,7 @@ def _loop(
     solver: Solver[Any, Any],
     z0: Tensor,
     record: bool,
-    first: Tensor | None,
+    first: Any,
 ) -> Solution[Tensor]:
     watched = torch.is_grad_enabled()  # then a finished sample must not run on where it can leave
     share = 1.0 if watched else solver.compacts_below
@@ -129,7 +130,7 @@ def _loop(
         if code is not None and solver.evaluates:
             code = results.earned(solver, state, code, first)
         if first is None and solver.evaluates:
-            first = residual_norm(state)
+            first = residual_norm(state).cpu().numpy()
         if step >= solver.max_steps:
             code = _expired(code, state)
         if watched and code is not None:
@@ -209,18 +210,23 @@ class _Results:
             self.time = _put(time, target, state.time.index_select(0, source))
         return True
 
-    def earned(
-        self, solver: Solver[Any, Any], state: State, code: Tensor, first: Tensor | None
-    ) -> Tensor:
+    def earned(self, solver: Solver[Any, Any], state: State, code: Tensor, first: Any) -> Tensor:
         """Return the codes with those that say CONVERGED and have not earned it RUNNING."""
         rows = np.flatnonzero((code.cpu().numpy() == Status.CONVERGED) & self.running)
         if rows.size == 0:
             return code
         index = torch.from_numpy(rows).to(state.z.device)
-        if first is not None:
-            first = first[torch.from_numpy(self.index[rows]).to(first.device)]
-        at = State(state.z[index], state.fz[index], state.residual[index])
-        fine = earned(solver, at.z, residual_norm(at), first)
+        eps = torch.finfo(state.z.dtype).eps
+        z, residual = state.z.index_select(0, index), state.residual.index_select(0, index)
+        full = self.index[rows]
+        if first is not None and solver.rtol >= eps:
+            # ||f(z)|| <= 2 ||z|| here: a bound that is cheap, and nearly always enough.
+            size, share = norm(z.detach()).cpu().numpy(), residual.detach().cpu().numpy()
+            if bool(((share < 0.5) & ((2 * share + eps) * size < first[full])).all()):
+                return code
+        at = State(z, state.fz.index_select(0, index), residual)
+        begun = None if first is None else torch.from_numpy(first[full]).to(z.device)
+        fine = earned(solver, z, residual_norm(at), begun)
         return code.index_copy(0, index, fine.to(code.dtype))
 
     def compact(self, like: Tensor) -> Tensor:
