@@ -88,8 +88,10 @@ class _Call:
         size = v.flatten(1).abs().amax(1)
         size = expand(torch.where(size > 0, size, 1), v)
         unit = v / size
+        # J^T mixes rows where f does, of which the forward pass has told.
+        linear = Equilibrium(lambda u: unit + self.vjp(u), rowwise=True)
         with torch.no_grad():
-            found = run(Equilibrium(lambda u: unit + self.vjp(u)), self.solver, unit)
+            found = run(linear, self.solver, unit)
         if not bool(found.converged.all()):
             warn_caller(
                 f"Implicit gradient: {found.report()} Its gradient is approximate.",

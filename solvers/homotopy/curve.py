@@ -89,7 +89,9 @@ class Curve:
             curve = replace(self, family=replace(self.family, condition=x), unit=unit)
             return plane(d, here, normal, ds, curve)
 
-        return Equilibrium(given, (here, normal, ds, unit, *(self.family.condition or ())))
+        return Equilibrium(
+            given, (here, normal, ds, unit, *(self.family.condition or ())), rowwise=True
+        )
 
     def tangent(
         self, w: Tensor, guide: Tensor, *, rtol: float, krylov: int

@@ -47,7 +47,8 @@ class Family:
         def fixed(z: Tensor, lam: Tensor, *condition: Tensor) -> Tensor:
             return self.map(z, expand(lam, z), *condition)
 
-        return Equilibrium(fixed, (lam, *(self.condition or ())))
+        # The answer at the end of the path is checked, if anything: see `verified`.
+        return Equilibrium(fixed, (lam, *(self.condition or ())), rowwise=True)
 
     def rows(self, index: Tensor) -> Family:
         """Return the family of the samples `index` (int64) alone."""
