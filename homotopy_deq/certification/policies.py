@@ -79,8 +79,8 @@ class Policy(ABC):
 
     def check(self, model: ImageModel) -> None:
         """Raise ValueError with the reason unless the policy is sound for the model."""
+        check_start(model, self.start)  # the cheap one first
         check_rows(model)
-        check_start(model, self.start)
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
         """Return what begins an image, (C, H, W); work that all images share is done here."""
