@@ -56,12 +56,12 @@ class Verified(Policy):
                 f"policy verified: {model.reason} Train deq or homoode with --contraction, or "
                 "monotone, or choose --policy converged or audited."
             )
+        check_tangent(model, self.start)
+        Proof.of(model)  # raises where the weights break what their parametrisation promises
         if isinstance(self.start, Along):
             super().check(model)
         else:  # any other start will do that can be computed: nothing rests on it
-            check_tangent(model, self.start)
             check_rows(model)
-        Proof.of(model)  # raises where the weights break what their parametrisation promises
 
     def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
         return Proof.sessions(model, self.start)
