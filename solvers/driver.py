@@ -227,13 +227,12 @@ class _Results:
         if not bool(done.any()):
             return False
         eps = torch.finfo(self.value.dtype).eps
-        if solver.rtol < eps:
-            return True
         size = norm(self.value.detach()).cpu().numpy()
         share = self.residual.detach().cpu().numpy()
         shown = (share < 0.5) & ((2 * share + eps) * size < first)
         if not handed:
             shown |= self.steps == 0
+        shown &= eps / 2 * size <= solver.rtol * size + solver.atol
         return bool((done & ~shown).any())
 
     def earned(self, solver: Solver[Any, Any], state: State, code: Tensor, first: Any) -> Tensor:
