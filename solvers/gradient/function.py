@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,9 @@ from ..transforms import check_untransformed
 from ..twice import as_written, by_formula
 from .graph import check_same, closure, cut, detached, evaluated
 from .rows import BackwardWarning
+
+Tensors = tuple[Tensor, ...]
+Saved = Callable[[], Tensors]
 
 
 def attach(
@@ -184,42 +187,15 @@ def _differentiable(
     return gradients
 
 
-def tie(
-    outputs: tuple[Tensor, ...],
-    copies: tuple[Tensor, ...],
-    originals: tuple[Tensor, ...],
-    *,
-    once: str = "",
-    check: Callable[[], None] = lambda: None,
-) -> tuple[Tensor, ...]:
-    """Return the outputs as functions of the originals, by their gradient in the copies.
+def tie(outputs: Tensors, copies: Tensors, originals: Tensors) -> Tensors:
+    """Return the outputs as functions of the originals, by their gradient in the copies, any order.
 
     `outputs` are computed from `copies`, leaf tensors (a parameter may be its own copy), each of
-    which stands for the original at its place. Where the graph between them can be differentiated
-    only once, `once` is what is said to who tries again. `check` is called before that graph is
-    gone through.
+    which stands for the original at its place.
     """
-    tied: tuple[Tensor, ...] = _Tie.apply((outputs, copies, once, check), *originals)
-    return tied
 
-
-class _Tie(torch.autograd.Function):
-    """The outputs of a graph over copies, as functions of the originals, to any order."""
-
-    @staticmethod
-    def forward(ctx: Any, graph: Any, *originals: Tensor) -> Any:
-        ctx.held = graph
-        ctx.save_for_backward(*originals)
-        return tuple(output.detach().clone() for output in graph[0])
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        outputs, copies, once, check = _released(ctx)
-        if once:  # what was evaluated is a solve
-            check_untransformed(*cotangents)
-        check()
-        differentiable = torch.is_grad_enabled()  # create_graph
-        again = differentiable and not once
+    def pull(cotangents: Tensors, saved: Saved) -> list[Tensor | None]:
+        again = torch.is_grad_enabled()  # create_graph
         v = tuple(c.detach().requires_grad_() for c in cotangents) if again else cotangents
         wanted = [k for k, tensor in enumerate(copies) if tensor.requires_grad]
         with torch.enable_grad(), cut(copies):
@@ -231,16 +207,47 @@ class _Tie(torch.autograd.Function):
                 create_graph=again,
                 allow_unused=True,
             )
-        present = [k for k, gradient in zip(wanted, found, strict=True) if gradient is not None]
-        values = tuple(gradient for gradient in found if gradient is not None)
-        if again and values:
-            values = tie(values, (*copies, *v), (*ctx.saved_tensors, *cotangents))
-        elif differentiable and values:
-            values = _Refuse.apply(once, len(values), *values, *ctx.saved_tensors, *cotangents)
-        gradients: list[Tensor | None] = [None] * len(copies)
-        for k, gradient in zip(present, values, strict=True):
-            gradients[k] = gradient
-        return None, *gradients
+        kept = {k: x for k, x in zip(wanted, found, strict=True) if x is not None}
+        if again and kept:
+            values = tie(tuple(kept.values()), (*copies, *v), (*saved(), *cotangents))
+            kept = dict(zip(kept, values, strict=True))
+        return [kept.get(k) for k in range(len(copies))]
+
+    return pulled(outputs, originals, pull)
+
+
+def pulled(
+    outputs: Tensors,
+    originals: Tensors,
+    pull: Callable[[Tensors, Saved], Sequence[Tensor | None]],
+) -> Tensors:
+    """Return the outputs as functions of the originals, whose gradient `pull` computes.
+
+    `pull(cotangents, saved)` returns the gradient in each of the originals, which `saved()` gives
+    if they have not been changed since; where autograd is on, as functions of both.
+    """
+    tied: Tensors = _Pulled.apply((outputs, pull), *originals)
+    return tied
+
+
+class _Pulled(torch.autograd.Function):
+    """Outputs that were computed without a graph, and the rule of their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, held: Any, *originals: Tensor) -> Any:
+        outputs, ctx.held = held
+        ctx.save_for_backward(*originals)
+        return tuple(output.detach().clone() for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return None, *_released(ctx)(cotangents, lambda: ctx.saved_tensors)
+
+
+def once(reason: str, values: Sequence[Tensor], *sources: Tensor) -> Tensors:
+    """Return the values as functions of the sources that raise `reason` when differentiated."""
+    refused: Tensors = _Refuse.apply(reason, len(values), *values, *sources)
+    return refused
 
 
 class _Refuse(torch.autograd.Function):

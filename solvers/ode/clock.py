@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -62,11 +63,11 @@ class Clock:
 class Bounded:
     """A clock that runs out, for an integrator that would go on for ever."""
 
-    def __init__(self, clock: Clock, evals: int) -> None:
+    def __init__(self, clock: Callable[..., Any], evals: int) -> None:
         self.clock = clock
         self.left = evals
 
-    def __call__(self, s: Tensor, z: Tensor) -> Tensor:
+    def __call__(self, s: Tensor, z: Any) -> Any:
         if self.left == 0:
             raise AssertionError("max_num_steps exceeded")  # as torchdiffeq says
         self.left -= 1

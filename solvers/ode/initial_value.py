@@ -36,8 +36,6 @@ SLIVER = 1e-6  # of a step: what is left of an interval by rounding is no step o
 LSODA_NUMBERS = 11_000
 """Numbers at most of a batch of states under scipy_solver: LSODA keeps n x n of them, 1 GiB."""
 
-Odeint = Callable[..., Any]
-
 
 @dataclass(frozen=True)
 class FlowState(State):
@@ -99,48 +97,54 @@ class ODE(Solver[InitialValue, FlowState]):
     def status(self, state: FlowState) -> Tensor | None:
         return state.code
 
-    def integrate(
-        self, clock: Clock, z0: Tensor, times: Sequence[float], odeint: Odeint, **settings: Any
-    ) -> Tensor:
-        """Return z at the times, (T, B, ...), by `odeint` or `odeint_adjoint` of torchdiffeq.
+    def integrate(self, f: Callable[..., Any], z0: Any, times: Sequence[float]) -> Any:
+        """Return z at the times, (T, B, ...), by torchdiffeq.
 
         Arguments:
-            clock: the field in s = t - t0.
-            z0: the state at the first of the times.
+            f: a field in s = t - t0, such as a `Clock`.
+            z0: the state at the first of the times, or a tuple of tensors, as f takes it: z, its
+                adjoint, and what is summed over the batch.
             times: in s, increasing or decreasing.
+
+        Raises:
+            AssertionError: torchdiffeq or SciPy gave up, see `given_up`.
         """
-        precise = precision(z0.device)
-        f: Callable[..., Tensor] = clock
+        from torchdiffeq import odeint
+
+        parts = z0 if isinstance(z0, tuple) else (z0,)
+        precise = precision(parts[0].device)
         options: dict[str, Any] = {}
-        if self.method == "scipy_solver" and z0.numel() > LSODA_NUMBERS:
-            raise ValueError(
-                f"scipy_solver takes a batch as one system, and the Jacobian of its {z0.numel():,} "
-                f"numbers needs {8 * z0.numel() ** 2 / 2**30:,.1f} GiB: use batches of at most "
-                f"{LSODA_NUMBERS:,} numbers, or another method."
-            )
-        if self.method in ADAPTIVE:
-            options = {
-                "norm": _worst_sample, "max_num_steps": self.max_steps, "dtype": precise
-            }  # fmt: skip
-        elif self.method in GRID:
+        if self.method == "scipy_solver":
+            _check_size(sum(part.numel() for part in parts))
+            f = Bounded(f, self.max_steps)
+        elif self.method in ADAPTIVE:
+            norm = _worst_part if isinstance(z0, tuple) else _worst_sample
+            options = {"norm": norm, "max_num_steps": self.max_steps, "dtype": precise}
+        else:
             options = {"grid_constructor": self._grid}
             if "adams" in self.method:
                 options["max_order"] = ADAMS_ORDER
-        else:
-            f = Bounded(clock, self.max_steps)
-        found: Tensor = odeint(
+        found = odeint(
             f,
             z0,
-            torch.tensor(times, dtype=precise, device=z0.device),
+            torch.tensor(times, dtype=precise, device=parts[0].device),
             rtol=self.rtol,
             atol=self.atol,
             method=self.method,
             options=options,
-            **settings,
         )
+        if len(found[0] if isinstance(z0, tuple) else found) < len(times):
+            raise AssertionError("underflow in dt of SciPy")  # which returns what it has
         return found
 
-    def _grid(self, f: object, z0: Tensor, times: Tensor) -> Tensor:
+    def cuts(self, span: float, parts: int) -> list[float]:
+        """Return times from 0 to span that are states of the method's own: in `parts` at most."""
+        if self.method not in GRID:
+            return [span * k / parts for k in range(parts + 1)]
+        grid = self._grid(None, None, torch.tensor([0.0, span], dtype=torch.float64)).tolist()
+        return [*grid[: -1 : math.ceil((len(grid) - 1) / parts)], grid[-1]]
+
+    def _grid(self, f: object, z0: object, times: Tensor) -> Tensor:
         """Return the times of steps of `step_size`, counted from the first of `times`."""
         span = float(times[-1] - times[0])
         count = max(1, math.ceil(abs(span) / self.step_size - SLIVER))
@@ -154,17 +158,13 @@ class ODE(Solver[InitialValue, FlowState]):
         self, problem: InitialValue, z: Tensor, clocked: Callable[[InitialValue], Clock]
     ) -> tuple[Tensor, Tensor, list[Row]]:
         """Integrate from t0 to t1; where torchdiffeq gives up, find out on which samples."""
-        from torchdiffeq import odeint
-
         full = torch.zeros(z.shape[0], dtype=torch.int8, device=z.device)
         clock = clocked(problem)
         try:
-            found = self.integrate(clock, z, clock.times, odeint)
-            reason = None if len(found) == len(clock.times) else Status.STEP_TOO_SMALL  # SciPy's
+            found = self.integrate(clock, z, clock.times)
+            return found[-1], full + Status.CONVERGED, clock.path(found)
         except AssertionError as error:
             reason = given_up(error)
-        if reason is None:
-            return found[-1], full + Status.CONVERGED, clock.path(found)
         if z.shape[0] == 1:
             return z, full + reason, clock.stopped(z)
         rows = torch.arange(z.shape[0], device=z.device)
@@ -220,6 +220,22 @@ def given_up(error: AssertionError) -> Status:
     return Status.NONFINITE if nan else Status.STEP_TOO_SMALL
 
 
+def _check_size(numbers: int) -> None:
+    if numbers > LSODA_NUMBERS:
+        raise ValueError(
+            f"scipy_solver takes a batch as one system, and the Jacobian of its {numbers:,} "
+            f"numbers needs {8 * numbers**2 / 2**30:,.1f} GiB: use batches of at most "
+            f"{LSODA_NUMBERS:,} numbers (in Adjoint with the parameters), or another method."
+        )
+
+
 def _worst_sample(error: Tensor) -> Tensor:
     """Return the largest root-mean-square over the samples of a state (B, ...)."""
     return error.abs().pow(2).flatten(1).mean(1).max().sqrt()
+
+
+def _worst_part(error: tuple[Tensor, ...]) -> Tensor:
+    """Return the same over z and its adjoint, and of what is summed over the batch beside them."""
+    z, adjoint, *sums = error
+    means = [each.square().mean().sqrt() for each in sums]
+    return torch.stack([_worst_sample(z), _worst_sample(adjoint), *means]).max()

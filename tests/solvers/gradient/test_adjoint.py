@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from solvers import ODE, Adjoint, Anderson, Equilibrium, InitialValue, Status, Unroll, solve
+from solvers.gradient.rows import BackwardWarning
 from tests.problems import DOUBLE, contractions, normal
 
 TIGHT = ODE("dopri5", rtol=1e-10, atol=1e-10)
@@ -152,3 +153,52 @@ def test_value_is_that_of_the_solver() -> None:
 def test_equilibrium_is_a_type_error_with_advice() -> None:
     with pytest.raises(TypeError, match=r"Adjoint differentiates an InitialValue.*Use Implicit"):
         Adjoint().apply(Equilibrium(lambda z: z), Anderson(), torch.zeros(1, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6])
+def test_long_contracting_flow_has_the_gradient_of_its_rest_point(rtol: float) -> None:
+    """z' = -r z^3 - r z rests at 0 whatever r: z(20) and dz/dr are below 1e-7 at r = 1.
+
+    Integrated back in one go, z grows like e^t and the integrator gives up.
+    """
+    rate = torch.ones(1, 1, dtype=DOUBLE, requires_grad=True)
+    problem = InitialValue(lambda t, z, r: -r * z**3 - r * z, 0.0, 20.0, (rate,))
+    found = Adjoint().apply(problem, ODE(rtol=rtol, atol=rtol), torch.ones(1, 3, dtype=DOUBLE))
+    (got,) = torch.autograd.grad(found.value.sum(), rate)
+    assert abs(float(got)) < 10 * rtol  # what the integrator leaves of z itself, and some
+
+
+def stiff(rate: float, cubic: float) -> tuple[Tensor, Tensor, InitialValue]:
+    """Return s, r and z' = -s r (z + cubic z^3) of two samples, of which one forgets its start.
+
+    The way back grows by e^(rate / 64) in each of 64 parts.
+    """
+    r = torch.tensor([[1.0], [rate]], dtype=DOUBLE, requires_grad=True)
+    s = torch.ones((), dtype=DOUBLE, requires_grad=True)
+    return s, r, InitialValue(lambda t, z, r: -s * r * (z + cubic * z**3), condition=(r,))
+
+
+def test_sample_without_a_way_back_leaves_the_gradients_of_the_others() -> None:
+    """The cube grows beyond all bounds at once: z^2 / (1 + z^2) = e^(-2 s r) / 2."""
+    s, r, problem = stiff(1500.0, 1.0)
+    z0 = torch.ones(2, 1, dtype=DOUBLE, requires_grad=True)
+    found = Adjoint().apply(problem, ODE(rtol=1e-6, atol=1e-6), z0)
+    assert bool(found.converged.all())
+    with pytest.warns(BackwardWarning, match=r"1 of 2 samples .*\(1 of them get no gradient"):
+        ds, dr, dz = torch.autograd.grad(found.value.sum(), (s, r, z0))
+    u = math.exp(-2) / 2
+    z = math.sqrt(u / (1 - u))
+    want = -(z + z**3)  # dz/dr at t = 1, and dz/ds as r = 1; dz/dz0 = f(z) / f(1) = -want / 2
+    for got in (ds, dr[0], 2 * -dz[0]):
+        assert abs(float(got) - want) < 1e-4
+    assert dr[1] == 0 and dz[1] == 0
+
+
+def test_samples_that_miss_their_states_are_told_of() -> None:
+    """z' = -r z has the gradient -e^-1 at r = 1 and -e^-640 at r = 640."""
+    s, r, problem = stiff(640.0, 0.0)
+    z0 = torch.ones(2, 1, dtype=DOUBLE)
+    found = Adjoint().apply(problem, ODE(rtol=1e-4, atol=1e-4), z0)
+    with pytest.warns(BackwardWarning, match=r"1 of 2 samples .*\(0 of them get no gradient"):
+        (dr,) = torch.autograd.grad(found.value.sum(), r)
+    assert abs(float(dr[0]) + math.exp(-1)) < 1e-3
