@@ -26,7 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiments.results import Record  # noqa: E402
-from solvers import ArcLength, Equilibrium, solve  # noqa: E402
+from solvers import GMRES, ArcLength, Equilibrium, solve  # noqa: E402
 
 SCIPY = {"scipy loop": False, "scipy loop, Jacobian by hand": True}
 
@@ -168,7 +168,7 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
     for gain in config.gains:
         kinds = {
             "ArcLength()": ArcLength(rtol=config.rtol),
-            "ArcLength(dense=0), Krylov spaces": ArcLength(rtol=config.rtol, dense=0),
+            "ArcLength(linear=GMRES(100))": ArcLength(rtol=config.rtol, linear=GMRES(100)),
         }
         rows: dict[str, Any] = {
             name: measure(config, gain, solver) for name, solver in kinds.items()

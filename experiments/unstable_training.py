@@ -29,7 +29,7 @@ from experiments.results import ROOT, Record  # noqa: E402
 from homotopy_deq import Anderson, ImplicitLayer, NewtonKrylov, Robust  # noqa: E402
 from homotopy_deq.cells import DenseCell  # noqa: E402
 from homotopy_deq.plotting import save  # noqa: E402
-from solvers import ArcLength, Implicit, Solver, solved_by  # noqa: E402
+from solvers import GMRES, ArcLength, Implicit, Solver, solved_by  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def train(
     x, y, x_test, y_test = digits(config)
     cell = DenseCell(64, config.hidden, gain=config.gain if gain is None else gain)
     # The backward equation u = J^T u + v is linear: GMRES solves it whatever the radius of J.
-    backward = Implicit(NewtonKrylov(rtol=1e-5, krylov=config.hidden))
+    backward = Implicit(NewtonKrylov(rtol=1e-5, linear=GMRES(config.hidden)))
     layer = ImplicitLayer(cell, solver, backward, on_failure="ignore")
     head = nn.Linear(config.hidden, 10)
     optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=config.lr)

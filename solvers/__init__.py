@@ -6,6 +6,7 @@ from .compose import Then
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
+from .linear import GMRES, BySize, Dense
 from .newton import NewtonKrylov
 from .ode import (
     BOSH3,
@@ -36,6 +37,7 @@ __all__ = [
     "DOPRI5",
     "DOPRI8",
     "EULER",
+    "GMRES",
     "HEUN",
     "MIDPOINT",
     "ODE",
@@ -45,8 +47,10 @@ __all__ = [
     "Anderson",
     "ArcLength",
     "Broyden",
+    "BySize",
     "Continuation",
     "Davidenko",
+    "Dense",
     "DouglasRachford",
     "Equilibrium",
     "Flow",

@@ -1,113 +1,150 @@
-"""Matrix-free linear algebra on a batch: exact Jacobian-vector products and GMRES."""
+"""Linear solvers as objects, and the sizes at which one is better than another."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import cache
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from .caller import warn_caller
+from .jacobian import LinearMap
 from .norms import TINY, norm
-from .problem import Counter
-from .twice import by_formula
 
-LinearMap = Callable[[Tensor], Tensor]
-
-
-def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return f(z) and J(z) v, exactly, by forward-mode differentiation.
-
-    Where an operator of f has no forward-mode rule, J v is the derivative of the linear map
-    w -> J^T w instead (two reverse passes, equally exact).
-    """
-    function = by_formula(function)
-    _load_forward_rules()
-    try:
-        with forward_ad.dual_level():
-            dual = forward_ad.make_dual(z, v)  # type: ignore[no-untyped-call]
-            value, tangent = forward_ad.unpack_dual(function(dual))  # type: ignore[no-untyped-call]
-            return value, torch.zeros_like(value) if tangent is None else tangent
-    except (NotImplementedError, RuntimeError) as error:
-        if "forward" not in str(error).lower():
-            raise
-    return _double_vjp(function, z, v)
+SMALL = 16  # unknowns up to which a single system is factored: GMRES needs as many products
+PATH = 64  # up to which a path's are, from its start: half the time, in a batch
+EIGEN = 64  # up to which eigenvalues are those of a whole Jacobian: cheaper than Arnoldi's
+BRANCH = 256  # up to which a Jacobian is formed at every point to look for branch points
+HARD = 1024  # up to which a path's are once a step has failed: (n + 1)^2 numbers a sample
+INVERSE = 2048  # largest I - J to be inverted once and for all: 16 MiB in single precision
 
 
-@cache
-def _load_forward_rules() -> None:
-    """Import torch's forward-mode rules, which the first dual tensor does with a FutureWarning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import torch._decomp.decompositions_for_jvp  # noqa: F401
+class Operator(Protocol):
+    """A linear map of each sample: its products, (B, ...), and its matrix, (B, n, n)."""
+
+    def __call__(self, v: Tensor, /) -> Tensor: ...
+
+    def matrix(self) -> Tensor: ...
 
 
-def _double_vjp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = z if keep and z.requires_grad else z.detach().requires_grad_()
-        value = function(z)
-        w = torch.zeros_like(value, requires_grad=True)
-        try:
-            (pulled,) = torch.autograd.grad(value, z, w, create_graph=True)
-            (tangent,) = torch.autograd.grad(pulled, w, v, create_graph=keep)
-        except (NotImplementedError, RuntimeError) as error:
-            raise RuntimeError(
-                "No product J v of this map can be formed: an operator of it has neither a "
-                f"forward-mode rule nor a second derivative ({error}). Write that operator by its "
-                "formula, or use a solver without products: Anderson, Broyden, SteadyState."
-            ) from error
-    return (value, tangent) if keep else (value.detach(), tangent)
+@dataclass(frozen=True)
+class LinearSolver(ABC):
+    """A way to solve A d = b for each sample of a batch."""
+
+    @abstractmethod
+    def solve(self, operator: Operator, rhs: Tensor, *, rtol: float | Tensor) -> Tensor:
+        """Return d, of rhs's shape; not a solution where A is singular.
+
+        Arguments:
+            operator: A.
+            rhs: b, (B, ...).
+            rtol: ||b - A d|| <= rtol ||b|| is enough; a float or (B,).
+        """
+
+    @abstractmethod
+    def forms(self, n: int, limit: int | None = None) -> bool:
+        """Say whether matrices of n unknowns are formed and factored.
+
+        Arguments:
+            n: how many there are.
+            limit: above how many it is not worth it, for a solver that chooses by size.
+        """
+
+    def thorough(self, n: int) -> LinearSolver:
+        """Return the solver for systems of n unknowns that are worth what they cost."""
+        return self
 
 
-def linearize(
-    function: LinearMap, z: Tensor, counter: object = None
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return f(z) and the map v -> J(z) v, exact, for many products at one point.
-
-    f is evaluated once. J v is the derivative of w -> J^T w, whose graph is kept: a product is
-    one reverse pass over the graph of J^T w, without evaluating f again (for a small dense map
-    2 to 15 times faster than `jvp`). Where an operator of f has no second derivative, products
-    are those of `jvp`.
+@dataclass(frozen=True)
+class GMRES(LinearSolver):
+    """Minimise ||b - A d|| over a Krylov space: a product a dimension, no matrix.
 
     Arguments:
-        function: f; row i of its output may depend on row i of z alone.
-        z: where it is linearised, (B, ...).
-        counter: the `Counter` of f's evaluations, if any: a product counts as one.
+        krylov: dimension of the space at most.
     """
-    keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        at = z if keep and z.requires_grad else z.detach().requires_grad_()
-        value = by_formula(function)(at)
-        weight = torch.zeros_like(value, requires_grad=True)
-        pulled = None
-        if value.requires_grad:
-            (pulled,) = torch.autograd.grad(
-                value, at, weight, create_graph=True, materialize_grads=True
+
+    krylov: int = 40
+
+    def __post_init__(self) -> None:
+        if self.krylov < 1:
+            raise ValueError(f"krylov must be at least 1; got {self.krylov}.")
+
+    def solve(self, operator: Operator, rhs: Tensor, *, rtol: float | Tensor) -> Tensor:
+        return gmres(operator, rhs, rtol=rtol, max_steps=self.krylov)[0]
+
+    def forms(self, n: int, limit: int | None = None) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Dense(LinearSolver):
+    """Form the matrix, which costs n products, and factor it: n^2 numbers a sample."""
+
+    def solve(self, operator: Operator, rhs: Tensor, *, rtol: float | Tensor) -> Tensor:
+        return backward(*factor(operator.matrix()), rhs.flatten(1)).view_as(rhs)
+
+    def forms(self, n: int, limit: int | None = None) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class BySize(LinearSolver):
+    """Factor small systems, and solve large ones in Krylov spaces.
+
+    One system is factored up to 16 unknowns, those of a path up to 64, and those of a path's hard
+    samples up to `dense`.
+
+    Arguments:
+        krylov: dimension of the Krylov spaces at most.
+        dense: unknowns up to which a matrix may be formed at all.
+    """
+
+    krylov: int = 100
+    dense: int = HARD
+
+    def __post_init__(self) -> None:
+        if self.krylov < 1 or self.dense < 0:
+            raise ValueError(
+                "krylov must be at least 1 and dense at least 0; "
+                f"got {self.krylov} and {self.dense}."
             )
 
-    def push(v: Tensor) -> Tensor:
-        if isinstance(counter, Counter):
-            counter.count += 1
-        if pulled is None:  # constant, or evaluated under no_grad
-            return jvp(function, z, v)[1]
-        if not pulled.requires_grad:
-            return torch.zeros_like(value)
-        try:
-            (tangent,) = torch.autograd.grad(
-                pulled, weight, v, retain_graph=True, create_graph=keep, allow_unused=True
-            )
-        except (NotImplementedError, RuntimeError) as error:
-            if "not implemented" not in str(error).lower():
-                raise
-            return jvp(function, z, v)[1]
-        # J^T w depends on w unless an operator hides that, as once_differentiable does.
-        return jvp(function, z, v)[1] if tangent is None else tangent
+    def solve(self, operator: Operator, rhs: Tensor, *, rtol: float | Tensor) -> Tensor:
+        solver = Dense() if self.forms(rhs[0].numel(), SMALL) else GMRES(self.krylov)
+        return solver.solve(operator, rhs, rtol=rtol)
 
-    return (value if keep else value.detach()), push
+    def forms(self, n: int, limit: int | None = None) -> bool:
+        return n <= (self.dense if limit is None else min(limit, self.dense))
+
+    def thorough(self, n: int) -> LinearSolver:
+        return GMRES(max(self.krylov, n) if n <= self.dense else self.krylov)
+
+
+def renamed(linear: LinearSolver, old: Mapping[str, int | None]) -> LinearSolver:
+    """Return the linear solver with settings that were the method's own, for one version."""
+    given: dict[str, Any] = {name: value for name, value in old.items() if value is not None}
+    if not given:
+        return linear
+    new = replace(linear, **given)
+    names = ", ".join(f"{name}=" for name in given)
+    warn_caller(f"{names} is the linear solver's: write linear={new}.", DeprecationWarning)
+    return new
+
+
+def factor(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor each matrix, (B, n, n); a singular one leaves a 0 on the diagonal."""
+    lu, pivots, _ = torch.linalg.lu_factor_ex(a)
+    return lu, pivots
+
+
+def backward(lu: Tensor, pivots: Tensor, b: Tensor) -> Tensor:
+    """Return the solution of each factored system, b (B, n); immense where singular."""
+    d: Tensor = torch.linalg.lu_solve(lu, pivots, b.unsqueeze(2)).squeeze(2)
+    finite = torch.isfinite(d).all(1, keepdim=True)
+    return torch.where(finite, d, b / TINY)
 
 
 def gmres(

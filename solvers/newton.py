@@ -1,13 +1,14 @@
-"""Newton-Krylov: Newton's method with a matrix-free linear solver."""
+"""Newton's method with a linear solver of choice, by default a matrix-free one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import torch
 from torch import Tensor
 
-from .linear import gmres, linearize
+from .jacobian import Linearization, Shifted
+from .linear import GMRES, LinearSolver, renamed
 from .norms import expand, norm
 from .problem import Equilibrium
 from .solver import Solver, State, start
@@ -15,7 +16,7 @@ from .solver import Solver, State, start
 
 @dataclass(frozen=True)
 class NewtonKrylov(Solver[Equilibrium, State]):
-    """Solve (I - J) d = f(z) - z by GMRES with exact products J v, and step along d.
+    """Solve (I - J) d = f(z) - z with the exact J, by default by GMRES, and step along d.
 
     The step length is halved for each sample until ||f(z) - z|| falls enough; a sample for which
     no length does takes z <- f(z) if that is better. The linear
@@ -23,7 +24,7 @@ class NewtonKrylov(Solver[Equilibrium, State]):
     a trial step and one a Krylov vector.
 
     Arguments:
-        krylov: dimension of the Krylov space at most.
+        linear: solver of the linear systems: `GMRES(krylov)`, `Dense()` or `BySize()`.
         halvings: trial steps a Newton step at most; the best of them is taken.
 
     References:
@@ -32,16 +33,15 @@ class NewtonKrylov(Solver[Equilibrium, State]):
     """
 
     max_steps: int = field(default=50, kw_only=True)
-    krylov: int = 40
+    linear: LinearSolver = GMRES()
     halvings: int = 6
+    krylov: InitVar[int | None] = None  # the old name of linear=GMRES(krylov)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, krylov: int | None) -> None:
         super().__post_init__()
-        if self.krylov < 1 or self.halvings < 0:
-            raise ValueError(
-                "krylov must be at least 1 and halvings at least 0; "
-                f"got {self.krylov} and {self.halvings}."
-            )
+        object.__setattr__(self, "linear", renamed(self.linear, {"krylov": krylov}))
+        if self.halvings < 0:
+            raise ValueError(f"halvings must be at least 0; got {self.halvings}.")
 
     @property
     def compacts_below(self) -> float:
@@ -52,13 +52,8 @@ class NewtonKrylov(Solver[Equilibrium, State]):
 
     def step(self, problem: Equilibrium, state: State) -> State:
         gap = state.fz - state.z
-        _, push = linearize(problem, state.z, problem.map)
-        direction, _ = gmres(
-            lambda v: v - push(v),
-            gap,
-            rtol=forcing(state.residual),
-            max_steps=self.krylov,
-        )
+        jacobian = Linearization(problem, state.z, problem.map, problem.condition)
+        direction = self.linear.solve(Shifted(jacobian), gap, rtol=forcing(state.residual))
         return line_search(problem, state, direction, self.halvings)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from torch import Tensor
 
-from .linear import gmres, linearize
+from .jacobian import Linearization, Shifted
+from .linear import GMRES, LinearSolver, renamed
 from .newton import forcing
 from .norms import expand, norm
 from .problem import Equilibrium
@@ -35,7 +36,7 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
         delta: the first pseudo-time step.
         growth: delta changes by this factor a step at most.
         max_delta: largest delta.
-        krylov: dimension of the Krylov space at most.
+        linear: solver of the linear systems: `GMRES(krylov)`, `Dense()` or `BySize()`.
 
     References:
         C. T. Kelley, D. Keyes (1998), Convergence analysis of pseudo-transient continuation.
@@ -45,15 +46,16 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
     delta: float = 0.3
     growth: float = 1.5
     max_delta: float = 1e8
-    krylov: int = 40
+    linear: LinearSolver = GMRES()
+    krylov: InitVar[int | None] = None  # the old name of linear=GMRES(krylov)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, krylov: int | None) -> None:
         super().__post_init__()
-        if not (0 < self.delta <= self.max_delta and self.growth > 1 and self.krylov >= 1):
+        object.__setattr__(self, "linear", renamed(self.linear, {"krylov": krylov}))
+        if not (0 < self.delta <= self.max_delta and self.growth > 1):
             raise ValueError(
-                "PseudoTransient needs 0 < delta <= max_delta, growth > 1 and krylov >= 1; got "
-                f"delta={self.delta}, max_delta={self.max_delta}, growth={self.growth}, "
-                f"krylov={self.krylov}."
+                "PseudoTransient needs 0 < delta <= max_delta and growth > 1; got "
+                f"delta={self.delta}, max_delta={self.max_delta}, growth={self.growth}."
             )
 
     @property
@@ -68,13 +70,9 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
     def step(self, problem: Equilibrium, state: PseudoTransientState) -> PseudoTransientState:
         gap = state.fz - state.z
         shift = expand(1 + 1 / state.delta, gap).to(gap.dtype)
-        _, push = linearize(problem, state.z, problem.map)
-        direction, _ = gmres(
-            lambda v: shift * v - push(v),
-            gap,
-            rtol=forcing(state.residual),
-            max_steps=self.krylov,
-        )
+        jacobian = Linearization(problem, state.z, problem.map, problem.condition)
+        operator = Shifted(jacobian, shift)
+        direction = self.linear.solve(operator, gap, rtol=forcing(state.residual))
         new = start(problem, state.z + direction)
         ratio = norm(gap) / norm(new.fz - new.z).clamp_min(1e-30)
         ratio = ratio.nan_to_num(nan=0.0).clamp(1 / self.growth, self.growth)

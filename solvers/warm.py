@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear import linearize
+from .jacobian import Linearization
+from .linear import INVERSE
 from .problem import Equilibrium
 from .solution import Solution, Trajectory
 from .splitting import MonotoneInclusion
-
-DENSE = 2048
-"""Largest state whose I - J is inverted once and for all: 16 MiB in single precision."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Anchor:
             tangent: invert I - J, for `tangent` starts: n Jacobian products and n^3 work, once.
 
         Raises:
-            ValueError: there is not one sample, it did not converge, or n is above `DENSE`.
+            ValueError: there is not one sample, it did not converge, or n is above `INVERSE`.
         """
         value = solution.value.detach()
         if value.shape[0] != 1:
@@ -107,18 +105,16 @@ def inverse_at(problem: Equilibrium, z: Tensor) -> Tensor:
     """Return (I - J)^-1 of one sample, (n, n), J = df/dz at z, (1, ...).
 
     Raises:
-        ValueError: n is above `DENSE`.
+        ValueError: n is above `INVERSE`.
     """
     n = z[0].numel()
-    if n > DENSE:
+    if n > INVERSE:
         raise ValueError(
-            f"the tangent start inverts an n x n matrix for states of n <= {DENSE} numbers; this "
+            f"the tangent start inverts an n x n matrix for states of n <= {INVERSE} numbers; this "
             f"one has {n}. Use the zero-order start."
         )
-    basis = torch.eye(n, dtype=z.dtype, device=z.device).view(n, *z.shape[1:])
-    rows = torch.zeros(n, dtype=torch.int64, device=z.device)
-    _, push = linearize(problem.rows(rows), z.expand_as(basis).contiguous())
-    jacobian = push(basis).flatten(1).mT  # row i of the batch was pushed e_i: column i of J
+    with torch.no_grad():
+        jacobian = Linearization(problem, z, condition=problem.condition).matrix()[0]
     eye = torch.eye(n, dtype=torch.float64, device=z.device)
     inverse: Tensor = torch.linalg.inv(eye - jacobian.double()).to(z.dtype)
     return inverse

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from solvers import ODE, Continuation, Davidenko, Robust, Solver, Then
+from solvers.linear import INVERSE
 from solvers.ode.initial_value import GRID
-from solvers.warm import DENSE
 
 from ..layers import FlowLayer
 from ..models import ImageModel
@@ -60,10 +60,10 @@ def state_size(model: ImageModel) -> int:
 
 def check_tangent(model: ImageModel, start: Start) -> None:
     """Refuse the tangent start for states whose matrix is too large."""
-    if isinstance(start, Tangent) and (size := state_size(model)) > DENSE:
+    if isinstance(start, Tangent) and (size := state_size(model)) > INVERSE:
         raise ValueError(
-            f"the tangent start inverts an n x n matrix for states of n <= {DENSE:,} numbers, and "
-            f"this model's have {size:,}: choose start=Clean() (--warm-start clean)."
+            f"the tangent start inverts an n x n matrix for states of n <= {INVERSE:,} numbers, "
+            f"and this model's have {size:,}: choose start=Clean() (--warm-start clean)."
         )
 
 

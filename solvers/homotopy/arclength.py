@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import PATH, BySize, LinearSolver, renamed
 from ..newton import NewtonKrylov
 from ..norms import dot, expand, norm
 from ..problem import Counter, Equilibrium
@@ -27,7 +28,6 @@ from .maps import FixedPoint, Homotopy
 from .predictor import Knot, Predictor, Tangent
 
 UNIT = 2.0  # times the longer of z0 and f(z0): about the length of a root far from both
-SMALL = 64  # entries up to which Jacobians are formed from the start: half the time, in a batch
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,19 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     corrector: Solver[Equilibrium, Any] | None = None
     control: StepControl = StepControl()
     theta: float = 0.5
-    krylov: int = 100
-    dense: int = 1024
+    linear: LinearSolver = BySize()
     bound: float = 1e4
+    krylov: InitVar[int | None] = None  # the old names of linear=BySize(krylov, dense)
+    dense: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, krylov: int | None, dense: int | None) -> None:
         super().__post_init__()
-        if not (0 < self.theta < 1 and self.krylov >= 1 and self.bound > 1 and self.dense >= 0):
+        old = {"krylov": krylov, "dense": dense}
+        object.__setattr__(self, "linear", renamed(self.linear, old))
+        if not (0 < self.theta < 1 and self.bound > 1):
             raise ValueError(
-                "ArcLength needs theta in (0, 1), krylov >= 1, dense >= 0 and bound > 1; got "
-                f"theta={self.theta}, krylov={self.krylov}, dense={self.dense}, "
-                f"bound={self.bound}."
+                "ArcLength needs theta in (0, 1) and bound > 1; got "
+                f"theta={self.theta}, bound={self.bound}."
             )
 
     @property
@@ -179,7 +181,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         counter = Counter(family.map)
         curve = self._curve(replace(family, map=counter), state)
         guide = start_guide(curve, z, direction)
-        if self._forms(z) and z[0].numel() <= SMALL:
+        if self._forms(z, PATH):
             factors, miss = curve.factored(state.w, guide)
             tangent = factors.null
             state = replace(
@@ -189,7 +191,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
                 pivots=factors.pivots,
             )
         else:
-            tangent, miss = curve.tangent(state.w, guide, rtol=1e-2, krylov=self._space(z))
+            tangent, miss = curve.tangent(state.w, guide, rtol=1e-2, linear=self.linear)
         lost = (code == Status.RUNNING) & ~(miss < RANK)
         return replace(
             state,
@@ -216,8 +218,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         small = ~ok & (ds < self.control.smallest(z.dtype))
         code = torch.where(small, Status.STEP_TOO_SMALL, state.code)
         if bool(small.any()):
-            krylov = 0 if bool(state.formed.any()) else self.krylov
-            rank = found.faint | curve.singular(state.w, state.tangent, krylov=krylov)
+            linear = self.linear.thorough(z[0].numel() + 1)
+            rank = found.faint | curve.singular(state.w, state.tangent, linear)
             code = torch.where(small & rank, Status.RANK_LOSS, code)
         code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
         new = replace(
@@ -257,7 +259,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             by_krylov,
             corrector=self._corrector(4),
             straight=straight,
-            krylov=self._space(state.z),
+            linear=self.linear,
             tangents=self.predictor.tangents,
         )
         return by_either(curve, at, state.formed, partial(by_factors, straight=straight), krylov)
@@ -265,7 +267,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     def _corrector(self, steps: int) -> Solver[Equilibrium, Any]:
         if self.corrector is not None:
             return self.corrector
-        return NewtonKrylov(rtol=CORRECTION, max_steps=steps, halvings=0, krylov=self.krylov)
+        return NewtonKrylov(rtol=CORRECTION, max_steps=steps, halvings=0, linear=self.linear)
 
     def _finish(
         self, problem: Equilibrium, family: Family, state: ArcState, end: Tensor
@@ -273,8 +275,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         """Solve z = f(z) for the samples `end`, bool (B,), whose last step crossed lambda = 1."""
         index = end.nonzero().squeeze(1)
         problem, family, state = problem.rows(index), family.rows(index), state.rows(index)
-        krylov = max(self.krylov, state.z[0].numel() if self._forms(state.z) else 0)
-        solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=krylov)
+        linear = self.linear.thorough(state.z[0].numel())
+        solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, linear=linear)
         last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
         curve = self._curve(family, state)
         found = finish(problem, solver, curve, last, here, state.gap, state.first, state.factors)
@@ -283,13 +285,9 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     def _curve(self, family: Family, state: ArcState) -> Curve:
         return Curve(family, state.z.shape[1:], self.theta, state.unit)
 
-    def _forms(self, z: Tensor) -> bool:
+    def _forms(self, z: Tensor, limit: int | None = None) -> bool:
         """Say whether Jacobians of states like z may be formed."""
-        return self.corrector is None and z[0].numel() <= self.dense
-
-    def _space(self, z: Tensor) -> int:
-        """Return the dimension of a tangent's Krylov space, 0 to factor the Jacobian."""
-        return 0 if z[0].numel() <= min(16, self.dense) else self.krylov
+        return self.corrector is None and self.linear.forms(z[0].numel(), limit)
 
     def _reach(self, state: ArcState) -> Tensor:
         """Return the norm of z beyond which a path is lost, (B,)."""

@@ -12,8 +12,7 @@ from ..norms import expand
 from ..problem import Counter
 from ..solver import State
 from ..status import Status
-from .curve import Curve
-from .direct import Factors
+from .curve import Curve, Factors
 from .endgame import scatter
 from .family import Family
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import LinearSolver
 from ..norms import TINY, dot, expand, norm
 from ..problem import Counter, Equilibrium
 from ..solver import Solver
-from .curve import Curve
-from .direct import Factors
+from .curve import Curve, Factors
 from .endgame import scatter
 
 CORRECTION = 1e-3  # of a step's length; at 1e-2 one draw in twenty of the tanh suite is lost
@@ -85,7 +85,7 @@ def by_krylov(
     corrector: Solver[Equilibrium, Any],
     *,
     straight: float,
-    krylov: int,
+    linear: LinearSolver,
     tangents: bool,
 ) -> Arrival:
     """Correct by a solver of the bordered equation, and take the tangent by GMRES.
@@ -95,7 +95,7 @@ def by_krylov(
         at: where the step sets out.
         corrector: the solver; its tolerance is relative to the step.
         straight: cosine of the largest angle between the step and the tangent.
-        krylov: dimension of the tangent's Krylov space at most; 0 to factor the Jacobian.
+        linear: solver of the tangent's system.
         tangents: whether tangents are wanted; if not, they are the secants.
     """
     found = run(curve.slice(at.w, at.tangent, at.ds), corrector, at.guess)
@@ -110,7 +110,7 @@ def by_krylov(
         counted = replace(curve, family=replace(curve.family, map=counter))
         w = at.w + moved
         index = ok.nonzero().squeeze(1)
-        some, miss = counted.rows(index).tangent(w[index], tangent[index], rtol=0.1, krylov=krylov)
+        some, miss = counted.rows(index).tangent(w[index], tangent[index], rtol=0.1, linear=linear)
         tangent = scatter(some, index, tangent)
         faint = scatter(~(miss < RANK), index, faint)
         evals = evals + torch.where(ok, counter.count, 0)

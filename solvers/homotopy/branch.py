@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..driver import solve
+from ..linear import GMRES
 from ..newton import NewtonKrylov
 from ..status import Status
 from .curve import Curve
@@ -128,7 +129,7 @@ class Branch:
         at = where_crossed(self.curve, last, here, self.s[first + 1] - self.s[first], lam)
         guesses, _ = self.curve.split(at)
         tolerance = precise(self.z.dtype) if rtol is None else rtol
-        solver = NewtonKrylov(rtol=tolerance, max_steps=30, krylov=guesses[0].numel())
+        solver = NewtonKrylov(rtol=tolerance, max_steps=30, linear=GMRES(guesses[0].numel()))
         family = self.curve.family
         level = self.lam.new_full((1,), lam)
         found = [solve(family.at(level), solver, guess[None]) for guess in guesses]

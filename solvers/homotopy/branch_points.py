@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import GMRES
 from ..newton import NewtonKrylov
 from ..norms import dot, norm
 from .branch import BranchPoint, precise
 from .curve import Curve
-from .direct import jacobian
 from .predictor import Knot, hermite
-
-DENSE = 256
-"""Largest state whose Jacobians are formed to look for branch points."""
 
 NEAR = 1e-2  # of a step: a cubic through points of a smooth curve is off by the fourth power
 
@@ -71,8 +68,7 @@ def closes(here: Knot, last: Knot, gap: Tensor, home: Knot) -> Tensor:
 
 def _determinant(curve: Curve, w: Tensor, border: Tensor) -> tuple[float, float]:
     """Return the sign of det [G'(w); border^T] and log |det|."""
-    slope = jacobian(curve.gap, w, curve.family.map)
-    sign, size = torch.linalg.slogdet(torch.cat((slope, border[:, None]), dim=1)[0])
+    sign, size = torch.linalg.slogdet(curve.bordered(w, border).matrix()[0])
     return float(sign), float(size)
 
 
@@ -81,7 +77,7 @@ def _between(curve: Curve, last: Knot, here: Knot, gap: float) -> BranchPoint:
 
     dtype = last.y.dtype
     reach = float(dot(last.slope, here.y - last.y))
-    solver = NewtonKrylov(rtol=precise(dtype), max_steps=12, krylov=last.y[0].numel())
+    solver = NewtonKrylov(rtol=precise(dtype), max_steps=12, linear=GMRES(last.y[0].numel()))
     width = last.y.new_full((1,), gap)
     scale = _determinant(curve, last.y, last.slope)[1]
 

@@ -8,11 +8,48 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..linear import LinearMap, gmres, linearize
+from ..jacobian import Linearization
+from ..linear import SMALL, LinearSolver, backward, factor
 from ..norms import dot, expand, norm
 from ..problem import Equilibrium
-from .direct import Factors, backward, factor, jacobian
 from .family import Family
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factored matrices [A; r^T] of a batch, with A t = 0 for a unit vector t each.
+
+    They solve [A; t^T] x = [b; c] too: x = y + (c - <t, y>) t with any y such that A y = b.
+
+    Arguments:
+        lu: (B, n + 1, n + 1).
+        pivots: (B, n + 1).
+        null: t, (B, n + 1).
+    """
+
+    lu: Tensor
+    pivots: Tensor
+    null: Tensor
+
+    def solve(self, b: Tensor, c: Tensor) -> Tensor:
+        """Return x, (B, n + 1), for b, (B, n), and c, (B,); not finite where singular."""
+        y = backward(self.lu, self.pivots, torch.cat((b, torch.zeros_like(b[:, :1])), dim=1))
+        return y + (c[:, None] - (self.null * y).sum(1, keepdim=True)) * self.null
+
+
+@dataclass(frozen=True)
+class Bordered:
+    """The operator [G'(w); r^T] of each sample, for r, (B, n + 1)."""
+
+    slope: Linearization
+    row: Tensor
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return torch.cat((self.slope(v), dot(self.row, v)[:, None]), dim=1)
+
+    def matrix(self) -> Tensor:
+        """Return [G'(w); r^T], (B, n + 1, n + 1)."""
+        return torch.cat((self.slope.matrix(), self.row[:, None]), dim=1)
 
 
 @dataclass(frozen=True)
@@ -94,32 +131,31 @@ class Curve:
         )
 
     def tangent(
-        self, w: Tensor, guide: Tensor, *, rtol: float, krylov: int
+        self, w: Tensor, guide: Tensor, *, rtol: float, linear: LinearSolver
     ) -> tuple[Tensor, Tensor]:
         """Return the unit tangent at w that points along `guide`, (B, n + 1), and its error.
 
-        Solves the bordered system [G'(w); guide^T] t = [0; 1] by GMRES for the difference from
-        the guide, so that little is left to do where the guide is the tangent nearby.
+        Solves the bordered system [G'(w); guide^T] t = [0; 1] for the difference from the guide,
+        so that little is left to do where the guide is the tangent nearby.
 
         Arguments:
             w: a point of the curve.
             guide: a unit vector, not orthogonal to the tangent.
             rtol: error of the linear solve relative to the turn from the guide.
-            krylov: dimension of the Krylov space at most; 0 to form the Jacobian and factor it.
+            linear: solver of the bordered system.
 
         Returns:
             the tangent, and ||G'(w) t||, (B,), 0 for a true one: large where G'(w) has lost
             rank.
         """
-        if krylov == 0:
+        if linear.forms(self.shape.numel(), SMALL):
             factors, error = self.factored(w, guide)
             return factors.null, error
-        bordered, push = self._bordered(w, guide)
-        miss = torch.cat((push(guide), torch.zeros_like(w[:, :1])), dim=1)
-        change, _ = gmres(bordered, -miss, rtol=rtol, max_steps=krylov)
-        t = guide + change
+        system = self.bordered(w, guide)
+        miss = torch.cat((system.slope(guide), torch.zeros_like(w[:, :1])), dim=1)
+        t = guide + linear.solve(system, -miss, rtol=rtol)
         t = t / expand(norm(t), t)
-        return t, norm(push(t))  # measured: GMRES may break down on a singular system unseen
+        return t, norm(system.slope(t))  # measured: a singular system may break down unseen
 
     def factored(self, w: Tensor, guide: Tensor) -> tuple[Factors, Tensor]:
         """Return [G'(w); guide^T] factored, with the unit tangent, and the tangent's error, (B,).
@@ -127,13 +163,11 @@ class Curve:
         The error is ||G'(w) t||. A guide orthogonal to the tangent, as lambda's direction is at
         a fold, is replaced by the tangent.
         """
-        conditions = self.family.condition or ()
-        size = self.shape.numel()
-        weights = any(x[0].numel() >= size * size for x in conditions)
-        slope = jacobian(self.gap, w, self.family.map, weights=weights)
+        matrix = self.bordered(w, guide).matrix()
+        slope = matrix[:, :-1]
         unit = torch.zeros_like(w)
         unit[:, -1] = 1
-        lu, pivots = factor(torch.cat((slope, guide[:, None]), dim=1))
+        lu, pivots = factor(matrix)
         t = backward(lu, pivots, unit)
         t = t / expand(norm(t), t)
         error: Tensor = norm(torch.bmm(slope, t[:, :, None]))
@@ -150,28 +184,24 @@ class Curve:
             error = norm(torch.bmm(slope, t[:, :, None]))
         return Factors(lu, pivots, t), error
 
-    def singular(self, w: Tensor, guide: Tensor, *, krylov: int) -> Tensor:
-        """Say whether [G'(w); guide^T] is singular as far as GMRES can tell, bool (B,).
+    def singular(self, w: Tensor, guide: Tensor, linear: LinearSolver) -> Tensor:
+        """Say whether [G'(w); guide^T] is singular as far as the solver can tell, bool (B,).
 
         The system is solved for one right side; a singular one has no solution, or an immense
         one.
         """
-        bordered, _ = self._bordered(w, guide)
+        system = self.bordered(w, guide)
         n = w.shape[1]
         rhs = torch.linspace(1, 2, n, dtype=w.dtype, device=w.device).expand_as(w) / n**0.5
-        d, _ = gmres(bordered, rhs, rtol=1e-3, max_steps=krylov or n)
-        solved = norm(bordered(d) - rhs) <= 0.1 * norm(rhs)
+        d = linear.solve(system, rhs, rtol=1e-3)
+        solved = norm(system(d) - rhs) <= 0.1 * norm(rhs)
         immense = norm(d) * math.sqrt(torch.finfo(w.dtype).eps) >= norm(rhs)
         return torch.logical_or(~solved, immense)
 
-    def _bordered(self, w: Tensor, guide: Tensor) -> tuple[LinearMap, LinearMap]:
-        """Return the products with [G'(w); guide^T] and with G'(w)."""
-        _, push = linearize(self.gap, w, self.family.map)
-
-        def bordered(v: Tensor) -> Tensor:
-            return torch.cat((push(v), dot(guide, v)[:, None]), dim=1)
-
-        return bordered, push
+    def bordered(self, w: Tensor, guide: Tensor) -> Bordered:
+        """Return the operator [G'(w); guide^T]."""
+        slope = Linearization(self.gap, w, self.family.map, self.family.condition)
+        return Bordered(slope, guide)
 
 
 def start_guide(curve: Curve, z: Tensor, direction: float) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import GMRES
 from ..newton import NewtonKrylov
 from ..norms import expand
 from ..ode import ODE
@@ -73,7 +74,9 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
     def step(self, problem: Equilibrium, state: DavidenkoState) -> DavidenkoState:
         assert state.evals is not None and state.time is not None
         end = self.flow(problem, state.z)
-        polisher = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, krylov=self.krylov)
+        polisher = NewtonKrylov(
+            rtol=self.rtol, atol=self.atol, max_steps=15, linear=GMRES(self.krylov)
+        )
         answer = run(problem, polisher, end, first=residual_norm(state))
         lost = torch.where(end.converged, Status.LOST_PATH, end.status)
         return replace(
@@ -97,9 +100,7 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
             nonlocal evals
             counted = Counter(family.map)
             lam = t.expand(z.shape[0])
-            rate, _ = slope(
-                replace(family, map=counted), z, lam, rtol=self.linear, krylov=self.krylov
-            )
+            rate = slope(replace(family, map=counted), z, lam, rtol=self.linear, krylov=self.krylov)
             evals += counted.count
             return rate
 

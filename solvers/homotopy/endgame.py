@@ -13,8 +13,7 @@ from ..problem import Equilibrium
 from ..solution import Solution
 from ..solver import Solver, State, earned, residual_norm, start
 from ..status import Status
-from .curve import Curve
-from .direct import Factors
+from .curve import Curve, Factors
 from .predictor import Knot, hermite
 
 BISECTIONS = 14  # places the crossing to 1e-4 of a step: it is polished anyway

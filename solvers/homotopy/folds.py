@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import GMRES
 from ..newton import NewtonKrylov
 from .branch import Fold, precise
 from .curve import Curve
@@ -44,7 +45,8 @@ def _between(curve: Curve, last: Knot, here: Knot, gap: float) -> Fold | None:
 
     dtype = last.y.dtype
     reach = float((last.slope * (here.y - last.y)).sum())
-    solver = NewtonKrylov(rtol=precise(dtype), max_steps=12, halvings=0, krylov=last.y[0].numel())
+    linear = GMRES(last.y[0].numel())
+    solver = NewtonKrylov(rtol=precise(dtype), max_steps=12, halvings=0, linear=linear)
     width = last.y.new_full((1,), gap)
     latest: dict[str, Tensor] = {}
 
@@ -57,7 +59,7 @@ def _between(curve: Curve, last: Knot, here: Knot, gap: float) -> Fold | None:
         found = run(curve.slice(last.y, last.slope, ds), solver, guess)
         w = last.y + found.value
         guide = last.slope
-        tangent, _ = curve.tangent(w, guide, rtol=precise(dtype), krylov=w[0].numel())
+        tangent, _ = curve.tangent(w, guide, rtol=precise(dtype), linear=linear)
         latest.update(w=w, tangent=tangent)
         return float(tangent[0, -1])
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..driver import run
-from ..linear import gmres, linearize
+from ..jacobian import Linearization
+from ..linear import gmres
 from ..newton import NewtonKrylov
 from ..norms import expand
 from ..problem import Counter, Equilibrium
@@ -190,24 +191,23 @@ class Continuation(Solver[Equilibrium, PathState]):
         return Family(counter, family.condition), counter
 
     def _slope(self, family: Family, z: Tensor, lam: Tensor) -> Tensor:
-        return slope(family, z, lam, rtol=TANGENT_RTOL, krylov=40)[0]
+        return slope(family, z, lam, rtol=TANGENT_RTOL, krylov=40)
 
 
-def slope(
-    family: Family, z: Tensor, lam: Tensor, *, rtol: float, krylov: int
-) -> tuple[Tensor, Tensor]:
-    """Return dz/dlambda = (I - h_z)^-1 h_lambda at a root (Davidenko), and its linear residual."""
+def slope(family: Family, z: Tensor, lam: Tensor, *, rtol: float, krylov: int) -> Tensor:
+    """Return dz/dlambda = (I - h_z)^-1 h_lambda at a root (Davidenko)."""
     n = z[0].numel()
 
     def joint(y: Tensor) -> Tensor:
         return family(y[:, :n].reshape_as(z), y[:, n]).flatten(1)
 
-    _, push = linearize(joint, torch.cat((z.flatten(1), lam[:, None].to(z.dtype)), 1), family.map)
+    y = torch.cat((z.flatten(1), lam[:, None].to(z.dtype)), dim=1)
+    push = Linearization(joint, y, family.map)
     zero = torch.zeros_like(lam[:, None], dtype=z.dtype)
 
     def operator(v: Tensor) -> Tensor:
         return v - push(torch.cat((v, zero), dim=1))
 
     rate = push(torch.cat((torch.zeros_like(z).flatten(1), zero + 1), dim=1))
-    found, miss = gmres(operator, rate, rtol=rtol, max_steps=krylov)
-    return found.reshape_as(z), miss
+    found, _ = gmres(operator, rate, rtol=rtol, max_steps=krylov)
+    return found.reshape_as(z)

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..linear import linearize
+from ..jacobian import Linearization
+from ..linear import EIGEN
 from ..problem import Equilibrium
-
-DENSE = 64
-"""Up to this dimension the whole Jacobian is formed: cheaper than Arnoldi's iteration."""
 
 
 @torch.no_grad()
@@ -31,13 +29,9 @@ def leading_eigenvalues(problem: Equilibrium, z: Tensor, count: int) -> Tensor:
         R. Lehoucq, D. Sorensen, C. Yang (1998), ARPACK users' guide.
     """
     n = z[0].numel()
-    _, push = linearize(problem, z)
-    if n <= DENSE:
-        columns = [
-            push(v.view_as(z)).flatten() for v in torch.eye(n, dtype=z.dtype, device=z.device)
-        ]
-        jacobian = torch.stack(columns, dim=1).double().cpu()
-        values: Tensor = torch.linalg.eigvals(jacobian)
+    push = Linearization(problem, z)
+    if n <= EIGEN:
+        values: Tensor = torch.linalg.eigvals(push.matrix()[0].double().cpu())
         return values[values.real.argsort(descending=True)[:count]]
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ..driver import run
+from ..linear import BRANCH, GMRES, BySize
 from ..newton import NewtonKrylov
 from ..norms import expand
 from ..status import Status
 from .arclength import ArcLength
 from .arcstate import ArcState
 from .branch import Branch, precise
-from .branch_points import DENSE, closes, locate_branch_points
+from .branch_points import closes, locate_branch_points
 from .control import StepControl
 from .curve import Curve
 from .endgame import where_crossed
@@ -26,9 +27,9 @@ from .stability import leading_eigenvalues
 TRACKER = ArcLength(
     max_steps=500,
     predictor=Hermite(),
-    corrector=NewtonKrylov(rtol=1e-6, max_steps=6, halvings=0, krylov=200),
+    corrector=NewtonKrylov(rtol=1e-6, max_steps=6, halvings=0, linear=GMRES(200)),
     control=StepControl(ds=0.05, max_ds=0.2, easy=4),
-    krylov=200,
+    linear=BySize(krylov=200),
 )
 """Follows branches to be looked at: shorter steps than a solver's, and tighter corrections."""
 
@@ -160,7 +161,8 @@ def _on_border(
     for level in set(border[out].tolist()):
         at = out & (border == level)
         guess, _ = curve.split(where_crossed(curve, last, here, state.gap, level))
-        solver = NewtonKrylov(rtol=precise(z.dtype) ** 0.5, max_steps=10, krylov=tracker.krylov)
+        linear = tracker.linear.thorough(z[0].numel())
+        solver = NewtonKrylov(rtol=precise(z.dtype) ** 0.5, max_steps=10, linear=linear)
         found = run(family.at(border), solver, guess)
         fine = at & found.converged
         z = torch.where(expand(fine, z), found.value, z)
@@ -203,6 +205,6 @@ def _branch(
         ])  # fmt: skip
     found = tuple(locate_folds(curve, w, tangent, s)) if folds else ()
     crossed = None
-    if branch_points and z[0].numel() <= DENSE:
+    if branch_points and z[0].numel() <= BRANCH:
         crossed = tuple(locate_branch_points(curve, w, tangent, s))
     return Branch(z, lam, s, tangent, status, found, leading, evals, curve, crossed)

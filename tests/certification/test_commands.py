@@ -160,7 +160,7 @@ def test_states_too_large_for_the_tangent_start_at_the_clean_equilibrium(
     monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("homotopy_deq.cli.study.PAYS", 5)
-    monkeypatch.setattr("homotopy_deq.certification.requirements.DENSE", 10)
+    monkeypatch.setattr("homotopy_deq.certification.requirements.INVERSE", 10)
     certify(monotone, tmp_path / "out", n=64, limit=2)
     assert read(tmp_path / "out")[0]["policy"]["start"] == {"is": "Clean"}
     flags = ["--warm-start", "tangent", "--out", tmp_path / "no"]

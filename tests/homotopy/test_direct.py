@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers.homotopy.direct import Factors, factor, jacobian
+from solvers.homotopy.curve import Factors
+from solvers.jacobian import Linearization
+from solvers.linear import factor
 from solvers.problem import Counter
 
 DOUBLE = torch.float64
@@ -24,18 +26,20 @@ def test_jacobian_has_its_closed_form(weights: bool) -> None:
     first = torch.stack((z[:, 1], z[:, 0], zero), dim=1)
     second = torch.stack((zero + 1, zero, torch.cos(z[:, 2])), dim=1)
     exact = torch.stack((first, second), dim=1)
-    assert torch.allclose(jacobian(f, z, weights=weights), exact, rtol=0, atol=1e-15)
+    condition = (torch.zeros(4, 4),) if weights else ()  # as many as a matrix for each sample
+    found = Linearization(f, z, condition=condition).matrix()
+    assert torch.allclose(found, exact, rtol=0, atol=1e-15)
 
 
 def test_a_row_counts_as_an_evaluation() -> None:
     counter = Counter(f)
-    jacobian(counter, torch.randn(4, 3, dtype=DOUBLE), counter)
+    Linearization(counter, torch.randn(4, 3, dtype=DOUBLE), counter).matrix()
     assert counter.count == 1 + 2
 
 
 def test_jacobian_of_a_constant_is_zero() -> None:
     z = torch.randn(2, 3)
-    assert jacobian(lambda z: torch.ones(2, 3), z).abs().max() == 0
+    assert Linearization(lambda z: torch.ones(2, 3), z).matrix().abs().max() == 0
 
 
 def test_factors_solve_with_the_null_vector_in_place_of_the_row() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solvers.linear import gmres, jvp, linearize
+from solvers import ArcLength, NewtonKrylov, PseudoTransient, solve
+from solvers.jacobian import Linearization, jvp
+from solvers.linear import GMRES, BySize, Dense, LinearSolver, gmres
+from tests.homotopy.suite import tanh_suite
 from tests.problems import DOUBLE, contractions, normal
 
 EYE6 = torch.eye(6, dtype=DOUBLE)
@@ -171,7 +175,8 @@ def test_products_are_exact(f: Any, grad: bool) -> None:
 def test_many_products_at_one_point_are_exact(f: Any) -> None:
     z = normal(0, 3, 5)
     with torch.no_grad():
-        value, push = linearize(f, z)
+        push = Linearization(f, z)
+    value = push.value
     for seed in (1, 2):
         exact = torch.autograd.functional.jvp(f, z, normal(seed, 3, 5))
         assert value.equal(exact[0])
@@ -203,5 +208,35 @@ def test_map_that_hides_its_graph_still_has_a_jacobian() -> None:
     z, v = normal(0, 3, 5), normal(1, 3, 5)
     _, exact = torch.autograd.functional.jvp(MAPS["tanh"], z, v)
     hidden = torch.no_grad()(MAPS["tanh"])
-    torch.testing.assert_close(linearize(hidden, z)[1](v), exact, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(Linearization(hidden, z)(v), exact, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(jvp(hidden, z, v)[1], exact, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("linear", [GMRES(6), Dense(), BySize(), BySize(krylov=6, dense=0)])
+@pytest.mark.parametrize("method", [NewtonKrylov, PseudoTransient])
+def test_every_linear_solver_leads_newton_to_the_root(method: Any, linear: LinearSolver) -> None:
+    problem, z0 = tanh_suite(0.9, n=6, draws=4)
+    found = solve(problem, method(linear=linear, rtol=1e-12), z0).check()
+    # ||f(z) - z|| <= 1e-12 ||f(z)||, and (I - J)^-1 of these draws is below 1e3.
+    exact = solve(problem, NewtonKrylov(rtol=1e-14, max_steps=100), z0)
+    assert torch.allclose(found.value, exact.value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("f", MAPS.values(), ids=MAPS)
+def test_whole_jacobian_is_made_of_products(f: Any) -> None:
+    z = normal(0, 3, 5)
+    jacobian = Linearization(f, z)
+    columns = [jacobian(e.expand(3, 5)) for e in torch.eye(5, dtype=DOUBLE)]
+    torch.testing.assert_close(
+        jacobian.matrix(), torch.stack(columns, dim=2), rtol=1e-13, atol=1e-13
+    )
+
+
+def test_settings_that_moved_to_the_linear_solver_are_taken_for_one_version() -> None:
+    with pytest.warns(DeprecationWarning, match=r"linear=GMRES\(krylov=7\)"):
+        assert NewtonKrylov(krylov=7) == NewtonKrylov(linear=GMRES(7))
+    with pytest.warns(DeprecationWarning, match=r"linear=BySize\(krylov=7, dense=0\)"):
+        assert ArcLength(krylov=7, dense=0) == ArcLength(linear=BySize(7, 0))
+    with pytest.warns(DeprecationWarning):
+        kept = NewtonKrylov(krylov=7)
+    assert replace(kept, rtol=1e-9).linear == GMRES(7)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solvers import Equilibrium, NewtonKrylov, Picard, PseudoTransient, solve
+from solvers import GMRES, Equilibrium, NewtonKrylov, Picard, PseudoTransient, solve
 from tests.problems import DOUBLE, contractions, linear, normal, tanh, tanh_suite
 
 
@@ -76,8 +76,8 @@ def test_large_delta_is_newton(shape: tuple[int, ...]) -> None:
     a, x = contractions(3, 4, 0.9, 0), normal(1, 3, 4)
     problem = Equilibrium(lambda z, a, x: tanh(z.flatten(1), a, x).view_as(z), (a, x))
     start = normal(2, *shape)
-    slow = solve(problem, PseudoTransient(delta=1e8, max_steps=1, krylov=4), start)
-    newton = solve(problem, NewtonKrylov(halvings=0, max_steps=1, krylov=4), start)
+    slow = solve(problem, PseudoTransient(delta=1e8, max_steps=1, linear=GMRES(4)), start)
+    newton = solve(problem, NewtonKrylov(halvings=0, max_steps=1, linear=GMRES(4)), start)
     # They differ by 1 / delta.
     torch.testing.assert_close(slow.value, newton.value, rtol=0, atol=1e-6)
 

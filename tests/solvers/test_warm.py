@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from solvers import Anderson, Equilibrium, Picard, Status, solve
+from solvers.linear import INVERSE
 from solvers.solver import State
 from solvers.splitting import MonotoneInclusion
 from solvers.until import Until
-from solvers.warm import DENSE, Anchor
+from solvers.warm import Anchor
 
 N = 12
 
@@ -88,9 +89,9 @@ def test_anchor_is_one_converged_sample_of_a_size_that_can_be_inverted() -> None
     short = solve(problem(x[:1]), Picard(rtol=1e-9, max_steps=1), x[:1])
     with pytest.raises(ValueError, match="reached max_steps"):
         Anchor.at(problem(x[:1]), short)
-    large = torch.zeros(1, DENSE + 1)
+    large = torch.zeros(1, INVERSE + 1)
     flat = Equilibrium(lambda z, x: 0 * z + x, (large,))
-    with pytest.raises(ValueError, match=f"has {DENSE + 1}"):
+    with pytest.raises(ValueError, match=f"has {INVERSE + 1}"):
         Anchor.at(flat, solve(flat, Picard(), large), tangent=True)
 
 
