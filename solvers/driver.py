@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def run(
         found = _loop(counted, counter, solver.recorded() if record else solver, z, record, books)
         if isinstance(problem, Equilibrium):
             fits = fitted(solver, problem.map, z.dtype)
-            found = verified(problem, fits, found)
+            found = verified(problem, cast("Any", fits), found)
             if fits is not solver:
                 found = replace(found, raised_rtol=fits.rtol)
     return unpack(found)
@@ -223,17 +223,16 @@ class _Results:
         ||f(z)|| <= 2 ||z|| where the relative residual is below 1/2. A sample that took no step
         from the caller's own start need not have fallen; one `handed` on must have.
         """
-        done = self.status == Status.CONVERGED
-        if not bool(done.any()):
+        done = np.flatnonzero(self.status == Status.CONVERGED)
+        if done.size == 0:
             return False
         eps = torch.finfo(self.value.dtype).eps
-        size = norm(self.value.detach()).cpu().numpy()
-        share = self.residual.detach().cpu().numpy()
-        shown = (share < 0.5) & ((2 * share + eps) * size < first)
+        size = norm(self.value.detach()).cpu().numpy()[done]
+        share = self.residual.detach().cpu().numpy()[done]
+        shown = (share < 0.5) & ((2 * share + eps) * size < first[done])
         if not handed:
-            shown |= self.steps == 0
-        shown &= eps / 2 * size <= solver.rtol * size + solver.atol
-        return bool((done & ~shown).any())
+            shown |= self.steps[done] == 0
+        return not bool((shown & (eps / 2 * size <= solver.rtol * size + solver.atol)).all())
 
     def earned(self, solver: Solver[Any, Any], state: State, code: Tensor, first: Any) -> Tensor:
         """Return the codes with those that say CONVERGED and have not earned it RUNNING."""

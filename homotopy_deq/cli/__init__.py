@@ -39,7 +39,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,

@@ -158,7 +158,9 @@ def _released(ctx: Any) -> Any:
 
 
 # Where torch does not say (it is no public function), graphs are kept until the loss goes.
-_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+_keeps_graph = getattr(
+    getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: True
+)
 
 
 def _differentiable(
