@@ -14,6 +14,7 @@ from homotopy_deq import ImplicitLayer
 from homotopy_deq.cells import DenseCell
 from homotopy_deq.regularization import jacobian_penalty
 from solvers import (
+    GMRES,
     Anderson,
     ArcLength,
     Continuation,
@@ -25,7 +26,7 @@ from solvers import (
     Unroll,
     solve,
 )
-from solvers.linear import jvp, linearize
+from solvers.jacobian import Linearization, jvp
 from tests.contract.every import AnySolver, name
 from tests.problems import DOUBLE, exact_gradient, normal
 
@@ -34,7 +35,7 @@ SOLVERS: list[AnySolver] = [
     PseudoTransient(rtol=1e-9),
     Continuation(rtol=1e-9),
     ArcLength(rtol=1e-9),
-    ArcLength(rtol=1e-9, dense=0),
+    ArcLength(rtol=1e-9, linear=GMRES(100)),
     Davidenko(rtol=1e-9),
 ]
 
@@ -66,7 +67,7 @@ def test_products_with_the_jacobian_of_attention_are_exact() -> None:
     cell, x = attention()
     z, v = normal(2, 2, 3, 4), normal(3, 2, 3, 4)
     wanted = exact_product(cell, z, x, v)
-    for got in (jvp(lambda z: cell(z, x), z, v)[1], linearize(lambda z: cell(z, x), z)[1](v)):
+    for got in (jvp(lambda z: cell(z, x), z, v)[1], Linearization(lambda z: cell(z, x), z)(v)):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-13)
 
 
@@ -78,11 +79,11 @@ def test_kernels_are_as_they_were_afterwards() -> None:
     cell, x = attention()
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):  # the formula is off for the caller
         before = enabled()
-        linearize(lambda z: cell(z, x), x)[1](x)
+        Linearization(lambda z: cell(z, x), x)(x)
         assert enabled() == before
     before = enabled()
     with pytest.raises(ZeroDivisionError):
-        linearize(lambda z: z / (1 // 0), x)
+        Linearization(lambda z: z / (1 // 0), x)
     assert enabled() == before
 
 
