@@ -50,3 +50,8 @@ class Embedded:
             return parts[0]
         order = torch.argsort(torch.cat(places))
         return torch.cat(parts).index_select(0, order)
+
+
+def scatter(values: Tensor, index: Tensor, base: Tensor) -> Tensor:
+    """Return base with its rows `index` replaced by values."""
+    return base.index_copy(0, index, values)

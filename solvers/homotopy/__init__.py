@@ -1,6 +1,7 @@
 """Homotopies: deform an easy equation into the one to be solved, and follow its root."""
 
 from .arclength import ArcLength
+from .arcstep import Chord
 from .branch import Branch, BranchPoint, Fold
 from .control import StepControl
 from .curve import Curve
@@ -15,6 +16,7 @@ __all__ = [
     "ArcLength",
     "Branch",
     "BranchPoint",
+    "Chord",
     "Constant",
     "Continuation",
     "Convex",

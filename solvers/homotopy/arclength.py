@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,19 +13,19 @@ from ..driver import run
 from ..linear import PATH, BySize, LinearSolver, renamed
 from ..newton import NewtonKrylov
 from ..norms import dot, expand, norm
-from ..problem import Counter, Equilibrium
-from ..solution import Solution
-from ..solver import Solver, judged, residual_norm, start
+from ..problem import Equilibrium
+from ..rows import scatter
+from ..solver import Solver, judged, named, residual_norm, start
 from ..status import Status
-from .arcstate import ArcState, formed, halved, resting, select
-from .arrival import CORRECTION, RANK, Arrival, Departure, by_either, by_factors, by_krylov
+from .arcstep import RANK, ArcState, Arrival, Chord, arrive, joined, resting, select
 from .control import StepControl
 from .curve import Curve, start_guide
 from .endgame import finish, spread
 from .family import Family
 from .maps import FixedPoint, Homotopy
-from .predictor import Knot, Predictor, Tangent
+from .predictor import Predictor, Tangent
 
+CORRECTION = 1e-3  # of a step's length; at 1e-2 one draw in twenty of the tanh suite is lost
 UNIT = 2.0  # times the longer of z0 and f(z0): about the length of a root far from both
 
 
@@ -46,34 +45,33 @@ class ArcLength(Solver[Equilibrium, ArcState]):
     in Krylov spaces, until a step of a sample fails: hard paths need many products a step.
 
     A sample ends STEP_TOO_SMALL where steps below the smallest fail, RANK_LOSS where they fail
-    and the bordered system is singular (a bifurcation, or `krylov` too small), LOST_PATH where
+    and the bordered system is singular (a bifurcation, or Krylov spaces too small), LOST_PATH where
     the path runs off beyond `bound`, or where it has no start.
 
     Arguments:
         homotopy: the family of equations; its start is z0.
         predictor: extrapolates the path.
-        corrector: solver of the bordered equation; its tolerance, relative to the step, is that
-            of the path. By default Newton's method to 1e-3, or the chord method where Jacobians
-            are formed; where a corrector is given none are.
+        corrector: the chord method where Jacobians are formed, with Newton's to 1e-3 where none
+            are; or a solver of the bordered equation, for which none are formed, and whose
+            tolerance, relative to the step, is that of the path.
         control: the length of the steps, in the metric of `Curve`.
         theta: weight of z in that metric, in (0, 1).
-        krylov: dimension of the Krylov spaces at most.
-        dense: Jacobians are formed for states of at most so many entries: from the start up to
-            64, above for samples that failed a step, (n + 1)^2 numbers for each; 0 for none.
+        linear: solver of the linear systems, which says where Jacobians are formed: `GMRES(100)`
+            forms none, `Dense()` all, `BySize()` those of states of up to 64 entries, and up to
+            1024 those of samples that failed a step, (n + 1)^2 numbers for each.
         bound: a path whose root mean square of z exceeds `bound` times that of z0 and f(z0), or
             whose lambda exceeds `bound`, is lost.
 
     References:
         H. Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems.
         L. Watson, S. Billups, A. Morgan (1987), HOMPACK (the endgame).
-        P. Deuflhard (2004), Newton methods for nonlinear problems (the chord method).
     """
 
     evaluates: ClassVar[bool] = False
     max_steps: int = field(default=4000, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Tangent()
-    corrector: Solver[Equilibrium, Any] | None = None
+    corrector: Solver[Equilibrium, Any] | Chord = Chord()
     control: StepControl = StepControl()
     theta: float = 0.5
     linear: LinearSolver = BySize()
@@ -85,11 +83,12 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         super().__post_init__()
         old = {"krylov": krylov, "dense": dense}
         object.__setattr__(self, "linear", renamed(self.linear, old))
+        if not isinstance(self.corrector, Solver | Chord):
+            got = named(self.corrector)
+            raise TypeError(f"corrector must be Chord() or a solver of an Equilibrium; got {got}.")
         if not (0 < self.theta < 1 and self.bound > 1):
-            raise ValueError(
-                "ArcLength needs theta in (0, 1) and bound > 1; got "
-                f"theta={self.theta}, bound={self.bound}."
-            )
+            got = f"theta={self.theta}, bound={self.bound}"
+            raise ValueError(f"ArcLength needs theta in (0, 1) and bound > 1; got {got}.")
 
     @property
     def compacts_below(self) -> float:
@@ -121,33 +120,123 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         )
 
     def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
-        assert state.time is not None and state.evals is not None
+        assert state.time is not None
         family = self.homotopy.family(problem, state.anchor)
         new, ok = self.advance(family, state)
-        assert new.time is not None and new.evals is not None
+        assert new.time is not None
         end = ok & ((new.time >= 1) != (state.time >= 1))
         if bool(end.any()):
-            answer = self._finish(problem, family, new, end)
-            evals = new.evals + answer.evals
-            # Where the polish fails the step was too long: the path is taken up from before it.
-            smallest = self.control.smallest(new.z.dtype)
-            new = select(end & ~answer.converged, halved(state, smallest), new)
-            end &= answer.converged
-            assert new.time is not None
-            new = replace(
-                new,
-                z=torch.where(expand(end, new.z), answer.value, new.z),
-                residual=torch.where(end, answer.residual.to(new.residual), new.residual),
-                code=torch.where(end, Status.CONVERGED, new.code).to(torch.int8),
-                time=torch.where(end, 1.0, new.time).to(new.z.dtype),
-                evals=evals,
-            )
+            new, end = self._finish(problem, family, state, new, end)
         if not bool(end.all()):  # the others stand elsewhere than at a root of f
-            there = start(problem, new.z).residual
-            residual, counts = torch.where(end, new.residual, there), new.evals
-            assert counts is not None
-            new = replace(new, residual=residual, evals=counts + ~end)
+            assert new.evals is not None
+            residual = torch.where(end, new.residual, start(problem, new.z).residual)
+            new = replace(new, residual=residual, evals=new.evals + ~end)
         return new
+
+    def advance(self, family: Family, state: ArcState) -> tuple[ArcState, Tensor]:
+        """Return the state after one step along each curve, and which samples moved, bool (B,).
+
+        A sample whose step failed stays, with half the step; no heed is paid to lambda = 1.
+        """
+        assert state.evals is not None
+        curve = self._curve(family, state)
+        found = self._arrive(curve, state)
+        w = state.w + found.moved
+        ok = found.ok & (dot(found.tangent, state.tangent) >= math.cos(self.control.turn))
+        z, lam = curve.split(w)
+        size = norm(w).clamp_min(1)
+        ds, streak = self.control.next(state.ds, ok, found.effort, state.streak, size)
+        lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
+        small = ~ok & (ds < self.control.smallest(z.dtype))
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.code)
+        if bool(small.any()):
+            linear = self.linear.thorough(z[0].numel() + 1)
+            rank = found.faint | curve.singular(state.w, state.tangent, linear)
+            code = torch.where(small & rank, Status.RANK_LOSS, code)
+        code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
+        moved = replace(
+            state,
+            z=z,
+            w=w,
+            tangent=found.tangent,
+            last_w=state.w,
+            last_tangent=state.tangent,
+            gap=norm(found.moved),
+            time=lam,
+            lu=found.lu,
+            pivots=found.pivots,
+        )
+        evals = state.evals + found.evals
+        new = replace(select(ok, moved, state), ds=ds, streak=streak, code=code, evals=evals)
+        failed = ~ok & ~state.formed
+        if self._forms(z) and bool(failed.any()):
+            new = self._formed(family, new, failed)
+        return new, ok
+
+    def _arrive(self, curve: Curve, state: ArcState) -> Arrival:
+        """Predict a step and correct it, each sample in its own way."""
+        guess = self.predictor(state.last, state.here, state.gap, state.ds) - state.w
+        straight = math.cos(self.control.turn)
+        linear = self.linear if self.predictor.tangents else None
+        if not (isinstance(self.corrector, Chord) and bool(state.formed.any())):
+            return arrive(self._solver(4), curve, state, guess, straight, linear)
+        if bool(state.formed.all()):
+            return self.corrector.arrive(curve, state, guess, straight)
+        yes, no = (chosen.nonzero().squeeze(1) for chosen in (state.formed, ~state.formed))
+        chords = self.corrector.arrive(curve.rows(yes), state.rows(yes), guess[yes], straight)
+        rest = curve.rows(no), state.rows(no), guess[no]
+        return joined(yes, chords, no, arrive(self._solver(4), *rest, straight, linear))
+
+    def _finish(
+        self, problem: Equilibrium, family: Family, state: ArcState, new: ArcState, end: Tensor
+    ) -> tuple[ArcState, Tensor]:
+        """Return the state with the samples `end`, whose last step crossed lambda = 1, at roots of
+        f, and which they are, bool (B,). Where the polish fails the step was too long: the path is
+        taken up from before it, with half of it.
+        """
+        index = end.nonzero().squeeze(1)
+        linear = self.linear.thorough(state.z[0].numel())
+        solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, linear=linear)
+        last = new.rows(index)
+        curve = self._curve(family.rows(index), last)
+        answer = spread(finish(problem.rows(index), solver, curve, last), index, len(end))
+        assert new.time is not None and new.evals is not None
+        failed, end = end & ~answer.converged, end & answer.converged
+        ds = 0.5 * state.ds
+        small = ds < self.control.smallest(ds.dtype)
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.code).to(torch.int8)
+        before = replace(state, ds=ds, streak=torch.zeros_like(state.streak), code=code)
+        evals = new.evals + answer.evals
+        new = select(failed, before, new)
+        assert new.time is not None
+        new = replace(
+            new,
+            z=torch.where(expand(end, new.z), answer.value, new.z),
+            residual=torch.where(end, answer.residual.to(new.residual), new.residual),
+            code=torch.where(end, Status.CONVERGED, new.code).to(torch.int8),
+            time=torch.where(end, 1.0, new.time).to(new.z.dtype),
+            evals=evals,
+        )
+        return new, end
+
+    def _formed(self, family: Family, state: ArcState, chosen: Tensor) -> ArcState:
+        """Return the state with the Jacobians of the samples `chosen`, bool (B,), formed."""
+        index = chosen.nonzero().squeeze(1)
+        curve, counter = self._curve(family, state).rows(index).counted()
+        factors, _ = curve.factored(state.w[index], state.tangent[index])
+        lu, pivots = state.lu, state.pivots
+        if lu is None or pivots is None:  # pivots are numbered from 1 on
+            lu = factors.lu.new_zeros(len(chosen), *factors.lu.shape[1:])
+            pivots = factors.pivots.new_ones(len(chosen), *factors.pivots.shape[1:])
+        assert state.evals is not None
+        return replace(
+            state,
+            tangent=scatter(factors.null, index, state.tangent),
+            lu=scatter(factors.lu, index, lu),
+            pivots=scatter(factors.pivots, index, pivots),
+            formed=state.formed | chosen,
+            evals=state.evals + torch.where(chosen, counter.count, 0),
+        )
 
     def begin(
         self,
@@ -172,24 +261,17 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         evals = torch.zeros_like(lam, dtype=torch.int64)
         code = torch.zeros_like(lam, dtype=torch.int8)
         if not rooted:
-            solver = replace(self._corrector(50), max_steps=50)
-            root = run(family.at(lam), solver, z)
+            root = run(family.at(lam), replace(self._solver(50), max_steps=50), z)
             z, evals = root.value, root.evals
             code = torch.where(root.converged, code, Status.LOST_PATH).to(torch.int8)
         unit = torch.ones_like(lam) if unit is None else unit
         state = resting(z, lam, unit, self.theta, self.control.ds)
-        counter = Counter(family.map)
-        curve = self._curve(replace(family, map=counter), state)
+        curve, counter = self._curve(family, state).counted()
         guide = start_guide(curve, z, direction)
         if self._forms(z, PATH):
             factors, miss = curve.factored(state.w, guide)
-            tangent = factors.null
-            state = replace(
-                state,
-                formed=torch.ones_like(state.formed),
-                lu=factors.lu,
-                pivots=factors.pivots,
-            )
+            tangent, formed = factors.null, torch.ones_like(state.formed)
+            state = replace(state, formed=formed, lu=factors.lu, pivots=factors.pivots)
         else:
             tangent, miss = curve.tangent(state.w, guide, rtol=1e-2, linear=self.linear)
         lost = (code == Status.RUNNING) & ~(miss < RANK)
@@ -201,93 +283,21 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             evals=evals + counter.count,
         )
 
-    def advance(self, family: Family, state: ArcState) -> tuple[ArcState, Tensor]:
-        """Return the state after one step along each curve, and which samples moved, bool (B,).
-
-        A sample whose step failed stays, with half the step; no heed is paid to lambda = 1.
-        """
-        assert state.evals is not None
-        curve = self._curve(family, state)
-        found = self._arrive(curve, state)
-        w, length = state.w + found.moved, norm(found.moved)
-        ok = found.ok & (dot(found.tangent, state.tangent) >= math.cos(self.control.turn))
-        z, lam = curve.split(w)
-        size = norm(w).clamp_min(1)
-        ds, streak = self.control.next(state.ds, ok, found.effort, state.streak, size)
-        lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
-        small = ~ok & (ds < self.control.smallest(z.dtype))
-        code = torch.where(small, Status.STEP_TOO_SMALL, state.code)
-        if bool(small.any()):
-            linear = self.linear.thorough(z[0].numel() + 1)
-            rank = found.faint | curve.singular(state.w, state.tangent, linear)
-            code = torch.where(small & rank, Status.RANK_LOSS, code)
-        code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
-        new = replace(
-            state,
-            z=z,
-            w=w,
-            tangent=found.tangent,
-            last_w=state.w,
-            last_tangent=state.tangent,
-            gap=length,
-            time=lam,
-            lu=found.lu,
-            pivots=found.pivots,
-        )
-        new = replace(
-            select(ok, new, state),
-            ds=ds,
-            streak=streak,
-            code=code,
-            evals=state.evals + found.evals,
-        )
-        failed = ~ok & ~state.formed
-        if self._forms(z) and bool(failed.any()):
-            new = formed(new, family, self.theta, failed)
-        return new, ok
-
     def status(self, state: ArcState) -> Tensor | None:
         return state.code
 
-    def _arrive(self, curve: Curve, state: ArcState) -> Arrival:
-        """Take the step of each sample in its own way."""
-        here, last = Knot(state.w, state.tangent), Knot(state.last_w, state.last_tangent)
-        guess = self.predictor(last, here, state.gap, state.ds) - state.w
-        at = Departure(state.w, state.tangent, guess, state.ds, state.lu, state.pivots)
-        straight = math.cos(self.control.turn)
-        krylov = partial(
-            by_krylov,
-            corrector=self._corrector(4),
-            straight=straight,
-            linear=self.linear,
-            tangents=self.predictor.tangents,
-        )
-        return by_either(curve, at, state.formed, partial(by_factors, straight=straight), krylov)
-
-    def _corrector(self, steps: int) -> Solver[Equilibrium, Any]:
-        if self.corrector is not None:
+    def _solver(self, steps: int) -> Solver[Equilibrium, Any]:
+        """Return the corrector where no Jacobian is formed."""
+        if not isinstance(self.corrector, Chord):
             return self.corrector
         return NewtonKrylov(rtol=CORRECTION, max_steps=steps, halvings=0, linear=self.linear)
-
-    def _finish(
-        self, problem: Equilibrium, family: Family, state: ArcState, end: Tensor
-    ) -> Solution[Tensor]:
-        """Solve z = f(z) for the samples `end`, bool (B,), whose last step crossed lambda = 1."""
-        index = end.nonzero().squeeze(1)
-        problem, family, state = problem.rows(index), family.rows(index), state.rows(index)
-        linear = self.linear.thorough(state.z[0].numel())
-        solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, linear=linear)
-        last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
-        curve = self._curve(family, state)
-        found = finish(problem, solver, curve, last, here, state.gap, state.first, state.factors)
-        return spread(found, index, len(end))
 
     def _curve(self, family: Family, state: ArcState) -> Curve:
         return Curve(family, state.z.shape[1:], self.theta, state.unit)
 
     def _forms(self, z: Tensor, limit: int | None = None) -> bool:
         """Say whether Jacobians of states like z may be formed."""
-        return self.corrector is None and self.linear.forms(z[0].numel(), limit)
+        return isinstance(self.corrector, Chord) and self.linear.forms(z[0].numel(), limit)
 
     def _reach(self, state: ArcState) -> Tensor:
         """Return the norm of z beyond which a path is lost, (B,)."""

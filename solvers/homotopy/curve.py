@@ -11,7 +11,7 @@ from torch import Tensor
 from ..jacobian import Linearization
 from ..linear import SMALL, LinearSolver, backward, factor
 from ..norms import dot, expand, norm
-from ..problem import Equilibrium
+from ..problem import Counter, Equilibrium
 from .family import Family
 
 
@@ -35,6 +35,11 @@ class Factors:
         """Return x, (B, n + 1), for b, (B, n), and c, (B,); not finite where singular."""
         y = backward(self.lu, self.pivots, torch.cat((b, torch.zeros_like(b[:, :1])), dim=1))
         return y + (c[:, None] - (self.null * y).sum(1, keepdim=True)) * self.null
+
+    def slide(self, b: Tensor) -> Tensor:
+        """Return x, (B, n + 1), with A x = b and no component along lambda."""
+        x = self.solve(b, torch.zeros_like(b[:, 0]))
+        return x - x[:, -1:] / self.null[:, -1:] * self.null
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ class Curve:
         """Return the curves of the samples `index` alone."""
         unit = self.unit.index_select(0, index) if isinstance(self.unit, Tensor) else self.unit
         return replace(self, family=self.family.rows(index), unit=unit)
+
+    def counted(self) -> tuple[Curve, Counter]:
+        """Return the curve with a counter of its evaluations and products."""
+        counter = Counter(self.family.map)
+        return replace(self, family=replace(self.family, map=counter)), counter
 
     def slice(self, here: Tensor, normal: Tensor, ds: Tensor) -> Equilibrium:
         """Return the equation of the step d from `here` to where the curve meets a plane:

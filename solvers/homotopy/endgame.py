@@ -10,9 +10,11 @@ from torch import Tensor
 from ..driver import run
 from ..norms import expand
 from ..problem import Equilibrium
+from ..rows import scatter
 from ..solution import Solution
 from ..solver import Solver, State, earned, residual_norm, start
 from ..status import Status
+from .arcstep import ArcState
 from .curve import Curve, Factors
 from .predictor import Knot, hermite
 
@@ -39,35 +41,24 @@ def where_crossed(curve: Curve, last: Knot, here: Knot, gap: Tensor, level: floa
 
 
 def finish(
-    problem: Equilibrium,
-    solver: Solver[Equilibrium, Any],
-    curve: Curve,
-    last: Knot,
-    here: Knot,
-    gap: Tensor,
-    first: Tensor,
-    factors: Factors | None = None,
+    problem: Equilibrium, solver: Solver[Equilibrium, Any], curve: Curve, state: ArcState
 ) -> Solution[Tensor]:
-    """Solve z = f(z) where the path crosses lambda = 1 between two points.
+    """Solve z = f(z) where the path crosses lambda = 1 in the last step.
 
     Arguments:
         problem: the equation at lambda = 1.
-        curve: the path's equations.
         solver: Newton's method, to the tolerance wanted.
-        last: the point before the crossing.
-        here: the point after it.
-        gap: the arclength between the two, (B,).
-        first: ||f(z) - z|| at the start of the path, (B,).
-        factors: the Jacobians at `here`, if they are formed: the chord method is tried first.
+        curve: the path's equations.
+        state: behind the crossing; where its Jacobians are formed chords are tried first.
     """
-    crossing, _ = curve.split(where_crossed(curve, last, here, gap))
-    if factors is None:
-        return run(problem, solver, crossing, first=first)
-    found = chord_root(problem, curve, factors, crossing, solver, first)
+    crossing, _ = curve.split(where_crossed(curve, state.last, state.here, state.gap))
+    if state.factors is None:
+        return run(problem, solver, crossing, first=state.first)
+    found = chord_root(problem, curve, state.factors, crossing, solver, state.first)
     left = ~found.converged
     if not bool(left.any()):
         return found
-    again = polish(problem, solver, crossing, left, first)
+    again = polish(problem, solver, crossing, left, state.first)
     return Solution(
         value=torch.where(expand(left, crossing), again.value, found.value),
         status=torch.where(left, again.status, found.status),
@@ -99,13 +90,8 @@ def spread(found: Solution[Tensor], index: Tensor, batch: int) -> Solution[Tenso
     def full(x: Tensor) -> Tensor:
         return scatter(x, index, x.new_zeros(batch, *x.shape[1:]))
 
-    return Solution(
-        full(found.value),
-        full(found.status),
-        full(found.steps),
-        full(found.evals),
-        full(found.residual),
-    )
+    value, status, residual = full(found.value), full(found.status), full(found.residual)
+    return Solution(value, status, full(found.steps), full(found.evals), residual)
 
 
 def chord_root(
@@ -136,15 +122,13 @@ def chord_root(
 
     state = start(problem, z)
     evals = torch.ones_like(state.residual, dtype=torch.int64)
-    tilt = factors.null[:, -1:]
     done = arrived(state)
     open_ = torch.isfinite(state.residual) & ~done
     for _ in range(CHORDS):
         if not bool(open_.any()):
             break
         miss = curve.scales[0] * (state.z - state.fz).flatten(1)
-        change = factors.solve(miss, torch.zeros_like(state.residual))
-        change = change - change[:, -1:] / tilt * factors.null  # lambda stays
+        change = factors.slide(miss)
         new = start(problem, state.z - curve.split(change)[0])
         evals = evals + open_
         open_ = open_ & (new.residual <= 0.5 * state.residual)
@@ -157,8 +141,3 @@ def chord_root(
         open_ = open_ & ~done
     status = torch.where(done, Status.CONVERGED, Status.MAX_STEPS).to(torch.int8)
     return Solution(state.z, status, evals, evals, state.residual)
-
-
-def scatter(values: Tensor, index: Tensor, base: Tensor) -> Tensor:
-    """Return base with its rows `index` replaced by values."""
-    return base.index_copy(0, index, values)

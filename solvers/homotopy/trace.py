@@ -13,7 +13,7 @@ from ..newton import NewtonKrylov
 from ..norms import expand
 from ..status import Status
 from .arclength import ArcLength
-from .arcstate import ArcState
+from .arcstep import ArcState
 from .branch import Branch, precise
 from .branch_points import closes, locate_branch_points
 from .control import StepControl
@@ -21,7 +21,7 @@ from .curve import Curve
 from .endgame import where_crossed
 from .family import Family
 from .folds import locate_folds
-from .predictor import Hermite, Knot
+from .predictor import Hermite
 from .stability import leading_eigenvalues
 
 TRACKER = ArcLength(
@@ -106,7 +106,7 @@ def _trace(
     status = [Status.MAX_STEPS] * batch
     evals = [0] * batch
     state = tracker.begin(family, z0, z0.new_full((batch,), lam), direction, rooted=False)
-    home = Knot(state.w, state.tangent)
+    home = state.here
     begin = state
     index = list(range(batch))  # the sample of each row of the state
     part = family
@@ -116,8 +116,7 @@ def _trace(
         out = moved & ((state.time < span[0]) | (state.time > span[1])).cpu()
         if bool(out.any()):
             state = _on_border(part, tracker, state, out.to(z0.device), span)
-        last, here = Knot(state.last_w, state.last_tangent), Knot(state.w, state.tangent)
-        back = (moved & ~out).to(z0.device) & closes(here, last, state.gap, home)
+        back = (moved & ~out).to(z0.device) & closes(state.here, state.last, state.gap, home)
         if bool(back.any()):
             state = _at_home(state, begin, back)
         assert state.time is not None and state.evals is not None
@@ -135,7 +134,7 @@ def _trace(
             keep = torch.tensor(running, device=z0.device)
             index = [index[row] for row in running]
             part, state, begin = part.rows(keep), state.rows(keep), begin.rows(keep)
-            home = Knot(begin.w, begin.tangent)
+            home = begin.here
         state, ok = tracker.advance(part, state)
         # A branch that has ended goes on unseen where the rows cannot be selected.
         moved = ok.cpu() & torch.tensor([status[sample] == Status.MAX_STEPS for sample in index])
@@ -154,13 +153,11 @@ def _on_border(
     assert state.time is not None and state.evals is not None
     curve = Curve(family, state.z.shape[1:], tracker.theta, state.unit)
     border = torch.where(state.time > span[1], span[1], span[0]).to(state.time)
-    last = Knot(state.last_w, state.last_tangent)
-    here = Knot(state.w, state.tangent)
     z, time = state.z, state.time
     evals = state.evals
     for level in set(border[out].tolist()):
         at = out & (border == level)
-        guess, _ = curve.split(where_crossed(curve, last, here, state.gap, level))
+        guess, _ = curve.split(where_crossed(curve, state.last, state.here, state.gap, level))
         linear = tracker.linear.thorough(z[0].numel())
         solver = NewtonKrylov(rtol=precise(z.dtype) ** 0.5, max_steps=10, linear=linear)
         found = run(family.at(border), solver, guess)

@@ -16,6 +16,7 @@ from solvers import (
     ArcLength,
     Continuation,
     Davidenko,
+    Dense,
     Equilibrium,
     NewtonKrylov,
     Robust,
@@ -297,3 +298,17 @@ def test_step_control_refuses_what_makes_no_sense(bad: dict[str, Any]) -> None:
 def test_arclength_refuses_what_makes_no_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="ArcLength needs"):
         ArcLength(**bad)
+
+
+@pytest.mark.parametrize("wrong", [None, NewtonKrylov])
+def test_corrector_of_a_path_is_an_object(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"Chord\(\) or a solver"):
+        ArcLength(corrector=wrong)
+
+
+def test_jacobians_may_be_formed_from_the_start_for_states_of_any_size() -> None:
+    problem, z0 = tanh_suite(0.5, n=80, draws=3)
+    late = solve(problem, ArcLength(rtol=1e-9), z0).check()
+    formed = solve(problem, ArcLength(rtol=1e-9, linear=Dense()), z0).check()
+    assert (formed.evals > 2 * 80).all() and (late.evals < formed.evals).all()
+    assert torch.allclose(late.value, formed.value, atol=1e-8)
