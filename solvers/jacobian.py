@@ -178,7 +178,5 @@ class Shifted:
 
     def matrix(self) -> Tensor:
         """Return s I - J, (B, n, n)."""
-        z = self.jacobian.z
-        return torch.diag_embed((self.shift * torch.ones_like(z)).flatten(1)) - (
-            self.jacobian.matrix()
-        )
+        diagonal = (self.shift * torch.ones_like(self.jacobian.z)).flatten(1)
+        return torch.diag_embed(diagonal) - self.jacobian.matrix()

@@ -53,7 +53,7 @@ class Anchor:
             raise ValueError(f"an anchor is one solved sample; got {value.shape[0]}.")
         if not bool(solution.converged.all()):
             raise ValueError(f"an anchor must be a solution. {solution.report()}")
-        inverse = inverse_at(problem, value) if tangent else None
+        inverse = _inverse(problem, value) if tangent else None
         product = problem.linear(value) if isinstance(problem, MonotoneInclusion) else None
         return cls(value, inverse, solution.trajectory, product)
 
@@ -101,12 +101,8 @@ class Anchor:
         return z.expand(batch, *z.shape[1:]).clone()
 
 
-def inverse_at(problem: Equilibrium, z: Tensor) -> Tensor:
-    """Return (I - J)^-1 of one sample, (n, n), J = df/dz at z, (1, ...).
-
-    Raises:
-        ValueError: n is above `INVERSE`.
-    """
+def _inverse(problem: Equilibrium, z: Tensor) -> Tensor:
+    """Return (I - J)^-1 of one sample, (n, n), J = df/dz at z, (1, ...)."""
     n = z[0].numel()
     if n > INVERSE:
         raise ValueError(

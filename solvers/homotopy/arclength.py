@@ -19,7 +19,7 @@ from ..solver import Solver, judged, named, residual_norm, start
 from ..status import Status
 from .arcstep import RANK, ArcState, Arrival, Chord, arrive, joined, resting, select
 from .control import StepControl
-from .curve import Curve, start_guide
+from .curve import Curve
 from .endgame import finish, spread
 from .family import Family
 from .maps import FixedPoint, Homotopy
@@ -83,8 +83,9 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         super().__post_init__()
         old = {"krylov": krylov, "dense": dense}
         object.__setattr__(self, "linear", renamed(self.linear, old))
-        if not isinstance(self.corrector, Solver | Chord):
-            got = named(self.corrector)
+        corrector: object = self.corrector
+        if not isinstance(corrector, (Chord, Solver)):
+            got = named(corrector)
             raise TypeError(f"corrector must be Chord() or a solver of an Equilibrium; got {got}.")
         if not (0 < self.theta < 1 and self.bound > 1):
             got = f"theta={self.theta}, bound={self.bound}"
@@ -102,9 +103,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1).to(z0.dtype)
         anchor = self.homotopy.anchor(problem, z0)
         lam = torch.zeros_like(first.residual).to(z0.dtype)
-        if bool(idle.all()):
-            state = resting(z0, lam, unit, self.theta, self.control.ds)
-        else:
+        state = resting(z0, lam, unit, self.theta, self.control.ds)
+        if not bool(idle.all()):
             family = self.homotopy.family(problem, anchor)
             state = self.begin(family, z0, lam, rooted=self.homotopy.rooted, unit=unit)
         assert state.evals is not None
@@ -267,7 +267,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         unit = torch.ones_like(lam) if unit is None else unit
         state = resting(z, lam, unit, self.theta, self.control.ds)
         curve, counter = self._curve(family, state).counted()
-        guide = start_guide(curve, z, direction)
+        guide = torch.zeros_like(state.w)
+        guide[:, -1] = direction
         if self._forms(z, PATH):
             factors, miss = curve.factored(state.w, guide)
             tangent, formed = factors.null, torch.ones_like(state.formed)

@@ -124,21 +124,16 @@ class Curve:
         one of the length of the step, and points cannot drift off the curve in small steps.
         """
 
-        def plane(d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, curve: Curve) -> Tensor:
+        def plane(
+            d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, unit: Tensor, *x: Tensor
+        ) -> Tensor:
+            curve = replace(self, family=replace(self.family, condition=x), unit=unit)
             off = dot(normal, d) - ds
             return d - torch.cat((curve.gap(here + d), off[:, None]), dim=1)
 
         unit = torch.as_tensor(self.unit).to(here).expand(len(here))
-
-        def given(
-            d: Tensor, here: Tensor, normal: Tensor, ds: Tensor, unit: Tensor, *x: Tensor
-        ) -> Tensor:
-            curve = replace(self, family=replace(self.family, condition=x), unit=unit)
-            return plane(d, here, normal, ds, curve)
-
-        return Equilibrium(
-            given, (here, normal, ds, unit, *(self.family.condition or ())), rowwise=True
-        )
+        condition = (here, normal, ds, unit, *(self.family.condition or ()))
+        return Equilibrium(plane, condition, rowwise=True)
 
     def tangent(
         self, w: Tensor, guide: Tensor, *, rtol: float, linear: LinearSolver
@@ -212,10 +207,3 @@ class Curve:
         """Return the operator [G'(w); guide^T]."""
         slope = Linearization(self.gap, w, self.family.map, self.family.condition)
         return Bordered(slope, guide)
-
-
-def start_guide(curve: Curve, z: Tensor, direction: float) -> Tensor:
-    """Return the unit vector of lambda, towards larger lambda where direction > 0."""
-    zero = torch.zeros_like(z)
-    along = curve.join(zero, z.new_full((z.shape[0],), direction))
-    return along / curve.scales[1]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solvers import ArcLength, NewtonKrylov, PseudoTransient, solve
+from solvers import ArcLength, Equilibrium, NewtonKrylov, PseudoTransient, Unroll, solve
 from solvers.jacobian import Linearization, jvp
 from solvers.linear import GMRES, BySize, Dense, LinearSolver, gmres
 from tests.homotopy.suite import tanh_suite
@@ -240,3 +240,17 @@ def test_settings_that_moved_to_the_linear_solver_are_taken_for_one_version() ->
     with pytest.warns(DeprecationWarning):
         kept = NewtonKrylov(krylov=7)
     assert replace(kept, rtol=1e-9).linear == GMRES(7)
+
+
+@pytest.mark.parametrize("linear", [GMRES(6), Dense()])
+def test_every_linear_solver_can_be_unrolled(linear: LinearSolver) -> None:
+    problem, z0 = tanh_suite(0.9, n=6, draws=3)
+    w, b = problem.inputs
+    bias = b.clone().requires_grad_()
+    newton = NewtonKrylov(linear=linear, rtol=1e-13, halvings=0)
+    found = Unroll().apply(Equilibrium(problem.map, (w, bias)), newton, z0)
+    (got,) = torch.autograd.grad(found.value.sum(), bias)
+    slope = 1 - found.value.detach() ** 2  # z = tanh(W z + b): dz = (I - S W)^-1 S db
+    system = torch.eye(6, dtype=DOUBLE) - slope[:, :, None] * w
+    exact = slope * torch.linalg.solve(system.mT, torch.ones_like(b))
+    torch.testing.assert_close(got, exact, rtol=0, atol=1e-8)
