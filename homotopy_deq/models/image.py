@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from solvers import Equilibrium, Gradient, Solution, Solver
+from solvers import Equilibrium, Gradient, Solution, Solver, Status
 
 from ..cells import Bounds, FixedCell, InclusionCell
+from ..finite import finite_rows, put_back, rows_of
 from ..layers import Layer
 from ..twin import twin
 from .blocks import LinearHead, Normalize, classifier, stem
@@ -119,16 +121,47 @@ class ImageModel(nn.Module):
     ) -> ModelOutput:
         """Return logits and the layer's solution, with gradients.
 
+        An image that is not finite is not looked at: its logits are NaN, its sample ends
+        NONFINITE, and every gradient is that of the batch without it.
+
         Arguments:
             images: (B, C, H, W), in [0, 1].
             z0: the start, or an earlier `Solution` to start from its value.
             record: keep the iterates in `solution.trajectory`.
         """
+        rows = finite_rows(images)
+        if rows is not None:
+            return self._without_the_others(images, rows, z0, record)
         x = self.condition(images)
         condition = self.layer.condition(x)
         start = self.start(x) if z0 is None else z0
         solution = self.layer.answer(condition, start, record=record)
         return ModelOutput(self.head(solution.value), solution, condition)
+
+    def _without_the_others(
+        self, images: Tensor, rows: Tensor, z0: Tensor | Solution[Tensor] | None, record: bool
+    ) -> ModelOutput:
+        """Solve the images `rows` alone: the stem shares the statistics of its batch."""
+        batch = len(images)
+        if len(rows) == 0:  # all weights still get their zeros
+            found = self.solve(torch.zeros_like(images), z0, record=record)
+            none = replace(
+                found.solution,
+                status=torch.full_like(found.solution.status, Status.NONFINITE),
+                residual=torch.full_like(found.solution.residual, float("inf")),
+            )
+            logits = found.logits.masked_fill(torch.ones_like(found.logits).bool(), float("nan"))
+            return ModelOutput(logits, none, found.condition)
+        found = self.solve(images.index_select(0, rows), rows_of(z0, rows), record=record)
+
+        def spread(part: Tensor, fill: float) -> Tensor:
+            return part.new_full((batch, *part.shape[1:]), fill).index_copy(0, rows, part)
+
+        return ModelOutput(
+            spread(found.logits, float("nan")),
+            put_back(found.solution, rows, batch, z0),
+            tuple(spread(part, 0) for part in found.condition),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B, num_classes)."""
