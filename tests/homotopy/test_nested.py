@@ -38,7 +38,8 @@ OUTER = (
     *FIRST_ORDER, NewtonKrylov(rtol=1e-8), Continuation(rtol=1e-8), PseudoTransient(rtol=1e-8)
 )  # fmt: skip
 PAIRS = [
-    (kind, outer)
+    # A backward pass of Adjoint for each row of each Jacobian takes a minute.
+    pytest.param(kind, outer, marks=[pytest.mark.slow] if kind == "Adjoint" else [])
     for kind in INNER
     for outer in OUTER
     if kind != "Adjoint" or outer in FIRST_ORDER  # it has no second derivative
