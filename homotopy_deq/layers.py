@@ -327,7 +327,14 @@ class FlowLayer(Layer):
                 return tuple(part - of_z for part, of_z in zip(image, z, strict=True))
             return image - z
 
-        return InitialValue(field, t0, self.t1, equation.condition, coupled=equation.coupled)
+        return InitialValue(
+            field,
+            t0,
+            self.t1,
+            equation.condition,
+            coupled=equation.coupled,
+            rowwise=equation.rowwise,
+        )
 
     @uncompiled
     def answer(

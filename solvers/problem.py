@@ -124,6 +124,7 @@ class InitialValue:
         t1: its end; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
         coupled: as in `Equilibrium`.
+        rowwise: as in `Equilibrium`; a solver with steps of its own for each sample asks for it.
         everything: as in `Equilibrium`.
     """
 
@@ -134,6 +135,7 @@ class InitialValue:
     t1: float = 1.0
     condition: tuple[Tensor, ...] | None = None
     coupled: bool = dataclasses.field(default=False, kw_only=True)
+    rowwise: bool = dataclasses.field(default=False, kw_only=True)
     everything: Tensor | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from solvers import (
     ODE,
+    RK4,
     InitialValue,
     RungeKutta,
     Status,
@@ -51,7 +53,7 @@ def test_stiff_sample_costs_the_easy_ones_nothing() -> None:
         rows.append(z.shape[0])
         return r * (z - torch.cos(t))
 
-    found = solve(InitialValue(field, condition=(rate,)), RungeKutta(), start).check()
+    found = solve(InitialValue(field, condition=(rate,), rowwise=True), RungeKutta(), start).check()
     easy = torch.arange(64) != 17
     alone = [solve(decay(rate[k : k + 1]), RungeKutta(), start[k : k + 1]).evals for k in range(64)]
     assert found.evals.equal(torch.cat(alone)) and found.evals[easy].max() <= 20
@@ -113,3 +115,38 @@ def test_recording_changes_neither_the_steps_nor_the_answer(tableau: Tableau) ->
     assert path.z[0].equal(start) and path.z[-1].equal(plain.value)
     assert (path.time[-1] == 1).all() and (path.time[0] == 0).all()
     assert (path.time.diff(dim=0) >= 0).all() and path.evals[-1] == plain.evals.max()
+
+
+@every_pair
+def test_field_whose_rows_depend_on_each_other_is_refused_or_one_system(tableau: Tableau) -> None:
+    """z' = mean(z) - z: the mean stays, and the rest decays."""
+    z0 = torch.tensor([[1.0], [2.0], [6.0]], dtype=torch.float64)
+
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        return z.mean(0, keepdim=True) - z
+
+    solver = RungeKutta(tableau, rtol=1e-8, atol=1e-10)
+    with pytest.raises(ValueError, match="rows depend on each other.*coupled=True"):
+        solve(InitialValue(field), solver, z0)
+    found = solve(InitialValue(field, coupled=True), solver, z0)
+    exact = 3 + (z0 - 3) * math.exp(-1)
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.value, exact, rtol=1e-6, atol=0)  # 100 local errors
+    equal = solve(InitialValue(field), RungeKutta(RK4, step_size=0.01), z0)  # one time for all
+    torch.testing.assert_close(equal.value, exact, rtol=1e-8, atol=0)
+
+
+def test_promise_that_rows_are_independent_spares_the_question() -> None:
+    calls: list[int] = []
+
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        calls.append(1)
+        return -z
+
+    z0 = torch.ones(3, 2, dtype=torch.float64)
+    asked = solve(InitialValue(field), RungeKutta(), z0)
+    count = len(calls)
+    calls.clear()
+    spared = solve(InitialValue(field, rowwise=True), RungeKutta(), z0)
+    assert count == len(calls) + 1
+    assert torch.equal(asked.evals, spared.evals) and torch.equal(asked.value, spared.value)
