@@ -317,7 +317,8 @@ class FlowLayer(Layer):
 
     def flow(self, equation: Equilibrium, t0: float = 0.0) -> InitialValue:
         """Return the flow of an equation's map f from t0 to t1."""
-        f, rests = Guard(equation.map), self.rest_point  # f(z) - z needs z as it was
+        f = Guard(equation.map, trusted=equation.rowwise)  # f(z) - z needs z as it was
+        rests = self.rest_point
 
         def field(t: Tensor, z: Any, *condition: Tensor) -> Any:
             image = f(z, *condition)

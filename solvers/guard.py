@@ -11,7 +11,8 @@ from .precision import Watch
 from .problem import Map
 
 LATE = (
-    "The map wrote into its argument, which it did not in its first call, so the state is lost. "
+    "The map wrote into its argument, which it did not in its first call (or promised not to by "
+    "rowwise=True), so the state is lost. "
     "Write z * a in the place of z.mul_(a), and ReLU() in the place of ReLU(inplace=True)."
 )
 
@@ -29,21 +30,25 @@ class Guard:
         function: the map.
         lowered: the dtype that autocast lowers operations to, where it is on. The first call then
             shows whether the map computes in it: `precision`, of the result otherwise.
+        trusted: the map promises to write nothing: no copies, but a write is still refused.
 
     Raises:
         RuntimeError: the map begins to write after a first call in which it did not.
     """
 
-    def __init__(self, function: Map, lowered: torch.dtype | None = None) -> None:
+    def __init__(
+        self, function: Map, lowered: torch.dtype | None = None, *, trusted: bool = False
+    ) -> None:
         self.function = function
         self.lowered = lowered
         self.precision: torch.dtype | None = None  # None before the first call
-        self.writes: bool | None = None  # None before the first call
-        self.reuses: bool | None = None  # None before the second
+        self.writes: bool | None = False if trusted else None  # None before the first call
+        self.reuses: bool | None = False if trusted else None  # None before the second
         self.first: Any = None  # what the first call returned, until the second
 
     def __call__(self, *args: Tensor) -> Any:
-        if self.writes is False and self.reuses is False:  # all that is left to watch
+        if self.writes is False and self.reuses is False and self.precision is not None:
+            # all that is left to watch
             before = [arg._version for arg in args]
             out = self.function(*args)
             if before != [arg._version for arg in args]:

@@ -41,7 +41,8 @@ def pack(
             ways.append(way)
         if problem.condition is None and start.dim() > 0:
             problem = _embedded(problem, start)
-        problem = problem.wrapped(lambda function: Guard(function, lowered))
+        trusted = problem.rowwise
+        problem = problem.wrapped(lambda function: Guard(function, lowered, trusted=trusted))
 
     def unpack(solution: Solution[Any]) -> Solution[Any]:
         for way in reversed(ways):

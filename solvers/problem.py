@@ -53,9 +53,10 @@ class Equilibrium:
         coupled: the rows are one system, as the nodes of a graph are or samples that share the
             statistics of their batch: one norm, one status and one count for all of them, and
             none is ever dropped. Row i of the map may then depend on every row.
-        rowwise: a promise that row i depends on row i alone and that the map draws no random
-            numbers. Without it, answers that were found while other rows had stopped are checked
-            by one more evaluation on the full batch (`Solution.checks`).
+        rowwise: a promise that row i depends on row i alone, and that the map draws no random
+            numbers, writes into none of its arguments and returns new memory each time. Without
+            it, answers that were found while other rows had stopped are checked by one more
+            evaluation on the full batch (`Solution.checks`).
         everything: set by the loop where the map closes over its inputs: the numbers of all rows,
             and `condition` is then those of this problem's (see `Embedded`).
 

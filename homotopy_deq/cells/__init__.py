@@ -12,8 +12,8 @@ need: `ContractiveCell` and `MonotoneCell` return a `MonotoneInclusion`. Without
 z = cell(z, *condition).
 
 A class attribute `rowwise = True` promises that row i of the output depends on row i of the inputs
-alone and that `forward` draws no random numbers: a solve is then spared the evaluation that checks
-it (`Solution.checks`).
+alone, and that `forward` draws no random numbers and writes into none of its arguments: a solve is
+then spared the evaluation that checks it (`Solution.checks`) and a copy of its inputs.
 """
 
 from .bounds import Bounds, error_bound

@@ -152,3 +152,10 @@ def test_map_that_writes_nothing_gets_its_arguments_uncopied_after_the_first_cal
     for _ in range(3):
         guard(z)
     assert seen[1:] == [z.data_ptr()] * 2 and seen[0] != z.data_ptr()
+
+
+def test_broken_promise_to_write_nothing_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="promised not to by rowwise=True"):
+        solve(
+            Equilibrium(scaled_in_place, (X.clone(),), rowwise=True), Picard(), torch.zeros_like(X)
+        )
