@@ -69,7 +69,13 @@ def main(config: Config, *, publish: bool = False) -> bool:
     }
     settings = spec.config(save_every=30)
     outcome = train(
-        model, data, settings, config.folder, about=about, overwrite=True, observers=[Bar(console)]
+        model,
+        data,
+        settings,
+        config.folder,
+        about=about,
+        overwrite=True,
+        observers=[Bar(console, spec.path.success)],
     )
     passes = {name: Pass(name).put(model) for name in PASSES}
     batches = loader(data.test_images, data.test_labels, 256, shuffle=False)
@@ -90,9 +96,9 @@ def main(config: Config, *, publish: bool = False) -> bool:
     names = [data.classes[k] for k in data.test_labels[:5].tolist()]
     plotting.save(plotting.path_figure(states, names), plots / "paths.png")
 
-    console.print(
-        evaluation_table(f"One set of weights, {len(data.test_labels)} test images", found)
-    )
+    title = f"One set of weights, {len(data.test_labels)} test images"
+    success = {name: Pass(name).success for name in PASSES}
+    console.print(evaluation_table(title, found, success))
     accuracies = [each.accuracy for each in found.values()]
     spread = max(accuracies) - min(accuracies)
     result = {

@@ -104,7 +104,7 @@ def evaluation_table(
     table = Table(title=title)
     table.add_column("forward pass", no_wrap=True)
     for column in ("accuracy", "NFE", "success", "residual", "worst", "s"):
-        table.add_column(column, justify="right", no_wrap=column == "success")
+        table.add_column(column, justify="right", no_wrap=column != "success")
     for name, found in rows.items():
         table.add_row(
             name,
