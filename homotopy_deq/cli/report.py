@@ -101,10 +101,10 @@ def evaluation_table(
         rows: the figures of each pass.
         success: what is claimed of the samples that each did not fail on.
     """
-    table = Table(title=title)
+    table = Table(title=title, padding=(0, 1, 0, 0))  # 80 columns hold it
     table.add_column("forward pass", no_wrap=True)
     for column in ("accuracy", "NFE", "success", "residual", "worst", "s"):
-        table.add_column(column, justify="right", no_wrap=column != "success")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, found in rows.items():
         table.add_row(
             name,
