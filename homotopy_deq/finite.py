@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from solvers import Solution, Status
+from solvers.norms import finite
 
 
 def finite_rows(x: Any) -> Tensor | None:
@@ -21,7 +22,7 @@ def finite_rows(x: Any) -> Tensor | None:
     low, high = x.detach().aminmax()  # NaN propagates into both
     if bool(torch.isfinite(low) & torch.isfinite(high)):
         return None
-    return torch.isfinite(x.detach().flatten(1)).all(1).nonzero().squeeze(1)
+    return finite(x).nonzero().squeeze(1)
 
 
 def rows_of(z0: Any, rows: Tensor) -> Any:
@@ -30,6 +31,12 @@ def rows_of(z0: Any, rows: Tensor) -> Any:
         return None
     value = z0.value if isinstance(z0, Solution) else z0
     return _each(lambda z: z.index_select(0, rows), value)
+
+
+def spread_rows(part: Tensor, rows: Tensor, batch: int, fill: float, dim: int = 0) -> Tensor:
+    """Return a tensor of all samples: `part` at `rows` of a dimension, `fill` elsewhere."""
+    shape = (*part.shape[:dim], batch, *part.shape[dim + 1 :])
+    return part.new_full(shape, fill).index_copy(dim, rows, part)
 
 
 def put_back(found: Solution[Any], rows: Tensor, batch: int, z0: Any) -> Solution[Any]:
@@ -44,8 +51,7 @@ def put_back(found: Solution[Any], rows: Tensor, batch: int, z0: Any) -> Solutio
     start = z0.value if isinstance(z0, Solution) else z0
 
     def spread(part: Tensor, fill: float, dim: int = 0) -> Tensor:
-        shape = (*part.shape[:dim], batch, *part.shape[dim + 1 :])
-        return part.new_full(shape, fill).index_copy(dim, rows, part)
+        return spread_rows(part, rows, batch, fill, dim)
 
     def value(part: Tensor, begin: Tensor | None) -> Tensor:
         return spread(part, 0) if begin is None else begin.detach().index_copy(0, rows, part)

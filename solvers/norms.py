@@ -15,6 +15,11 @@ def norm(z: Tensor) -> Tensor:
     return size
 
 
+def finite(z: Tensor) -> Tensor:
+    """Return which samples are finite throughout, bool (B,)."""
+    return torch.isfinite(z.detach().unsqueeze(-1).flatten(1)).all(1)
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of each sample, (B,)."""
     product: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .guard import Guard
-from .problem import Equilibrium, InitialValue, Map, checked
+from .problem import Equilibrium, InitialValue, Map, check_condition, checked
 from .rows import Embedded
 from .solution import Solution, V
 from .transforms import check_untransformed
@@ -139,12 +139,7 @@ def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
 
     condition = problem.condition
     if condition is not None:
-        for k, tensor in enumerate(condition):
-            if tensor.dim() == 0 or tensor.shape[0] != batch:
-                raise ValueError(
-                    f"condition[{k}] must have the batch of z0 first, ({batch}, ...); "
-                    f"got shape {tuple(tensor.shape)}."
-                )
+        check_condition(condition, batch)
         condition = tuple(tensor.unsqueeze(0) for tensor in condition)
     one = replace(problem.wrapped(wrap), condition=condition, coupled=False)
     return one, start.reshape(1, -1), unpack

@@ -213,10 +213,15 @@ def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
             f"z0 must have the batch first and at least one more dimension, (B, ...); got shape "
             f"{tuple(z0.shape)}. Use z0[None] for one state, z0[:, None] for a batch of scalars."
         )
-    for k, tensor in enumerate(problem.inputs):
-        if tensor.dim() == 0 or tensor.shape[0] != z0.shape[0]:
+    check_condition(problem.inputs, z0.shape[0])
+
+
+def check_condition(condition: tuple[Tensor, ...], batch: int) -> None:
+    """Raise ValueError unless each tensor has the batch first."""
+    for k, tensor in enumerate(condition):
+        if tensor.dim() == 0 or tensor.shape[0] != batch:
             raise ValueError(
-                f"condition[{k}] must have the batch of z0 first, ({z0.shape[0]}, ...); "
+                f"condition[{k}] must have the batch of z0 first, ({batch}, ...); "
                 f"got shape {tuple(tensor.shape)}."
             )
 

@@ -159,8 +159,9 @@ def residual_norm(state: State) -> Tensor:
 
 def judged(solver: Solver[Equilibrium, Any], first: State) -> Tensor:
     """Return the `Status` of each sample at its own start, int8 (B,)."""
-    tolerance = solver.rtol + solver.atol / norm(first.fz).clamp_min(TINY)
-    done = (first.residual <= tolerance) & earned(solver, first.z, residual_norm(first))
+    done = (first.residual <= solver.tolerance(first)) & earned(
+        solver, first.z, residual_norm(first)
+    )
     return done.to(torch.int8).masked_fill_(~torch.isfinite(first.residual), Status.NONFINITE)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .norms import TINY, norm, relative
+from .norms import relative
 from .problem import Equilibrium
 from .solution import Solution
-from .solver import Solver
+from .solver import Solver, start
 from .status import Status
 
 ALLOWED = 2.0
@@ -25,7 +25,6 @@ def verified(
     problem: Equilibrium,
     solver: Solver[Equilibrium, Any],
     found: Solution[Tensor],
-    image: Tensor | None = None,
 ) -> Solution[Tensor]:
     """Return the solution with the samples marked whose answer is none of the map as it stands.
 
@@ -39,31 +38,27 @@ def verified(
         problem: on the full batch.
         solver: its tolerance is what was claimed.
         found: the claim.
-        image: f at `found.value`, if it is known; evaluated otherwise.
     """
     if problem.rowwise or not (_uneven(found.steps) or int(found.status.amax()) > 1):
         return found
     failed = found.status == Status.MAX_STEPS
     z = found.value.detach()
     with torch.no_grad():
-        checks = 0 if image is not None else 1
-        image = problem(z) if image is None else image.detach()
-        measured = relative(image - z, image)
-        claimed = torch.maximum(
-            found.residual, solver.rtol + solver.atol / norm(image).clamp_min(TINY)
-        )
+        there = start(problem, z)
+        image, measured = there.fz, there.residual
+        claimed = found.residual.clamp(min=solver.tolerance(there))
         eps = torch.finfo(z.dtype).eps
         allowed = ALLOWED * claimed + ROUNDING * eps
         wrong = found.converged & ~(measured <= allowed)
         if not bool((wrong | failed).any()):
-            return replace(found, checks=found.checks + checks)
+            return replace(found, checks=found.checks + 1)
         again = problem(z)
         moved = relative(again - image, image) > ROUNDING * eps
         suspect = wrong | failed | ~(relative(again - z, again) <= allowed)
     code = torch.where(wrong, Status.MIXED_ROWS, found.status)
     code = torch.where(suspect & moved, Status.RANDOM_MAP, code).to(torch.int8)
     residual = torch.where(wrong, measured.to(found.residual), found.residual)
-    return replace(found, status=code, residual=residual, checks=found.checks + checks + 1)
+    return replace(found, status=code, residual=residual, checks=found.checks + 2)
 
 
 def _uneven(steps: Tensor) -> bool:

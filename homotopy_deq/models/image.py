@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from solvers import Equilibrium, Gradient, Solution, Solver, Status
 
 from ..cells import Bounds, FixedCell, InclusionCell
-from ..finite import finite_rows, put_back, rows_of
+from ..finite import finite_rows, put_back, rows_of, spread_rows
 from ..layers import Layer
 from ..twin import twin
 from .blocks import LinearHead, Normalize, classifier, stem
@@ -153,14 +153,10 @@ class ImageModel(nn.Module):
             logits = found.logits.masked_fill(torch.ones_like(found.logits).bool(), float("nan"))
             return ModelOutput(logits, none, found.condition)
         found = self.solve(images.index_select(0, rows), rows_of(z0, rows), record=record)
-
-        def spread(part: Tensor, fill: float) -> Tensor:
-            return part.new_full((batch, *part.shape[1:]), fill).index_copy(0, rows, part)
-
         return ModelOutput(
-            spread(found.logits, float("nan")),
+            spread_rows(found.logits, rows, batch, float("nan")),
             put_back(found.solution, rows, batch, z0),
-            tuple(spread(part, 0) for part in found.condition),
+            tuple(spread_rows(part, rows, batch, 0) for part in found.condition),
         )
 
     def forward(self, images: Tensor) -> Tensor:

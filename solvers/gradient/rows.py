@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..caller import warn_caller
+from ..norms import finite
 from ..problem import Equilibrium
 from ..solution import Solution
 from ..status import Status
@@ -43,7 +44,7 @@ def _usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
     gone = (found.status == Status.NONFINITE) | ~torch.isfinite(found.residual.detach())
     doubtful = torch.zeros_like(gone)
     for tensor in problem.inputs:
-        doubtful |= ~torch.isfinite(tensor.detach().unsqueeze(-1).flatten(1)).all(1)
+        doubtful |= ~finite(tensor)
     if not bool((gone | doubtful).any()):
         return None
     if problem.everything is not None and not _sound(problem, found.value):

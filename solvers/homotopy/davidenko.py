@@ -11,7 +11,7 @@ from torch import Tensor
 from ..driver import run
 from ..linear import GMRES
 from ..newton import NewtonKrylov
-from ..norms import expand
+from ..norms import expand, finite
 from ..ode import ODE
 from ..problem import Counter, Equilibrium, InitialValue
 from ..solution import Solution
@@ -112,6 +112,5 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
             rtol=self.error, atol=self.error, method=self.method, step_size=self.step_size
         )
         end = run(flow, settings, z0)
-        finite = torch.isfinite(end.value.flatten(1)).all(1)
-        value = torch.where(expand(finite, z0), end.value, z0)
+        value = torch.where(expand(finite(end.value), z0), end.value, z0)
         return replace(end, value=value, evals=torch.full_like(end.evals, evals))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..norms import expand
+from ..norms import expand, finite
 from ..problem import InitialValue
 from ..solution import Trajectory
 from ..solver import Solver, State
@@ -196,7 +196,7 @@ class _Recorded(ODE):
 
 def _judged(state: FlowState, z: Tensor, code: Tensor) -> FlowState:
     """Return the state at z, or where it was for the samples that failed."""
-    code = torch.where(torch.isfinite(z.detach().flatten(1)).all(1), code, Status.NONFINITE)
+    code = torch.where(finite(z), code, Status.NONFINITE)
     good = code == Status.CONVERGED
     return FlowState(
         torch.where(expand(good, z), z, state.z),

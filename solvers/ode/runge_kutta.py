@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..gradient.function import combine
-from ..norms import TINY, expand, norm
+from ..norms import TINY, expand, finite, norm
 from ..problem import InitialValue
 from ..solver import Solver, State, verdict
 from ..status import Status
@@ -248,8 +248,3 @@ def stuck(code: Tensor | None, h: Tensor) -> Tensor | None:
 def size(z: Tensor) -> Tensor:
     """Return the root mean square of each sample, (B,)."""
     return norm(z) / math.sqrt(max(1, z[:1].numel()))
-
-
-def finite(z: Tensor) -> Tensor:
-    """Return which samples are finite throughout, bool (B,)."""
-    return z.detach().abs().flatten(1).amax(1) < float("inf")
