@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## solve, train and plot a small model on the built-in digits
-	$(BIN)/python experiments/demo.py
+	$(BIN)/python -m experiments.demo
 
 test: $(STAMP) ## run the fast tests
 	$(PYTEST)

@@ -1,6 +1,6 @@
 """Solve for the equilibria of one trained DEQ by every solver, and compare each pair.
 
-    python experiments/agreement.py
+    python -m experiments.agreement
 
 Trains a small DEQ on the built-in digits, takes 256 test images, and writes the largest relative
 difference ||z_a - z_b|| / ||z_b|| of a sample for each pair of solvers, in float32 and float64.
@@ -8,7 +8,6 @@ difference ||z_a - z_b|| / ||z_b|| of a sample for each pair of solvers, in floa
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -19,10 +18,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq import (  # noqa: E402
+from experiments.results import Record
+from homotopy_deq import (
     DEQ,
     Anderson,
     Broyden,
@@ -32,9 +29,9 @@ from homotopy_deq import (  # noqa: E402
     Picard,
     PseudoTransient,
 )
-from homotopy_deq.data import load  # noqa: E402
-from homotopy_deq.training import TrainConfig, train  # noqa: E402
-from solvers import Solver  # noqa: E402
+from homotopy_deq.data import load
+from homotopy_deq.training import TrainConfig, train
+from solvers import Solver
 
 SOLVERS: dict[str, Solver[Any, Any]] = {
     "Picard": Picard(max_steps=2000),

@@ -1,6 +1,6 @@
 """Track 256 paths at once and one at a time, and set both beside pycont-lite and a scipy loop.
 
-    python experiments/batched_paths.py       (pip install pycont-lite for that peer)
+    python -m experiments.batched_paths       (pip install pycont-lite for that peer)
 
 The paths z = lambda tanh(W z + b_k) share W, of spectral radius `gain`, and differ in b_k.
 All methods end at residuals below 1e-5 ||f(z)||, on one thread, ours in float32 and the peers in
@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -23,10 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from solvers import GMRES, ArcLength, Equilibrium, solve  # noqa: E402
+from experiments.results import Record
+from solvers import GMRES, ArcLength, Equilibrium, solve
 
 SCIPY = {"scipy loop": False, "scipy loop, Jacobian by hand": True}
 

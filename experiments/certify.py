@@ -1,7 +1,7 @@
 """Certify a DEQ, a HomoODE and a monotone model by every policy, beside the cold full solve.
 
-    python experiments/certify.py --dataset digits
-    python experiments/certify.py --dataset fashion-mnist --data DIR
+    python -m experiments.certify --dataset digits
+    python -m experiments.certify --dataset fashion-mnist --data DIR
 
 Trains three models with Gaussian noise of each sigma, then runs `homotopy-deq certify` on the
 same images with the same noise: every sample solved in full from the model's own start (cold),
@@ -24,14 +24,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from experiments.kept import made, making  # noqa: E402
-from experiments.results import Record  # noqa: E402
-from homotopy_deq.certification.summary import compare  # noqa: E402
-from homotopy_deq.cli.runs import CertifiedRun  # noqa: E402
-from homotopy_deq.training import CHECKPOINT, load_checkpoint  # noqa: E402
+from experiments.kept import made, making
+from experiments.results import ROOT, Record
+from homotopy_deq.certification.summary import compare
+from homotopy_deq.cli.runs import CertifiedRun
+from homotopy_deq.training import CHECKPOINT, load_checkpoint
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 MODELS = {

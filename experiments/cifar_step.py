@@ -1,6 +1,6 @@
 """Time one training step of HomoODE in its CIFAR-10 configuration, in float32 and bfloat16.
 
-    python experiments/cifar_step.py
+    python -m experiments.cifar_step
 
 The published model (132,938 parameters, dz/dt = f(z; x) on [0, 1], dopri5 at 1e-3, batch 64) on
 random images of CIFAR-10's shape: time and memory of a step do not depend on what they show. By
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq import ODE, Adjoint, HomoODE, RungeKutta, Unroll  # noqa: E402
+from experiments.results import Record
+from homotopy_deq import ODE, Adjoint, HomoODE, RungeKutta, Unroll
 
 RULES: dict[str, tuple[Any, Any]] = {
     "Unroll": (ODE, Unroll),
@@ -104,7 +101,7 @@ def main(config: Config) -> None:
     for turn in range(config.rounds):
         for precision, gradient in CASES:
             with console.status(f"{precision}, {gradient}, round {turn + 1} of {config.rounds}"):
-                words = [sys.executable, __file__, precision, gradient]
+                words = [sys.executable, "-m", "experiments.cifar_step", precision, gradient]
                 done = subprocess.run(words, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             before = result.setdefault(f"{precision}, {gradient}", found)

@@ -1,6 +1,6 @@
 """Follow the branches of classical problems and set what is found beside the known values.
 
-    python experiments/continuation.py
+    python -m experiments.continuation
 
 Writes experiments/results/continuation.json and draws four branches in docs/images.
 """
@@ -8,7 +8,6 @@ Writes experiments/results/continuation.json and draws four branches in docs/ima
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments import classical as problems  # noqa: E402
-from experiments.results import ROOT, Record  # noqa: E402
-from homotopy_deq.plotting import save  # noqa: E402
-from homotopy_deq.plotting_branch import branch_figure  # noqa: E402
-from solvers import ODE, ArcLength, Equilibrium, InitialValue, Status, solve  # noqa: E402
-from solvers.homotopy import (  # noqa: E402
+from experiments import classical as problems
+from experiments.results import ROOT, Record
+from homotopy_deq.plotting import save
+from homotopy_deq.plotting_branch import branch_figure
+from solvers import ODE, ArcLength, Equilibrium, InitialValue, Status, solve
+from solvers.homotopy import (
     Branch,
     Continuation,
     FixedPoint,
@@ -32,8 +29,8 @@ from solvers.homotopy import (  # noqa: E402
     StepControl,
     trace,
 )
-from solvers.homotopy.stability import leading_eigenvalues  # noqa: E402
-from solvers.homotopy.trace import TRACKER  # noqa: E402
+from solvers.homotopy.stability import leading_eigenvalues
+from solvers.homotopy.trace import TRACKER
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Count the false certificates of every rule where the true probability is known.
 
-    python experiments/coverage.py
+    python -m experiments.coverage
 
 G is the base classifier that is certified, S what was computed in its place. A certificate is
 false where the reported lower bound exceeds P(G = A). At level alpha, a sound rule's false
@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,9 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import binom
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq.certification.sequence import BettingSequence, Decision  # noqa: E402
-from homotopy_deq.certification.statistics import (  # noqa: E402
+from experiments.results import Record
+from homotopy_deq.certification.sequence import BettingSequence, Decision
+from homotopy_deq.certification.statistics import (
     audited_lower,
     clopper_pearson,
     product_lower,

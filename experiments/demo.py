@@ -1,6 +1,6 @@
 """Train a HomoODE on the built-in digits, then take its weights through other forward passes.
 
-    python experiments/demo.py            (or: make demo)
+    python -m experiments.demo            (or: make demo)
 
 The flow dz/dt = f(z; x) - z is trained with a penalty on the residual at its end, so it ends near
 the equilibrium z* = f(z*; x), and any solver of that equation can stand in for it. One table
@@ -11,6 +11,7 @@ accuracies differ by more than half a point, or one is below 97%.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +20,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq import plotting  # noqa: E402
-from homotopy_deq.cli.names import Path as Pass  # noqa: E402
-from homotopy_deq.cli.paths import trajectory  # noqa: E402
-from homotopy_deq.cli.report import evaluation_table  # noqa: E402
-from homotopy_deq.cli.spec import resolve  # noqa: E402
-from homotopy_deq.data import loader  # noqa: E402
-from homotopy_deq.training import (  # noqa: E402
+from experiments.results import ROOT, Record
+from homotopy_deq import plotting
+from homotopy_deq.cli.names import Path as Pass
+from homotopy_deq.cli.paths import trajectory
+from homotopy_deq.cli.report import evaluation_table
+from homotopy_deq.cli.spec import resolve
+from homotopy_deq.data import loader
+from homotopy_deq.training import (
     Bar,
     Evaluation,
     Objective,
@@ -110,6 +109,7 @@ def main(config: Config, *, publish: bool = False) -> bool:
     record.write(result, config.folder)
     if publish:
         record.write(result)
+        shutil.copy(plots / "residuals.png", ROOT / "docs" / "images" / "forward_passes.png")
     agree = spread <= SPREAD and min(accuracies) >= ACCURACY
     console.print(
         f"Accuracies {'agree' if agree else 'do not agree'}: {min(accuracies):.2%} to "
@@ -122,6 +122,6 @@ def main(config: Config, *, publish: bool = False) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
-    parser.add_argument("--publish", action="store_true", help="write experiments/results, too")
+    parser.add_argument("--publish", action="store_true", help="write the committed results, too")
     chosen = parser.parse_args()
     sys.exit(0 if main(Config(seed=chosen.seed), publish=chosen.publish) else 1)

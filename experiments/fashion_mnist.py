@@ -1,6 +1,6 @@
 """Train the rest-point HomoODE on 10,000 images of Fashion-MNIST; kill a second run and resume it.
 
-    python experiments/fashion_mnist.py --data DIR
+    python -m experiments.fashion_mnist --data DIR
 
 Runs `homotopy-deq train --model homoode --dataset fashion-mnist --limit 10000 --epochs 3` twice:
 once undisturbed, and once killed with SIGKILL in the middle of the second epoch and resumed. The
@@ -24,11 +24,8 @@ from typing import Any
 
 from rich.console import Console
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq.training import CHECKPOINT, load_checkpoint  # noqa: E402
+from experiments.results import ROOT, Record
+from homotopy_deq.training import CHECKPOINT, load_checkpoint
 
 SOLVERS = ("rk4", "dopri5", "anderson", "steady-state")
 

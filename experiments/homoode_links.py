@@ -1,6 +1,6 @@
 """What links the flow of a trained HomoODE to the equilibrium of the same weights.
 
-    python experiments/homoode_links.py [run folder]
+    python -m experiments.homoode_links [run folder]
 
 Trains a rest-point HomoODE dz/dt = f(z; x) - z on the built-in digits, as `demo.py` does but for
 fewer epochs (or takes the checkpoint of a run), and in float64, with the same weights:
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq.cli.spec import load_model, resolve  # noqa: E402
-from homotopy_deq.layers import FlowLayer  # noqa: E402
-from homotopy_deq.models import ImageModel  # noqa: E402
-from homotopy_deq.training import train  # noqa: E402
-from solvers import (  # noqa: E402
+from experiments.results import Record
+from homotopy_deq.cli.spec import load_model, resolve
+from homotopy_deq.layers import FlowLayer
+from homotopy_deq.models import ImageModel
+from homotopy_deq.training import train
+from solvers import (
     Anderson,
     ArcLength,
     Broyden,

@@ -94,8 +94,10 @@ def device() -> str:
 
 def command() -> str:
     """Return what was typed, without this machine's folders."""
-    words = [_plain(Path(word)) if Path(word).is_absolute() else word for word in sys.argv]
-    return " ".join(["python", *map(str, words)])
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [_plain(Path(sys.argv[0]))]
+    words = [_plain(Path(word)) if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join(["python", *map(str, program + words)])
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Measure memory and time of one implicit layer from CIFAR's size to ImageNet's.
 
-    python experiments/scaling.py
+    python -m experiments.scaling
 
 For a state of C x H x W numbers a sample, Anderson keeps 2 m of them and the loop about 6 more;
 `Implicit` adds one evaluation's activations to that and `Unroll` one per step. Each case runs in a
@@ -16,18 +16,15 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import Record  # noqa: E402
-from homotopy_deq import Anderson, Implicit, ImplicitLayer, Unroll  # noqa: E402
-from homotopy_deq.cells import ConvCell  # noqa: E402
+from experiments.results import Record
+from homotopy_deq import Anderson, Implicit, ImplicitLayer, Unroll
+from homotopy_deq.cells import ConvCell
 
 SHAPES = {
     "CIFAR-10, batch 64": (64, 64, 16, 16),
@@ -87,7 +84,7 @@ def main(config: Config) -> None:
     for name in SHAPES:
         for gradient in ("Implicit", "Unroll"):
             with console.status(f"{name}, {gradient}"):
-                words = [sys.executable, __file__, name, gradient]
+                words = [sys.executable, "-m", "experiments.scaling", name, gradient]
                 done = subprocess.run(words, capture_output=True, text=True, check=True)
             row = json.loads(done.stdout.splitlines()[-1])
             result[f"{name}, {gradient}"] = row

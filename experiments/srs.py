@@ -1,7 +1,7 @@
 """Print the table of Serialized Randomized Smoothing beside ours, and what differs.
 
-    python experiments/srs.py --dataset digits
-    python experiments/srs.py --dataset fashion-mnist --data DIR
+    python -m experiments.srs --dataset digits
+    python -m experiments.srs --dataset fashion-mnist --data DIR
 
 Uses the contractive DEQ of `experiments/certify.py` (sigma 0.5, trained there if it is missing)
 and certifies the same images by full solves, by the paper's rule with 3 and 1 steps, which is NOT
@@ -10,7 +10,6 @@ SOUND and gives no certificates, and by the sound policies that take its place.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from experiments.certify import MODELS, Config, config_of, run, sampled, train  # noqa: E402
-from experiments.kept import made  # noqa: E402
-from experiments.results import Record  # noqa: E402
-from homotopy_deq.certification import Journal  # noqa: E402
-from homotopy_deq.certification.journal import ESTIMATES  # noqa: E402
-from homotopy_deq.certification.summary import Summary  # noqa: E402
+from experiments.certify import MODELS, Config, config_of, run, sampled, train
+from experiments.kept import made
+from experiments.results import Record
+from homotopy_deq.certification import Journal
+from homotopy_deq.certification.journal import ESTIMATES
+from homotopy_deq.certification.summary import Summary
 
 SIGMA = 0.5
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

@@ -1,6 +1,6 @@
 """Success of solvers on random equilibria z = tanh(W z + b), and what a success costs.
 
-    python experiments/tanh_suite.py [n] [draws] [float32|float64] [gain ...]
+    python -m experiments.tanh_suite [n] [draws] [float32|float64] [gain ...]
 
 W_ij ~ N(0, gain^2/n), b ~ N(0, 1/4), from 0; solved means ||f(z) - z|| <= tolerance ||f(z)||,
 checked here for every solver alike. `reference_tracker.py` says which draws have a root that the
@@ -21,18 +21,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.reference_tracker import track  # noqa: E402
-from experiments.results import Record  # noqa: E402
-from solvers import (  # noqa: E402
+from experiments.reference_tracker import track
+from experiments.results import Record
+from solvers import (
     Anderson,
     ArcLength,
     Continuation,

@@ -1,6 +1,6 @@
 """Train a deliberately unstable DEQ under Robust and under Anderson alone.
 
-    python experiments/unstable_training.py
+    python -m experiments.unstable_training
 
 A dense tanh cell whose recurrent weights start at spectral radius 3 classifies the built-in digits.
 Anderson fails on many samples: what it returns for them is no equilibrium, and the implicit
@@ -12,7 +12,6 @@ start each sample at its equilibrium of the epoch before (warm starts).
 from __future__ import annotations
 
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from experiments.results import ROOT, Record  # noqa: E402
-from homotopy_deq import Anderson, ImplicitLayer, NewtonKrylov, Robust  # noqa: E402
-from homotopy_deq.cells import DenseCell  # noqa: E402
-from homotopy_deq.plotting import save  # noqa: E402
-from solvers import GMRES, ArcLength, Implicit, Solver, solved_by  # noqa: E402
+from experiments.results import ROOT, Record
+from homotopy_deq import Anderson, ImplicitLayer, NewtonKrylov, Robust
+from homotopy_deq.cells import DenseCell
+from homotopy_deq.plotting import save
+from solvers import GMRES, ArcLength, Implicit, Solver, solved_by
 
 
 @dataclass(frozen=True)

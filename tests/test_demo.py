@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_the_demo_finds_its_forward_passes_in_agreement(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "demo.py")],
+        [sys.executable, "-m", "experiments.demo"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -14,6 +14,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +120,19 @@ def test_script_of_forty_lines_trains_as_without_its_bad_sample() -> None:
 
 def commands(page: Path) -> Iterator[list[str]]:
     """Yield the words of each command that a page offers: the lines of its sh blocks, and what
-    stands in `backticks` and begins with the name of our program or of a script."""
+    stands in `backticks` and begins with the name of our program or with python -m."""
     for _, code in blocks(page, "sh"):
         yield from (words for line in code.splitlines() if (words := shlex.split(line, True)))
     for span in re.findall(r"`([^`]+)`", page.read_text()):
         words = span.split()
         if words[:1] == ["homotopy-deq"] and len(words) > 2 and words[1] != "COMMAND":
             yield words
-        if words[:1] == ["python"] and len(words) > 1 and words[1].endswith(".py"):
+        if words[:2] == ["python", "-m"]:
             yield words
 
 
 def check(words: list[str]) -> None:
-    """Raise if a command is none: an unknown program, subcommand, option, target or file."""
+    """Raise if a command is none: an unknown program, subcommand, option, target or module."""
     if words[0] == "homotopy-deq":
         program: Any = typer.main.get_command(app)
         context = program.context_class(program)
@@ -140,9 +141,11 @@ def check(words: list[str]) -> None:
         command.make_context(words[1], words[2:], context)  # parses, and runs nothing
     elif words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), words
-    elif words[0] in ("python", "torchrun") and words[1].endswith(".py"):
-        source = (ROOT / words[1]).read_text()
-        assert all(word.split("=")[0] in source for word in words[2:] if word.startswith("--"))
+    elif words[:2] == ["python", "-m"]:
+        found = find_spec(words[2])
+        assert found is not None and found.origin is not None, words
+        source = "".join(file.read_text() for file in Path(found.origin).parent.glob("*.py"))
+        assert all(word.split("=")[0] in source for word in words[3:] if word.startswith("--"))
     elif words[:3] == ["pip", "install", "-e"]:
         assert (ROOT / words[3] / "pyproject.toml").exists()
     else:

@@ -1,0 +1,1 @@
+"""One experiment a file: `python -m experiments.NAME`, from the root of a clone."""

@@ -1,0 +1,49 @@
+"""Rewrite the tables of the pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.results import ROOT
+
+from .certifying import certified, coverage, srs
+from .solving import agreement, bench, demo, gains
+from .summary import DIGITS, FASHION, summary
+from .training import fashion, step
+
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+
+
+def pages() -> dict[Path, str]:
+    """Return what stands between the marks of each page."""
+    parts = (
+        demo(),
+        agreement(),
+        gains(),
+        bench(),
+        fashion(),
+        step(),
+        certified(*DIGITS),
+        certified(*FASHION),
+        srs(),
+        coverage(),
+    )
+    return {
+        ROOT / "README.md": summary(),
+        ROOT / "docs" / "results.md": "\n\n".join(parts),
+    }
+
+
+def shown(page: Path) -> str:
+    """Return what a page has between its marks."""
+    return page.read_text().split(BEGIN)[1].split(END)[0].strip()
+
+
+def main() -> None:
+    for page, text in pages().items():
+        head, rest = page.read_text().split(BEGIN)
+        page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
