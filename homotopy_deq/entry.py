@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from solvers import Equilibrium, Solution
 from solvers.solver import named
 
+from .cells.cell import hook
+
 
 def check_rule(gradient: object) -> None:
     """Raise TypeError unless an object is a gradient rule."""
@@ -20,8 +22,8 @@ def check_rule(gradient: object) -> None:
 
 def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
     """Return the tensors that a cell receives beside z: its own, or x."""
-    make: Callable[[Any], Any] | None = getattr(cell, "condition", None)
-    if not callable(make):
+    make = hook(cell, "condition")
+    if make is None:
         if not isinstance(x, Tensor):
             raise _not_one(x)
         return (x,)
@@ -36,8 +38,8 @@ def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
 
 def start_of(cell: nn.Module, x: Any) -> Tensor:
     """Return the start of a solve: the cell's, or zero of x's shape."""
-    make: Callable[[Any], Tensor] | None = getattr(cell, "initial", None)
-    if not callable(make):
+    make = hook(cell, "initial")
+    if make is None:
         return _zero(x)
     z0 = make(x)
     if not isinstance(z0, Tensor):
@@ -74,7 +76,7 @@ def explain(
         with torch.no_grad():
             problem(z0)
     except (RuntimeError, ValueError) as fault:
-        own = callable(getattr(cell, "initial", None))
+        own = hook(cell, "initial") is not None
         start = "z0" if given else "initial(x)" if own else "zero of x's shape"
         advice = (
             "Is this the shape of the state?"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from typing import get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from solvers import Equilibrium, InitialValue, Solver
+from solvers import Equilibrium, InitialValue, MonotoneInclusion, Solver
 from solvers.solver import named
 
+from .cells.cell import hook
 from .twin import held
 
 
@@ -26,11 +27,12 @@ def equation_of(
         coupled: whether the rows are one system, see `Equilibrium`.
     """
     cell = held(cell)
-    make: Callable[[tuple[Tensor, ...]], Equilibrium] | None = getattr(cell, "equation", None)
-    if not callable(make):
+    make = hook(cell, "equation")
+    if make is None:
         return Equilibrium(
             cell, condition, coupled=coupled, rowwise=not coupled and declares_rowwise(cell)
         )
+    equation: Equilibrium
     if torch.is_inference_mode_enabled():  # no graph may hold what is computed under it
         with torch.inference_mode(False), torch.no_grad():
             equation = make(condition)
@@ -55,6 +57,21 @@ def declares_rowwise(cell: nn.Module) -> bool:
     return False
 
 
+def posed_by(cell: nn.Module) -> type[Equilibrium]:
+    """Return the kind of equation that a cell says it poses.
+
+    One with an `equation` of its own says so in what that is annotated to return. Where it is not
+    annotated, any structure may come: whether a solver answers it is seen at the first solve.
+    """
+    if hook(cell, "equation") is None:
+        return Equilibrium
+    try:
+        said = get_type_hints(cell.equation).get("return", MonotoneInclusion)
+    except (NameError, TypeError):
+        return MonotoneInclusion
+    return said if isinstance(said, type) and issubclass(said, Equilibrium) else Equilibrium
+
+
 def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:
     """Return the kind of equation that a solver answers, or raise TypeError if it is none."""
     if not isinstance(solver, Solver):
@@ -62,12 +79,3 @@ def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:
             f"solver must be a Solver such as Anderson() or ODE(); got {named(solver)}."
         )
     return solver.answers
-
-
-def check_answers(solver: object, wanted: type, instead: str) -> None:
-    """Raise TypeError unless a solver answers the kind of equation that a layer poses."""
-    if answered_by(solver) is not wanted:
-        raise TypeError(
-            f"{type(solver).__name__} answers an {answered_by(solver).__name__}, where an "
-            f"{wanted.__name__} is solved. Use {instead}, or another solver."
-        )

@@ -23,13 +23,14 @@ from solvers import (
     solve,
 )
 from solvers.caller import warn_caller
+from solvers.driver import check_answers
 from solvers.guard import Guard
 from solvers.problem import check_time
-from solvers.solver import named
 from solvers.transforms import check_untransformed, uncompiled
 
+from .cells.cell import check_cell
 from .entry import check_rule, condition_of, explain, start_of
-from .equations import answered_by, check_answers, equation_of
+from .equations import answered_by, equation_of, posed_by
 from .finite import finite_rows, put_back, rows_of
 from .twin import twin
 
@@ -50,7 +51,7 @@ class Layer(nn.Module):
     returns the `Solution`, which carries every sample's status, and neither warns nor raises.
 
     Arguments:
-        cell: a module `cell(z, x)`; see `homotopy_deq.cells` for what else it may define.
+        cell: a module `cell(z, x)`; see `homotopy_deq.cells.Cell` for what else it may define.
         t1: where the flow ends, or where one ends that `with_solver` puts in its place.
         on_failure: what `layer(x)` does if a sample did not converge: "warn" (a
             `ConvergenceWarning`), "raise" (a `SolveError`) or "ignore".
@@ -69,8 +70,7 @@ class Layer(nn.Module):
         self, cell: nn.Module, t1: float, on_failure: OnFailure, coupled: bool = False
     ) -> None:
         super().__init__()
-        if not isinstance(cell, nn.Module):
-            raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {named(cell)}.")
+        check_cell(cell)
         if on_failure not in get_args(OnFailure):
             raise ValueError(
                 f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
@@ -117,7 +117,7 @@ class Layer(nn.Module):
         Raises:
             TypeError: this flow has no rest point, and the solver is one of equilibria.
         """
-        flows = answered_by(solver) is InitialValue
+        flows = issubclass(answered_by(solver), InitialValue)
         if not flows and not self.rest_point:
             raise TypeError(
                 f"{type(solver).__name__} finds equilibria, and dz/dt = f(z; x) (rest_point=False) "
@@ -249,7 +249,7 @@ class ImplicitLayer(Layer):
         coupled: bool = False,
     ) -> None:
         super().__init__(cell, t1, on_failure, coupled)
-        check_answers(solver, Equilibrium, "FlowLayer")
+        check_answers(solver, posed_by(cell), "a FlowLayer for this solver")
         check_rule(gradient)
         self.solver = solver
         self.gradient = gradient
@@ -299,9 +299,9 @@ class FlowLayer(Layer):
     ) -> None:
         end = (HORIZON if rest_point else 1.0) if t1 is None else t1
         super().__init__(cell, end, on_failure, coupled)
-        check_answers(solver, InitialValue, "ImplicitLayer")
+        check_answers(solver, InitialValue, "an ImplicitLayer for this solver")
         if polish is not None:
-            check_answers(polish, Equilibrium, "FlowLayer")
+            check_answers(polish, posed_by(cell))
             if not rest_point:
                 raise TypeError("polish needs rest_point=True: dz/dt = f(z; x) has no equilibrium.")
         self.solver = solver

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -45,7 +45,8 @@ class Then(Solver[Equilibrium, ThenState]):
     solver that did not end NONFINITE. The tolerances are those of the solvers.
 
     Arguments:
-        *solvers: at least one solver of an `Equilibrium`.
+        *given: at least one solver of an `Equilibrium`.
+        solvers: the same, as `dataclasses.replace` gives them.
 
     Raises:
         TypeError: an argument is not a solver of an `Equilibrium`.
@@ -53,17 +54,26 @@ class Then(Solver[Equilibrium, ThenState]):
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
     evaluates: ClassVar[bool] = False
+    rtol: float = field(init=False)
+    atol: float = field(init=False)
+    max_steps: int = field(init=False)
     solvers: tuple[Solver[Equilibrium, Any], ...] = ()
 
-    def __init__(self, *solvers: Solver[Equilibrium, Any]) -> None:
+    def __init__(
+        self,
+        *given: Solver[Equilibrium, Any],
+        solvers: tuple[Solver[Equilibrium, Any], ...] = (),
+    ) -> None:
+        solvers = given or solvers
         if not solvers:
             raise ValueError("Then needs at least one solver, as in Then(Anderson(), ...).")
         for solver in solvers:
-            if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
+            if not isinstance(solver, Solver) or not issubclass(solver.answers, Equilibrium):
                 raise TypeError(f"Then takes solvers of an Equilibrium; got {named(solver)}.")
         last = solvers[-1]
-        settings = {"rtol": last.rtol, "atol": last.atol, "max_steps": len(solvers)}
-        for name, value in {**settings, "solvers": solvers}.items():
+        settings: dict[str, Any] = {"rtol": last.rtol, "atol": last.atol, "max_steps": len(solvers)}
+        strictest = max((each.answers for each in solvers), key=lambda kind: len(kind.__mro__))
+        for name, value in {**settings, "answers": strictest, "solvers": solvers}.items():
             object.__setattr__(self, name, value)
 
     def loosened(self, rtol: float) -> Then:

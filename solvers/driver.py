@@ -95,16 +95,31 @@ def _thaw(value: Any) -> Any:
 
 def check_kind(problem: object, solver: object) -> None:
     """Raise TypeError unless the solver answers this kind of problem."""
+    check_answers(solver, type(problem))
+
+
+def check_answers(solver: object, kind: type, layer: str = "") -> None:
+    """Raise TypeError unless an object is a solver that answers a kind of problem.
+
+    Arguments:
+        solver: what was given.
+        kind: the class of the problem.
+        layer: what poses the other of the two equations in the place of the caller.
+    """
     if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a Solver such as Anderson(); got {named(solver)}.")
-    wanted = solver.answers
-    if not isinstance(problem, wanted):
-        flows = isinstance(problem, InitialValue)
-        instead = "ODE or RungeKutta" if flows else "Anderson, Flow, ..."
         raise TypeError(
-            f"{type(solver).__name__} answers an {wanted.__name__}; got "
-            f"{type(problem).__name__}. Use {instead} for it."
+            f"solver must be a Solver such as Anderson() or ODE(); got {named(solver)}."
         )
+    if issubclass(kind, solver.answers):
+        return
+    wanted = solver.answers.__name__
+    fitting = "ODE or RungeKutta" if issubclass(kind, InitialValue) else "Anderson, Flow, ..."
+    if issubclass(solver.answers, kind):
+        layer = "a cell that offers the structure, such as MonotoneCell"
+    raise TypeError(
+        f"{type(solver).__name__} answers {'an' if wanted[0] in 'EI' else 'a'} {wanted}; got "
+        f"{kind.__name__}. Use {fitting} for it{', or ' * bool(layer)}{layer}."
+    )
 
 
 def _loop(

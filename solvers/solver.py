@@ -57,7 +57,7 @@ class Solver(ABC, Generic[P, S]):
     sample see another, and both must be differentiable where they are used under `Unroll`.
 
     Attributes:
-        answers: the kind of problem.
+        answers: the kind of problem; a ladder with a splitting in it answers what that one does.
         evaluates: whether `fz` of every state is the map's value at its `z`. Paths, whose
             correctors work on another equation, and ladders of solvers do without.
 

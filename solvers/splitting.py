@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -131,6 +132,7 @@ class ReflectedState(State):
 @dataclass(frozen=True)
 class _Splitting(Solver[Equilibrium, S]):
     max_steps: int = field(default=1000, kw_only=True)
+    answers: ClassVar[type[Equilibrium]] = MonotoneInclusion
     step_size: float | None = None
 
     def __post_init__(self) -> None:
@@ -141,15 +143,6 @@ class _Splitting(Solver[Equilibrium, S]):
     @abstractmethod
     def best(self, m: float, norm: float) -> float:
         """Return the step size of the best proved rate."""
-
-    def _inclusion(self, problem: Equilibrium) -> MonotoneInclusion:
-        if not isinstance(problem, MonotoneInclusion):
-            raise TypeError(
-                f"{type(self).__name__} answers a MonotoneInclusion, z = P(W z + x); got "
-                f"{type(problem).__name__}. Use Anderson() for it, or a cell that offers the "
-                "structure, such as MonotoneCell."
-            )
-        return problem
 
     def _alpha(self, problem: MonotoneInclusion) -> float:
         if self.step_size is not None:
@@ -193,11 +186,11 @@ class ForwardBackward(_Splitting[ForwardState]):
         return m / norm**2
 
     def init(self, problem: Equilibrium, z0: Tensor) -> ForwardState:
-        inclusion = self._inclusion(problem)
+        inclusion = cast("MonotoneInclusion", problem)
         return self._at(inclusion, z0, self._alpha(inclusion))
 
     def step(self, problem: Equilibrium, state: ForwardState) -> ForwardState:
-        inclusion = self._inclusion(problem)
+        inclusion = cast("MonotoneInclusion", problem)
         z = inclusion.prox(torch.lerp(state.z, state.image, state.alpha))
         return self._at(inclusion, z, state.alpha)
 
@@ -210,7 +203,7 @@ class ForwardBackward(_Splitting[ForwardState]):
 @dataclass(frozen=True)
 class _Reflecting(_Splitting[ReflectedState]):
     def init(self, problem: Equilibrium, z0: Tensor) -> ReflectedState:
-        inclusion = self._inclusion(problem)
+        inclusion = cast("MonotoneInclusion", problem)
         if inclusion.resolvent is None:
             raise TypeError(
                 f"{type(self).__name__} needs a problem with a resolvent, and this one has none. "
@@ -225,7 +218,7 @@ class _Reflecting(_Splitting[ReflectedState]):
         return ReflectedState(z0, fz, relative(fz - z0, fz), u, alpha, inverse)
 
     def step(self, problem: Equilibrium, state: ReflectedState) -> ReflectedState:
-        inclusion, u, alpha = self._inclusion(problem), state.u, state.alpha
+        inclusion, u, alpha = cast("MonotoneInclusion", problem), state.u, state.alpha
         v = 2 * inclusion.prox(u) - u
         y = state.inverse(v + alpha * inclusion.x).to(u.dtype)
         u = self.moved(u, 2 * y - v)

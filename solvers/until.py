@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -51,19 +51,27 @@ class Until(Solver[Equilibrium, UntilState]):
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
     evaluates: ClassVar[bool] = False  # it ends at f(z), of which f is not evaluated
+    rtol: float = field(init=False)
+    atol: float = field(init=False)
+    max_steps: int = field(init=False)
     solver: Solver[Equilibrium, Any]
     decision: Decision
 
     def __init__(self, solver: Solver[Equilibrium, Any], decision: Decision) -> None:
-        if not isinstance(solver, Solver) or solver.answers is not Equilibrium:
+        if not isinstance(solver, Solver) or not issubclass(solver.answers, Equilibrium):
             raise TypeError(f"Until takes a solver of an Equilibrium; got {named(solver)}.")
         if not solver.evaluates:
             raise TypeError(
                 f"Until decides on f(z) at each state, which {type(solver).__name__} does not "
                 "keep. Use a solver that evaluates f at every iterate, such as Anderson()."
             )
-        settings = {"rtol": solver.rtol, "atol": solver.atol, "max_steps": solver.max_steps}
-        for name, value in {**settings, "solver": solver, "decision": decision}.items():
+        settings: dict[str, Any] = {
+            "rtol": solver.rtol,
+            "atol": solver.atol,
+            "max_steps": solver.max_steps,
+        }
+        settings |= {"answers": solver.answers, "solver": solver, "decision": decision}
+        for name, value in settings.items():
             object.__setattr__(self, name, value)
 
     def loosened(self, rtol: float) -> Until:

@@ -1,0 +1,94 @@
+"""What a cell is, and what it may define beside `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os.path import commonprefix
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from solvers import Equilibrium
+from solvers.solver import named
+
+
+class Cell(Protocol):
+    """A module `cell(z, x)` that maps a state and a condition to the next state or a velocity.
+
+    Nothing but `forward` has to be there. A name that is one slip away from one of the others is
+    refused when a layer is built, for it would never be called.
+
+    Attributes:
+        rowwise: a class attribute beside `forward`; True promises that row i of the output depends
+            on row i of the inputs alone, and that `forward` draws no random numbers and writes into
+            none of its arguments. A solve is then spared the evaluation that checks it
+            (`Solution.checks`) and a copy of its inputs.
+    """
+
+    rowwise: ClassVar[bool] = False
+
+    def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Evaluate f(z; x), of z's shape, (B, ...)."""
+        ...
+
+    def condition(self, x: Any) -> tuple[Tensor, ...]:
+        """Return the tensors, batch first, with which `cell(z, *condition)` is iterated: (x,).
+
+        Called once per solve, so what depends on x alone is computed here once, and a dropout mask
+        that is drawn here stays the same.
+        """
+        ...
+
+    def initial(self, x: Any) -> Tensor:
+        """Return the start of a solve, (B, ...): zero of x's shape."""
+        ...
+
+    def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
+        """Return the equation that is solved: `Equilibrium(cell, condition)`.
+
+        Called once per solve, so what depends on the parameters alone is computed here once
+        (gradients reach them through it), and the problem can offer the structure that some solvers
+        need: `ContractiveCell` and `MonotoneCell` return a `MonotoneInclusion`, and are annotated
+        to, which is how a layer knows before it solves.
+        """
+        ...
+
+
+HOOKS = ("condition", "initial", "equation")
+
+
+def hook(cell: nn.Module, name: str) -> Callable[..., Any] | None:
+    """Return a method of `Cell` that a cell defines, or None."""
+    found: Callable[..., Any] | None = getattr(cell, name, None)
+    return found
+
+
+def check_cell(cell: object) -> None:
+    """Raise TypeError unless an object is a module, each of whose hooks is spelt right and called.
+
+    A slip is a letter too many, too few, another, or two turned round: nothing else is certain.
+    `conditions` and `precondition` hold the word and are names of their own, as is `_initial`.
+    """
+    if not isinstance(cell, nn.Module):
+        raise TypeError(f"cell must be a torch.nn.Module, cell(z, x); got {named(cell)}.")
+    kind, names = type(cell).__name__, [n for n in dir(cell) if not n.startswith("_")]
+    for word in HOOKS:
+        if not callable(getattr(cell, word, print)):
+            raise TypeError(
+                f"{word} of {kind} must be a method, see homotopy_deq.cells.Cell; got "
+                f"a {type(getattr(cell, word)).__name__}. Give it another name."
+            )
+    for word in (*HOOKS, "rowwise"):
+        if word not in names and (wrong := next((n for n in names if _slipped(n, word)), None)):
+            raise TypeError(
+                f"{kind} defines {wrong}, which nothing calls; did you mean {word}? "
+                "See homotopy_deq.cells.Cell; if not, give it another name."
+            )
+
+
+def _slipped(name: str, word: str) -> bool:
+    """Say whether one slip of the finger makes `name` of `word`, and no word of its own."""
+    same = len(commonprefix([name, word]))
+    a, b = name[same:], word[same:]
+    slips = (a[1:] == b, a == b[1:], a[1:] == b[1:], a[2:] == b[2:] and a[:2] == b[1::-1])
+    return word not in name and any(slips)
