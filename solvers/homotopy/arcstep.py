@@ -16,7 +16,7 @@ from ..rows import scatter
 from ..solver import Solver, State
 from .curve import Curve, Factors
 from .family import Family
-from .predictor import Knot
+from .predictor import Cubic, Knot
 
 NEAR = 1e-2  # of a step's length: what Newton's method may still correct where chords arrived
 RANK = 0.1  # a tangent t with ||G' t|| above it is none: G' has lost rank, or GMRES its way
@@ -68,6 +68,11 @@ class ArcState(State):
     def last(self) -> Knot:
         """The point before it."""
         return Knot(self.last_w, self.last_tangent)
+
+    @property
+    def piece(self) -> Cubic:
+        """The path between the two."""
+        return Cubic(self.last, self.here, self.gap)
 
     @property
     def factors(self) -> Factors | None:

@@ -13,8 +13,7 @@ from ..linear import GMRES
 from ..newton import NewtonKrylov
 from ..status import Status
 from .curve import Curve
-from .endgame import where_crossed
-from .predictor import Knot, hermite
+from .predictor import Cubic, Knot
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,21 @@ class Branch:
         """Return the points w in the coordinates of `Curve`, (T, n + 1)."""
         return self.curve.join(self.z, self.lam)
 
+    @property
+    def cubics(self) -> Cubic:
+        """The path between each two points."""
+        w, t = self.points(), self.tangent
+        return Cubic(Knot(w[:-1], t[:-1]), Knot(w[1:], t[1:]), self.s[1:] - self.s[:-1])
+
     def refined(self, parts: int = 8) -> tuple[Tensor, Tensor]:
         """Return z, (T', ...), and lambda, (T',), of the cubics between the points, to be drawn.
 
         Arguments:
             parts: points for each step; T' = (T - 1) parts + 1.
         """
-        w = self.points()
-        last, here = Knot(w[:-1], self.tangent[:-1]), Knot(w[1:], self.tangent[1:])
-        gap = self.s[1:] - self.s[:-1]
-        pieces = [hermite(last, here, gap, torch.full_like(gap, k / parts)) for k in range(parts)]
-        between = torch.stack(pieces, dim=1).flatten(0, 1)
-        return self.curve.split(torch.cat((between, w[-1:])))
+        shares = [torch.full_like(self.s[1:], k / parts) for k in range(parts)]
+        between = torch.stack([self.cubics.at(share) for share in shares], dim=1).flatten(0, 1)
+        return self.curve.split(torch.cat((between, self.points()[-1:])))
 
     def roots(self, lam: float, rtol: float | None = None) -> Tensor:
         """Return the roots at one lambda, (R, ...), in the order in which the branch meets them.
@@ -122,11 +124,7 @@ class Branch:
         first = (side[1:] != side[:-1]).nonzero().squeeze(1)
         if first.numel() == 0:
             return self.z[:0]
-        w = self.points()
-        last = Knot(w[first], self.tangent[first])
-        here = Knot(w[first + 1], self.tangent[first + 1])
-        # `where_crossed` reads no equations, so one curve serves all crossings.
-        at = where_crossed(self.curve, last, here, self.s[first + 1] - self.s[first], lam)
+        at = self.cubics.rows(first).crossing(lam * self.curve.scales[1])
         guesses, _ = self.curve.split(at)
         tolerance = precise(self.z.dtype) if rtol is None else rtol
         solver = NewtonKrylov(rtol=tolerance, max_steps=30, linear=GMRES(guesses[0].numel()))

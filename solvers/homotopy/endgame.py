@@ -16,28 +16,8 @@ from ..solver import Solver, State, earned, residual_norm, start
 from ..status import Status
 from .arcstep import ArcState
 from .curve import Curve, Factors
-from .predictor import Knot, hermite
 
-BISECTIONS = 14  # places the crossing to 1e-4 of a step: it is polished anyway
 CHORDS = 15  # corrections with one factorisation, each at half the residual or less
-
-
-def where_crossed(curve: Curve, last: Knot, here: Knot, gap: Tensor, level: float = 1.0) -> Tensor:
-    """Return the point w of the cubic between two points at which lambda = level.
-
-    Where lambda is on the same side of the level at both points, any point between is returned.
-    """
-    high = torch.ones_like(gap)
-    low = torch.zeros_like(gap)
-    first = Knot(last.y[:, -1:], last.slope[:, -1:])  # lambda alone
-    second = Knot(here.y[:, -1:], here.slope[:, -1:])
-    level = level * curve.scales[1]
-    before = last.y[:, -1] >= level
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        left = (hermite(first, second, gap, middle)[:, 0] >= level) == before
-        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
-    return hermite(last, here, gap, high)
 
 
 def finish(
@@ -51,7 +31,7 @@ def finish(
         curve: the path's equations.
         state: behind the crossing; where its Jacobians are formed chords are tried first.
     """
-    crossing, _ = curve.split(where_crossed(curve, state.last, state.here, state.gap))
+    crossing, _ = curve.split(state.piece.crossing(curve.scales[1]))
     if state.factors is None:
         return run(problem, solver, crossing, first=state.first)
     found = chord_root(problem, curve, state.factors, crossing, solver, state.first)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..norms import expand
 
+BISECTIONS = 14  # places a crossing to 1e-4 of a step: it is polished anyway
+
 
 @dataclass(frozen=True)
 class Knot:
@@ -23,6 +25,59 @@ class Knot:
 
     y: Tensor
     slope: Tensor
+
+    def ahead(self, ds: Tensor) -> Tensor:
+        """Return y a parameter ds, (B,), on along the slope."""
+        return self.y + expand(ds, self.y) * self.slope
+
+    def rows(self, index: Tensor) -> Knot:
+        """Return the points `index` alone."""
+        return Knot(self.y[index], self.slope[index])
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """The cubic through two points of a path and their slopes, for each sample.
+
+    Arguments:
+        last: the first point.
+        here: the second.
+        gap: what the parameter grows by between the two, (B,).
+    """
+
+    last: Knot
+    here: Knot
+    gap: Tensor
+
+    def at(self, t: Tensor) -> Tensor:
+        """Return the point a share t, (B,), of the way from the first point to the second."""
+        t, gap = expand(t, self.here.y), expand(self.gap, self.here.y)
+        t2, t3 = t * t, t * t * t
+        return (
+            (2 * t3 - 3 * t2 + 1) * self.last.y
+            + (t3 - 2 * t2 + t) * gap * self.last.slope
+            + (3 * t2 - 2 * t3) * self.here.y
+            + (t3 - t2) * gap * self.here.slope
+        )
+
+    def crossing(self, level: float) -> Tensor:
+        """Return the point at which the last coordinate, lambda's, is `level`, (B, n + 1).
+
+        Where that is on the same side of the level at both ends, any point between is returned.
+        """
+        high, low = torch.ones_like(self.gap), torch.zeros_like(self.gap)
+        ends = (Knot(each.y[:, -1:], each.slope[:, -1:]) for each in (self.last, self.here))
+        lam = Cubic(*ends, self.gap)
+        before = self.last.y[:, -1] >= level
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            left = (lam.at(middle)[:, 0] >= level) == before
+            low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+        return self.at(high)
+
+    def rows(self, index: Tensor) -> Cubic:
+        """Return the cubics `index` alone."""
+        return Cubic(self.last.rows(index), self.here.rows(index), self.gap[index])
 
 
 @dataclass(frozen=True)
@@ -56,7 +111,7 @@ class Secant(Predictor):
     """Go on in the direction of the last step: second order, and free."""
 
     def __call__(self, last: Knot, here: Knot, gap: Tensor, ds: Tensor) -> Tensor:
-        return here.y + expand(ds, here.y) * here.slope
+        return here.ahead(ds)
 
 
 @dataclass(frozen=True)
@@ -66,7 +121,7 @@ class Tangent(Predictor):
     tangents: ClassVar[bool] = True
 
     def __call__(self, last: Knot, here: Knot, gap: Tensor, ds: Tensor) -> Tensor:
-        return here.y + expand(ds, here.y) * here.slope
+        return here.ahead(ds)
 
 
 @dataclass(frozen=True)
@@ -87,20 +142,7 @@ class Hermite(Predictor):
     reach: float = 2.0
 
     def __call__(self, last: Knot, here: Knot, gap: Tensor, ds: Tensor) -> Tensor:
-        straight = here.y + expand(ds, here.y) * here.slope
         known = (gap > 0) & (ds <= self.reach * gap)
         safe = torch.where(known, gap, 1)
-        cubic = hermite(last, here, safe, 1 + ds / safe)
-        return torch.where(expand(known, here.y), cubic, straight)
-
-
-def hermite(last: Knot, here: Knot, gap: Tensor, t: Tensor) -> Tensor:
-    """Evaluate the cubic through two points and their slopes at last.s + t gap; t is (B,)."""
-    t, gap = expand(t, here.y), expand(gap, here.y)
-    t2, t3 = t * t, t * t * t
-    return (
-        (2 * t3 - 3 * t2 + 1) * last.y
-        + (t3 - 2 * t2 + t) * gap * last.slope
-        + (3 * t2 - 2 * t3) * here.y
-        + (t3 - t2) * gap * here.slope
-    )
+        cubic = Cubic(last, here, safe).at(1 + ds / safe)
+        return torch.where(expand(known, here.y), cubic, here.ahead(ds))

@@ -10,18 +10,16 @@ from torch import Tensor
 from ..driver import run
 from ..linear import BRANCH, GMRES, BySize
 from ..newton import NewtonKrylov
-from ..norms import expand
+from ..norms import dot, expand, norm
 from ..status import Status
 from .arclength import ArcLength
 from .arcstep import ArcState
 from .branch import Branch, precise
-from .branch_points import closes, locate_branch_points
 from .control import StepControl
 from .curve import Curve
-from .endgame import where_crossed
 from .family import Family
-from .folds import locate_folds
-from .predictor import Hermite
+from .predictor import Cubic, Hermite, Knot
+from .special import locate_branch_points, locate_folds
 from .stability import leading_eigenvalues
 
 TRACKER = ArcLength(
@@ -32,6 +30,8 @@ TRACKER = ArcLength(
     linear=BySize(krylov=200),
 )
 """Follows branches to be looked at: shorter steps than a solver's, and tighter corrections."""
+
+NEAR = 1e-2  # of a step: a cubic through points of a smooth curve is off by the fourth power
 
 
 @dataclass
@@ -116,7 +116,7 @@ def _trace(
         out = moved & ((state.time < span[0]) | (state.time > span[1])).cpu()
         if bool(out.any()):
             state = _on_border(part, tracker, state, out.to(z0.device), span)
-        back = (moved & ~out).to(z0.device) & closes(state.here, state.last, state.gap, home)
+        back = (moved & ~out).to(z0.device) & _closes(state.piece, home)
         if bool(back.any()):
             state = _at_home(state, begin, back)
         assert state.time is not None and state.evals is not None
@@ -157,7 +157,7 @@ def _on_border(
     evals = state.evals
     for level in set(border[out].tolist()):
         at = out & (border == level)
-        guess, _ = curve.split(where_crossed(curve, state.last, state.here, state.gap, level))
+        guess, _ = curve.split(state.piece.crossing(level * curve.scales[1]))
         linear = tracker.linear.thorough(z[0].numel())
         solver = NewtonKrylov(rtol=precise(z.dtype) ** 0.5, max_steps=10, linear=linear)
         found = run(family.at(border), solver, guess)
@@ -167,6 +167,23 @@ def _on_border(
         evals = evals + torch.where(at, found.evals, 0)
     code = torch.where(out, Status.CONVERGED, state.code).to(torch.int8)
     return replace(state, z=z, time=time, code=code, evals=evals)
+
+
+def _closes(piece: Cubic, home: Knot) -> Tensor:
+    """Say whose last step passed a branch's first point in its direction, bool (B,).
+
+    Arguments:
+        piece: the step.
+        home: the branch's first point.
+    """
+    last, here = piece.last, piece.here
+    along = dot(last.slope, home.y - last.y)
+    reach = dot(last.slope, here.y - last.y)
+    share = (along / reach.clamp_min(torch.finfo(reach.dtype).tiny)).clamp(0, 1)
+    off = piece.at(share) - home.y
+    off = off - dot(off, home.slope)[:, None] * home.slope  # a cubic runs at a speed of its own
+    same = dot(home.slope, here.slope) > 0.5
+    return (along > 0) & (along <= reach) & (norm(off) <= NEAR * piece.gap) & same
 
 
 def _at_home(state: ArcState, begin: ArcState, back: Tensor) -> ArcState:
@@ -200,8 +217,9 @@ def _branch(
             leading_eigenvalues(curve.family.at(lam[k : k + 1]), z[k : k + 1], eigenvalues)
             for k in range(len(lam))
         ])  # fmt: skip
-    found = tuple(locate_folds(curve, w, tangent, s)) if folds else ()
-    crossed = None
+    branch = Branch(z, lam, s, tangent, status, (), leading, evals, curve)
+    if folds:
+        branch = replace(branch, folds=tuple(locate_folds(branch)))
     if branch_points and z[0].numel() <= BRANCH:
-        crossed = tuple(locate_branch_points(curve, w, tangent, s))
-    return Branch(z, lam, s, tangent, status, found, leading, evals, curve, crossed)
+        branch = replace(branch, branch_points=tuple(locate_branch_points(branch)))
+    return branch
