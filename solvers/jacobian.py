@@ -18,23 +18,26 @@ ENTRIES = 2**24  # of the batch of products that is taken at once: 64 MiB in flo
 LinearMap = Callable[[Tensor], Tensor]
 
 
-def jvp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return f(z) and J(z) v, exactly, by forward-mode differentiation.
+def jvp(function: LinearMap, z: Tensor, v: Tensor) -> Tensor:
+    """Return J(z) v by forward-mode differentiation, which needs no graph of f.
 
-    Where an operator of f has no forward-mode rule, J v is the derivative of the linear map
-    w -> J^T w instead (two reverse passes, equally exact).
+    Raises:
+        RuntimeError: an operator of f has no forward-mode rule.
     """
-    function = by_formula(function)
     _load_forward_rules()
     try:
         with forward_ad.dual_level():
             dual = forward_ad.make_dual(z, v)  # type: ignore[no-untyped-call]
-            value, tangent = forward_ad.unpack_dual(function(dual))  # type: ignore[no-untyped-call]
-            return value, torch.zeros_like(value) if tangent is None else tangent
+            value, tangent = forward_ad.unpack_dual(by_formula(function)(dual))  # type: ignore[no-untyped-call]
+            return torch.zeros_like(value) if tangent is None else tangent
     except (NotImplementedError, RuntimeError) as error:
         if "forward" not in str(error).lower():
             raise
-    return _double_vjp(function, z, v)
+        raise RuntimeError(
+            "No product J v of this map can be formed: an operator of it has neither a "
+            f"forward-mode rule nor a second derivative ({error}). Write that operator by its "
+            "formula, or use a solver without products: Anderson, Broyden, Flow."
+        ) from error
 
 
 @cache
@@ -44,24 +47,6 @@ def _load_forward_rules() -> None:
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         import torch._decomp.decompositions_for_jvp  # noqa: F401
-
-
-def _double_vjp(function: LinearMap, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = z if keep and z.requires_grad else z.detach().requires_grad_()
-        value = function(z)
-        w = torch.zeros_like(value, requires_grad=True)
-        try:
-            (pulled,) = torch.autograd.grad(value, z, w, create_graph=True)
-            (tangent,) = torch.autograd.grad(pulled, w, v, create_graph=keep)
-        except (NotImplementedError, RuntimeError) as error:
-            raise RuntimeError(
-                "No product J v of this map can be formed: an operator of it has neither a "
-                f"forward-mode rule nor a second derivative ({error}). Write that operator by its "
-                "formula, or use a solver without products: Anderson, Broyden, SteadyState."
-            ) from error
-    return (value, tangent) if keep else (value.detach(), tangent)
 
 
 class Linearization:
@@ -97,22 +82,21 @@ class Linearization:
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return J v, of the shape of f(z), for v of the shape of z."""
-        if not self._graph.requires_grad:  # constant, or evaluated under no_grad
-            return jvp(self.function, self.z, v)[1]
-        weight, pulled = self._pulled
-        self._count(1)
-        if not pulled.requires_grad:
-            return torch.zeros_like(self.value)
-        try:
-            (tangent,) = torch.autograd.grad(
-                pulled, weight, v, retain_graph=True, create_graph=self._keep, allow_unused=True
-            )
-        except (NotImplementedError, RuntimeError) as error:
-            if "not implemented" not in str(error).lower():
-                raise
-            return jvp(self.function, self.z, v)[1]
+        tangent = None
+        if self._graph.requires_grad:  # else it is constant, or evaluated under no_grad
+            weight, pulled = self._pulled
+            self._count(1)
+            if not pulled.requires_grad:
+                return torch.zeros_like(self.value)
+            try:
+                (tangent,) = torch.autograd.grad(
+                    pulled, weight, v, retain_graph=True, create_graph=self._keep, allow_unused=True
+                )
+            except (NotImplementedError, RuntimeError) as error:
+                if "not implemented" not in str(error).lower():
+                    raise
         # J^T w depends on w unless an operator hides that, as once_differentiable does.
-        return jvp(self.function, self.z, v)[1] if tangent is None else tangent
+        return jvp(self.function, self.z, v) if tangent is None else tangent
 
     def matrix(self) -> Tensor:
         """Return J of each sample, (B, m, n), by m reverse passes, many at once.
