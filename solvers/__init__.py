@@ -28,7 +28,7 @@ from .problem import Equilibrium, InitialValue
 from .pseudo_transient import PseudoTransient
 from .robust import Robust, solved_by
 from .solution import Solution, SolveError, Trajectory
-from .solver import Solver, State
+from .solver import Evaluated, Solver, State, Tracked
 from .splitting import DouglasRachford, ForwardBackward, MonotoneInclusion, PeacemanRachford
 from .status import Status
 
@@ -53,6 +53,7 @@ __all__ = [
     "Dense",
     "DouglasRachford",
     "Equilibrium",
+    "Evaluated",
     "Flow",
     "ForwardBackward",
     "Gradient",
@@ -74,6 +75,7 @@ __all__ = [
     "SteadyState",
     "Tableau",
     "Then",
+    "Tracked",
     "Trajectory",
     "Unroll",
     "solve",

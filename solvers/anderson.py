@@ -10,14 +10,14 @@ from torch import Tensor
 from .buffer import write
 from .norms import TINY
 from .problem import Equilibrium
-from .solver import Solver, State
+from .solver import Evaluated, Solver
 
 EMPTY = 16  # smallest normal numbers: keeps the weights finite where all residuals are 0
 VOID = 1e30  # added to a squared residual, so large that its slot gets no weight
 
 
 @dataclass(frozen=True)
-class AndersonState(State):
+class AndersonState(Evaluated):
     """Beside z and f(z): the last m evaluations.
 
     Arguments:
@@ -164,4 +164,4 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
         void = None if void is None else write(void, slot, 0.0)
         best = size if best is None or count <= 0 else best
-        return AndersonState(z, fz, residual, images, gaps, void, size, best, count + 1)
+        return AndersonState(z, residual, fz, images, gaps, void, size, best, count + 1)

@@ -10,11 +10,11 @@ from torch import Tensor
 from .buffer import write
 from .norms import TINY, dot, norm
 from .problem import Equilibrium
-from .solver import Solver, State, start
+from .solver import Evaluated, Solver, start
 
 
 @dataclass(frozen=True)
-class BroydenState(State):
+class BroydenState(Evaluated):
     """Beside z and f(z): the inverse Jacobian of f(z) - z as -I + sum of left_i right_i^T.
 
     Arguments:
@@ -70,7 +70,7 @@ class Broyden(Solver[Equilibrium, BroydenState]):
         n = z0[0].numel()
         left, right = z0.new_zeros(2, z0.shape[0], self.memory, n).unbind()
         best = norm(first.fz - first.z)
-        return BroydenState(first.z, first.fz, first.residual, left, right, best, 0)
+        return BroydenState(first.z, first.residual, first.fz, left, right, best, 0)
 
     def step(self, problem: Equilibrium, state: BroydenState) -> BroydenState:
         left, right, count = state.left, state.right, state.count
@@ -99,7 +99,7 @@ class Broyden(Solver[Equilibrium, BroydenState]):
             left, right = left * keep, right * keep
             best = torch.where(grew, size, best)
         residual = size / norm(fz).clamp_min(TINY)
-        return BroydenState(z, fz, residual, left, right, best, count + 1)
+        return BroydenState(z, residual, fz, left, right, best, count + 1)
 
 
 def _apply(left: Tensor, right: Tensor, v: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class ThenState(State):
     start: Tensor
     code: Tensor
     stage: int
+    evals: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True, init=False)
@@ -53,7 +54,6 @@ class Then(Solver[Equilibrium, ThenState]):
     """
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
-    evaluates: ClassVar[bool] = False
     rtol: float = field(init=False)
     atol: float = field(init=False)
     max_steps: int = field(init=False)
@@ -88,10 +88,9 @@ class Then(Solver[Equilibrium, ThenState]):
         evals = torch.zeros(batch, dtype=torch.int64, device=z0.device)
         code = torch.zeros(batch, dtype=torch.int8, device=z0.device)
         residual = z0.new_full((batch,), float("inf"))
-        return ThenState(z0, z0, residual, z0, code, 0, evals=evals)
+        return ThenState(z0, residual, z0, code, 0, evals=evals, status=code)
 
     def step(self, problem: Equilibrium, state: ThenState) -> ThenState:
-        assert state.evals is not None
         begin, evals = state.start, state.evals
         if state.stage:
             near = state.residual <= NEAR * self.solvers[state.stage].rtol
@@ -104,16 +103,13 @@ class Then(Solver[Equilibrium, ThenState]):
         better = found.residual.to(state.residual) <= state.residual
         # NONFINITE means that there is no value, and an earlier solver has left one.
         kept = (found.status == Status.NONFINITE) & torch.isfinite(state.residual)
+        code, stage = torch.where(kept, state.code, found.status), state.stage + 1
         return replace(
             state,
             z=torch.where(expand(better, begin), found.value, state.z),
             residual=torch.minimum(found.residual.to(state.residual), state.residual),
-            code=torch.where(kept, state.code, found.status),
-            stage=state.stage + 1,
+            status=code if stage == len(self.solvers) else code * (code == Status.CONVERGED),
+            code=code,
+            stage=stage,
             evals=evals + found.evals,
         )
-
-    def status(self, state: ThenState) -> Tensor | None:
-        if state.stage == len(self.solvers):
-            return state.code
-        return torch.where(state.code == Status.CONVERGED, state.code, Status.RUNNING)

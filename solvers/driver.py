@@ -14,7 +14,7 @@ from .packing import pack
 from .precision import fitted
 from .problem import Counter, Equilibrium, InitialValue, check_start
 from .solution import Solution, SolveError, Trajectory, V
-from .solver import P, Solver, State, earned, named, residual_norm
+from .solver import Evaluated, P, Solver, State, earned, named, residual_norm, verdict
 from .status import Status
 from .transforms import uncompiled
 from .verify import verified
@@ -144,12 +144,13 @@ def _loop(
     state = solver.init(problem, z0)
     if isinstance(problem, Equilibrium):
         solver = fitted(solver, problem.map, z0.dtype)
+    evaluated = isinstance(state, Evaluated)  # others are at no residual of their own
     step = 0
     while True:
-        code = solver.status(state)
-        if strict and code is not None and solver.evaluates:
+        code = verdict(solver, state)
+        if strict and code is not None and evaluated:
             code = results.earned(solver, state, code, first)
-        if first is None and solver.evaluates:
+        if first is None and evaluated:
             first = residual_norm(state).cpu().numpy()
         if step >= solver.max_steps:
             code = _expired(code, state)
@@ -172,7 +173,7 @@ def _loop(
             results.explain(error)
             raise
         step += 1
-    if not strict and solver.evaluates and results.doubted(solver, first, handed=begun is not None):
+    if not strict and evaluated and results.doubted(solver, first, handed=begun is not None):
         return _loop(whole, counter, solver, z0, record, begun, strict=True)
     found = results.solution(evals, trace)
     if state.path is not None:
@@ -249,7 +250,9 @@ class _Results:
             shown |= self.steps[done] == 0
         return not bool((shown & (eps / 2 * size <= solver.rtol * size + solver.atol)).all())
 
-    def earned(self, solver: Solver[Any, Any], state: State, code: Tensor, first: Any) -> Tensor:
+    def earned(
+        self, solver: Solver[Any, Any], state: Evaluated, code: Tensor, first: Any
+    ) -> Tensor:
         """Return the codes with those that say CONVERGED and have not earned it RUNNING."""
         rows = np.flatnonzero((code.cpu().numpy() == Status.CONVERGED) & self.running)
         if rows.size == 0:
@@ -257,7 +260,7 @@ class _Results:
         index = torch.from_numpy(rows).to(state.z.device)
         z, residual = state.z.index_select(0, index), state.residual.index_select(0, index)
         full = self.index[rows]
-        at = State(z, state.fz.index_select(0, index), residual)
+        at = Evaluated(z, residual, state.fz.index_select(0, index))
         begun = None if first is None else torch.from_numpy(first[full]).to(z.device)
         fine = earned(solver, z, residual_norm(at), begun)
         return code.index_copy(0, index, fine.to(code.dtype))

@@ -11,11 +11,11 @@ from .jacobian import Linearization, Shifted
 from .linear import GMRES, LinearSolver, renamed
 from .norms import expand, norm
 from .problem import Equilibrium
-from .solver import Solver, State, start
+from .solver import Evaluated, Solver, start
 
 
 @dataclass(frozen=True)
-class NewtonKrylov(Solver[Equilibrium, State]):
+class NewtonKrylov(Solver[Equilibrium, Evaluated]):
     """Solve (I - J) d = f(z) - z with the exact J, by default by GMRES, and step along d.
 
     The step length is halved for each sample until ||f(z) - z|| falls enough; a sample for which
@@ -47,10 +47,10 @@ class NewtonKrylov(Solver[Equilibrium, State]):
     def compacts_below(self) -> float:
         return 1.0  # a step is a linear solve
 
-    def init(self, problem: Equilibrium, z0: Tensor) -> State:
+    def init(self, problem: Equilibrium, z0: Tensor) -> Evaluated:
         return start(problem, z0)
 
-    def step(self, problem: Equilibrium, state: State) -> State:
+    def step(self, problem: Equilibrium, state: Evaluated) -> Evaluated:
         gap = state.fz - state.z
         jacobian = Linearization(problem, state.z, problem.map, problem.condition)
         direction = self.linear.solve(Shifted(jacobian), gap, rtol=forcing(state.residual))
@@ -62,7 +62,9 @@ def forcing(residual: Tensor) -> Tensor:
     return residual.detach().sqrt().clamp(1e-4, 0.1)
 
 
-def line_search(problem: Equilibrium, state: State, direction: Tensor, halvings: int) -> State:
+def line_search(
+    problem: Equilibrium, state: Evaluated, direction: Tensor, halvings: int
+) -> Evaluated:
     """Halve each sample's step until its residual norm has decreased; keep the best trial."""
     before = norm(state.fz - state.z)
     length = torch.ones_like(before)
@@ -85,14 +87,14 @@ def line_search(problem: Equilibrium, state: State, direction: Tensor, halvings:
     return _choose(stuck & (_size(plain) < smallest), plain, best)
 
 
-def _choose(mask: Tensor, new: State, old: State) -> State:
-    return State(
+def _choose(mask: Tensor, new: Evaluated, old: Evaluated) -> Evaluated:
+    return Evaluated(
         torch.where(expand(mask, new.z), new.z, old.z),
-        torch.where(expand(mask, new.z), new.fz, old.fz),
         torch.where(mask, new.residual, old.residual),
+        torch.where(expand(mask, new.z), new.fz, old.fz),
     )
 
 
-def _size(state: State) -> Tensor:
+def _size(state: Evaluated) -> Tensor:
     """Return ||f(z) - z||, inf where it is not a number."""
     return torch.nan_to_num(norm(state.fz - state.z), nan=float("inf"))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .problem import Equilibrium
-from .solver import Solver, State, start
+from .solver import Evaluated, Solver, start
 
 
 @dataclass(frozen=True)
-class Picard(Solver[Equilibrium, State]):
+class Picard(Solver[Equilibrium, Evaluated]):
     """Iterate z <- z + damping (f(z) - z).
 
     Converges where the spectral radius of (1 - damping) I + damping J is below 1: for a
@@ -33,9 +33,9 @@ class Picard(Solver[Equilibrium, State]):
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must be in (0, 1]; got {self.damping}.")
 
-    def init(self, problem: Equilibrium, z0: Tensor) -> State:
+    def init(self, problem: Equilibrium, z0: Tensor) -> Evaluated:
         return start(problem, z0)
 
-    def step(self, problem: Equilibrium, state: State) -> State:
+    def step(self, problem: Equilibrium, state: Evaluated) -> Evaluated:
         z = state.fz if self.damping == 1 else state.z.lerp(state.fz, self.damping)
         return start(problem, z)

@@ -11,11 +11,11 @@ from .linear import GMRES, LinearSolver, renamed
 from .newton import forcing
 from .norms import expand, norm
 from .problem import Equilibrium
-from .solver import Solver, State, start
+from .solver import Evaluated, Solver, start
 
 
 @dataclass(frozen=True)
-class PseudoTransientState(State):
+class PseudoTransientState(Evaluated):
     """Beside z and f(z): the pseudo-time step of each sample, (B,)."""
 
     delta: Tensor
@@ -65,7 +65,7 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
     def init(self, problem: Equilibrium, z0: Tensor) -> PseudoTransientState:
         first = start(problem, z0)
         delta = first.residual.detach().new_full(first.residual.shape, self.delta)
-        return PseudoTransientState(first.z, first.fz, first.residual, delta)
+        return PseudoTransientState(first.z, first.residual, first.fz, delta)
 
     def step(self, problem: Equilibrium, state: PseudoTransientState) -> PseudoTransientState:
         gap = state.fz - state.z
@@ -77,4 +77,4 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
         ratio = norm(gap) / norm(new.fz - new.z).clamp_min(1e-30)
         ratio = ratio.nan_to_num(nan=0.0).clamp(1 / self.growth, self.growth)
         delta = (state.delta * ratio).clamp(max=self.max_delta)
-        return PseudoTransientState(new.z, new.fz, new.residual, delta)
+        return PseudoTransientState(new.z, new.residual, new.fz, delta)

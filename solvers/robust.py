@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +34,6 @@ class Robust(Solver[Equilibrium, ThenState]):
         max_steps: rungs to use at most, of the five.
     """
 
-    evaluates: ClassVar[bool] = False
     max_steps: int = field(default=5, kw_only=True)
 
     @property
@@ -58,9 +57,6 @@ class Robust(Solver[Equilibrium, ThenState]):
 
     def step(self, problem: Equilibrium, state: ThenState) -> ThenState:
         return self.ladder.step(problem, state)
-
-    def status(self, state: ThenState) -> Tensor | None:
-        return self.ladder.status(state)
 
     def report(self, solution: Solution[V]) -> str:
         """Say who solved how many: "Anderson solved 250, Continuation 5; 1 needed ..."."""

@@ -24,8 +24,8 @@ class State:
 
     Arguments:
         z: the iterate, (B, ...).
-        fz: f(z), (B, ...).
         residual: ||f(z) - z|| / ||f(z)||, (B,).
+        status: each sample's `Status`, int8 (B,); None where the residual says it, see `verdict`.
         evals: evaluations each sample took so far, int64 (B,), where a solver knows better than
             the loop, which counts a call of the map for every sample in the batch.
         time: t or lambda of each sample, (B,), where the path has one.
@@ -33,8 +33,8 @@ class State:
     """
 
     z: Tensor
-    fz: Tensor
     residual: Tensor
+    status: Tensor | None = field(default=None, kw_only=True)
     evals: Tensor | None = field(default=None, kw_only=True)
     time: Tensor | None = field(default=None, kw_only=True)
     path: Trajectory[Tensor] | None = field(default=None, kw_only=True)
@@ -46,7 +46,29 @@ class State:
             value = getattr(self, each.name)
             if isinstance(value, Tensor):
                 chosen[each.name] = value.index_select(0, index)
+            elif isinstance(value, State):
+                chosen[each.name] = value.rows(index)
         return replace(self, **chosen)
+
+
+@dataclass(frozen=True)
+class Evaluated(State):
+    """Where an iteration stands: beside z, the map's value there.
+
+    Arguments:
+        fz: f(z), (B, ...).
+    """
+
+    fz: Tensor
+
+
+@dataclass(frozen=True)
+class Tracked(State):
+    """Where a path through other equations stands: it counts, and says itself how samples fare."""
+
+    status: Tensor = field(kw_only=True)
+    evals: Tensor = field(kw_only=True)
+    time: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +80,6 @@ class Solver(ABC, Generic[P, S]):
 
     Attributes:
         answers: the kind of problem; a ladder with a splitting in it answers what that one does.
-        evaluates: whether `fz` of every state is the map's value at its `z`. Paths, whose
-            correctors work on another equation, and ladders of solvers do without.
 
     Arguments:
         rtol: a sample has converged at ||f(z) - z|| <= rtol ||f(z)|| + atol (2-norm of a sample),
@@ -69,7 +89,6 @@ class Solver(ABC, Generic[P, S]):
     """
 
     answers: ClassVar[type[Equilibrium] | type[InitialValue]] = Equilibrium
-    evaluates: ClassVar[bool] = True
 
     rtol: float = 1e-4
     atol: float = 0.0
@@ -91,13 +110,9 @@ class Solver(ABC, Generic[P, S]):
     def step(self, problem: P, state: S) -> S:
         """Return the state one step on."""
 
-    def status(self, state: S) -> Tensor | None:
-        """Return each sample's `Status`, int8 (B,), or None where all are RUNNING."""
-        return verdict(state.residual, self.tolerance(state))
-
-    def tolerance(self, state: S) -> float | Tensor:
-        """Return the relative residual at which a sample has converged, a float or (B,)."""
-        if self.atol == 0:
+    def tolerance(self, state: State) -> float | Tensor:
+        """Return the residual at which a sample has converged, a float or (B,)."""
+        if self.atol == 0 or not isinstance(state, Evaluated):
             return self.rtol
         return self.rtol + self.atol / norm(state.fz).clamp_min(TINY)
 
@@ -122,8 +137,15 @@ def named(value: object) -> str:
     return repr(value)
 
 
-def verdict(residual: Tensor, tolerance: float | Tensor) -> Tensor | None:
-    """Judge each sample by its residual: CONVERGED, NONFINITE or RUNNING; None if all run."""
+def verdict(solver: Solver[Any, Any], state: State) -> Tensor | None:
+    """Return each sample's `Status`, int8 (B,), or None where all are RUNNING.
+
+    It is what the state says; where that leaves it open, a residual within the solver's tolerance
+    is CONVERGED and one that is not finite is NONFINITE.
+    """
+    if state.status is not None:
+        return state.status
+    residual, tolerance = state.residual, solver.tolerance(state)
     low, high = torch.aminmax(residual.detach())  # NaN propagates into both
     finite = float(high) < float("inf")
     if finite and isinstance(tolerance, float) and float(low) > tolerance:
@@ -152,12 +174,12 @@ def earned(solver: Solver[Any, Any], z: Tensor, gap: Tensor, first: Tensor | Non
     return fine if first is None else fine & (gap + eps * size < first)
 
 
-def residual_norm(state: State) -> Tensor:
-    """Return ||f(z) - z|| of a state that holds f(z), (B,), outside of any graph."""
+def residual_norm(state: Evaluated) -> Tensor:
+    """Return ||f(z) - z||, (B,), outside of any graph."""
     return state.residual.detach() * norm(state.fz.detach()).clamp_min(TINY)
 
 
-def judged(solver: Solver[Equilibrium, Any], first: State) -> Tensor:
+def judged(solver: Solver[Equilibrium, Any], first: Evaluated) -> Tensor:
     """Return the `Status` of each sample at its own start, int8 (B,)."""
     done = (first.residual <= solver.tolerance(first)) & earned(
         solver, first.z, residual_norm(first)
@@ -165,7 +187,7 @@ def judged(solver: Solver[Equilibrium, Any], first: State) -> Tensor:
     return done.to(torch.int8).masked_fill_(~torch.isfinite(first.residual), Status.NONFINITE)
 
 
-def start(problem: Equilibrium, z0: Tensor) -> State:
+def start(problem: Equilibrium, z0: Tensor) -> Evaluated:
     """Evaluate the map at the start: the state that fixed-point solvers begin with."""
     fz = problem(z0)
-    return State(z0, fz, relative(fz - z0, fz))
+    return Evaluated(z0, relative(fz - z0, fz), fz)

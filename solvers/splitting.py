@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .norms import relative
 from .problem import Counter, Equilibrium, Map
-from .solver import S, Solver, State
+from .solver import Evaluated, S, Solver
 
 Moduli = tuple[float, float]
 
@@ -107,7 +107,7 @@ class MonotoneInclusion(Equilibrium):
 
 
 @dataclass(frozen=True)
-class ForwardState(State):
+class ForwardState(Evaluated):
     """Beside the iterate: W z + x, and the step size of this solve."""
 
     image: Tensor
@@ -115,7 +115,7 @@ class ForwardState(State):
 
 
 @dataclass(frozen=True)
-class ReflectedState(State):
+class ReflectedState(Evaluated):
     """Beside the answer z so far: the point u that the reflections move, and this solve's map.
 
     Arguments:
@@ -197,7 +197,7 @@ class ForwardBackward(_Splitting[ForwardState]):
     def _at(self, problem: MonotoneInclusion, z: Tensor, alpha: float) -> ForwardState:
         image = problem.image(z)
         fz = problem.prox(image)
-        return ForwardState(z, fz, relative(fz - z, fz), image, alpha)
+        return ForwardState(z, relative(fz - z, fz), fz, image, alpha)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class _Reflecting(_Splitting[ReflectedState]):
         # u of the answer if z0 is the answer; and P(u) is a forward-backward step from z0.
         u = torch.lerp(z0, image, alpha)
         inverse = inclusion.resolvent(alpha)
-        return ReflectedState(z0, fz, relative(fz - z0, fz), u, alpha, inverse)
+        return ReflectedState(z0, relative(fz - z0, fz), fz, u, alpha, inverse)
 
     def step(self, problem: Equilibrium, state: ReflectedState) -> ReflectedState:
         inclusion, u, alpha = cast("MonotoneInclusion", problem), state.u, state.alpha

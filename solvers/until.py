@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -11,26 +11,17 @@ from torch import Tensor
 
 from .norms import expand
 from .problem import Equilibrium
-from .solver import Solver, State, named
+from .solver import Evaluated, Solver, State, named, verdict
 from .status import Status
 
-Decision = Callable[[Equilibrium, State], Tensor]
+Decision = Callable[[Equilibrium, Evaluated], Tensor]
 
 
 @dataclass(frozen=True)
 class UntilState(State):
-    """Beside the iterate, which is f(z) where a sample is decided: the inner solver's state.
+    """Beside the iterate, which is f(z) where a sample is decided: the inner solver's state."""
 
-    Arguments:
-        decided: which samples are decided, bool (B,).
-        inner: the state of the solver that iterates.
-    """
-
-    decided: Tensor
-    inner: State
-
-    def rows(self, index: Tensor) -> UntilState:
-        return replace(super().rows(index), inner=self.inner.rows(index))
+    inner: Evaluated
 
 
 @dataclass(frozen=True, init=False)
@@ -47,10 +38,10 @@ class Until(Solver[Equilibrium, UntilState]):
 
     Raises:
         ValueError: the problem has more than one row and does not promise `rowwise`.
+        TypeError: `solver` keeps no f(z), as paths and ladders of solvers do not.
     """
 
     answers: ClassVar[type[Equilibrium]] = Equilibrium
-    evaluates: ClassVar[bool] = False  # it ends at f(z), of which f is not evaluated
     rtol: float = field(init=False)
     atol: float = field(init=False)
     max_steps: int = field(init=False)
@@ -60,11 +51,6 @@ class Until(Solver[Equilibrium, UntilState]):
     def __init__(self, solver: Solver[Equilibrium, Any], decision: Decision) -> None:
         if not isinstance(solver, Solver) or not issubclass(solver.answers, Equilibrium):
             raise TypeError(f"Until takes a solver of an Equilibrium; got {named(solver)}.")
-        if not solver.evaluates:
-            raise TypeError(
-                f"Until decides on f(z) at each state, which {type(solver).__name__} does not "
-                "keep. Use a solver that evaluates f at every iterate, such as Anderson()."
-            )
         settings: dict[str, Any] = {
             "rtol": solver.rtol,
             "atol": solver.atol,
@@ -87,23 +73,31 @@ class Until(Solver[Equilibrium, UntilState]):
                 "Until ends samples by a decision that cannot be checked on the full batch: it "
                 "needs a map whose rows are independent, Equilibrium(..., rowwise=True)."
             )
-        return self._judge(problem, self.solver.init(problem, z0))
+        inner = self.solver.init(problem, z0)
+        if not isinstance(inner, Evaluated):
+            raise TypeError(
+                f"Until decides on f(z) at each state, which {type(self.solver).__name__} does not "
+                "keep. Use a solver that evaluates f at every iterate, such as Anderson()."
+            )
+        return self._judge(problem, inner)
 
     def step(self, problem: Equilibrium, state: UntilState) -> UntilState:
         return self._judge(problem, self.solver.step(problem, state.inner))
 
-    def _judge(self, problem: Equilibrium, inner: State) -> UntilState:
+    def _judge(self, problem: Equilibrium, inner: Evaluated) -> UntilState:
         decided = self.decision(problem, inner) & torch.isfinite(inner.residual)
-        z = inner.z
-        if bool(decided.any()):
-            z = torch.where(expand(decided, z), inner.fz, z)
-        return UntilState(
-            z, inner.fz, inner.residual, decided, inner, evals=inner.evals, time=inner.time
-        )
-
-    def status(self, state: UntilState) -> Tensor | None:
-        code = self.solver.status(state.inner)
+        z, code = inner.z, verdict(self.solver, inner)
         if code is None:
-            code = torch.zeros_like(state.residual, dtype=torch.int8)
+            code = torch.zeros_like(decided, dtype=torch.int8)
         code = torch.where(code == Status.CONVERGED, Status.MAX_STEPS, code)
-        return torch.where(state.decided, Status.CONVERGED, code).to(torch.int8)
+        if bool(decided.any()):  # it ends at f(z), of which f is not evaluated
+            z = torch.where(expand(decided, z), inner.fz, z)
+            code = torch.where(decided, Status.CONVERGED, code)
+        return UntilState(
+            z,
+            inner.residual,
+            inner,
+            status=code.to(torch.int8),
+            evals=inner.evals,
+            time=inner.time,
+        )

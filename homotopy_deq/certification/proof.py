@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers import Anderson, Equilibrium, Solver, State, solve
-from solvers.solver import start
+from solvers import Anderson, Equilibrium, Solver, solve
+from solvers.solver import Evaluated, start
 from solvers.until import Until
 
 from ..cells.bounds import rounding, uncovered
@@ -74,7 +74,7 @@ class Proof:
 
     def decision(
         self, target: int | None, dtype: torch.dtype
-    ) -> Callable[[Equilibrium, State], Tensor]:
+    ) -> Callable[[Equilibrium, Evaluated], Tensor]:
         """Return what tells which samples are decided, for states of a precision.
 
         With a target: the vote is provably the target, as its logit exceeds all others, or
@@ -85,7 +85,7 @@ class Proof:
         slack = ROUNDING * self.bias.abs().max()
         products = self.bound.products(dtype)
 
-        def decided(problem: Equilibrium, state: State) -> Tensor:
+        def decided(problem: Equilibrium, state: Evaluated) -> Tensor:
             (x,) = problem.inputs
             centre = self.bound.center(state.z, state.fz, products)
             at = centre.at

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from solvers import Anderson, Equilibrium, Solver
+from solvers import Anderson, Equilibrium, Evaluated, MonotoneInclusion, Solver
 
 from ..models import ImageModel
 from .policies import EXACT, Policy
@@ -45,7 +46,7 @@ class Verified(Policy):
         return True
 
     def check(self, model: ImageModel) -> None:
-        if not self.solver.evaluates:
+        if not _evaluates(self.solver):
             raise ValueError(
                 f"policy verified proves votes from f(z) at each iterate, which "
                 f"{type(self.solver).__name__} does not keep: leave --solver out, or choose "
@@ -72,3 +73,14 @@ class Verified(Policy):
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         assert isinstance(session, VerifiedSession)
         return session.prove(images, target, self.solver)
+
+
+def _evaluates(solver: Solver[Equilibrium, Any]) -> bool:
+    """Say whether a solver keeps f(z) at its iterates, as it begins on an equation for any."""
+    zero = MonotoneInclusion(
+        condition=(torch.zeros(1, 1),),
+        linear=torch.zeros_like,
+        resolvent=lambda alpha: lambda v: v / (1 + alpha),
+        moduli=lambda: (1.0, 1.0),
+    )
+    return isinstance(solver.init(zero, torch.zeros(1, 1)), Evaluated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +67,6 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         L. Watson, S. Billups, A. Morgan (1987), HOMPACK (the endgame).
     """
 
-    evaluates: ClassVar[bool] = False
     max_steps: int = field(default=4000, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Tangent()
@@ -107,28 +106,23 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         if not bool(idle.all()):
             family = self.homotopy.family(problem, anchor)
             state = self.begin(family, z0, lam, rooted=self.homotopy.rooted, unit=unit)
-        assert state.evals is not None
         return replace(
             state,
             z=torch.where(expand(idle, z0), z0, state.z),
-            fz=first.fz,
             residual=first.residual,
             anchor=anchor,
             first=residual_norm(first),
-            code=torch.where(idle, code, state.code),
+            status=torch.where(idle, code, state.status),
             evals=1 + torch.where(idle, 0, state.evals),
         )
 
     def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
-        assert state.time is not None
         family = self.homotopy.family(problem, state.anchor)
         new, ok = self.advance(family, state)
-        assert new.time is not None
         end = ok & ((new.time >= 1) != (state.time >= 1))
         if bool(end.any()):
             new, end = self._finish(problem, family, state, new, end)
         if not bool(end.all()):  # the others stand elsewhere than at a root of f
-            assert new.evals is not None
             residual = torch.where(end, new.residual, start(problem, new.z).residual)
             new = replace(new, residual=residual, evals=new.evals + ~end)
         return new
@@ -138,7 +132,6 @@ class ArcLength(Solver[Equilibrium, ArcState]):
 
         A sample whose step failed stays, with half the step; no heed is paid to lambda = 1.
         """
-        assert state.evals is not None
         curve = self._curve(family, state)
         found = self._arrive(curve, state)
         w = state.w + found.moved
@@ -148,7 +141,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         ds, streak = self.control.next(state.ds, ok, found.effort, state.streak, size)
         lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
         small = ~ok & (ds < self.control.smallest(z.dtype))
-        code = torch.where(small, Status.STEP_TOO_SMALL, state.code)
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.status)
         if bool(small.any()):
             linear = self.linear.thorough(z[0].numel() + 1)
             rank = found.faint | curve.singular(state.w, state.tangent, linear)
@@ -167,7 +160,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             pivots=found.pivots,
         )
         evals = state.evals + found.evals
-        new = replace(select(ok, moved, state), ds=ds, streak=streak, code=code, evals=evals)
+        new = replace(select(ok, moved, state), ds=ds, streak=streak, status=code, evals=evals)
         failed = ~ok & ~state.formed
         if self._forms(z) and bool(failed.any()):
             new = self._formed(family, new, failed)
@@ -200,20 +193,18 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         last = new.rows(index)
         curve = self._curve(family.rows(index), last)
         answer = spread(finish(problem.rows(index), solver, curve, last), index, len(end))
-        assert new.time is not None and new.evals is not None
         failed, end = end & ~answer.converged, end & answer.converged
         ds = 0.5 * state.ds
         small = ds < self.control.smallest(ds.dtype)
-        code = torch.where(small, Status.STEP_TOO_SMALL, state.code).to(torch.int8)
-        before = replace(state, ds=ds, streak=torch.zeros_like(state.streak), code=code)
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.status).to(torch.int8)
+        before = replace(state, ds=ds, streak=torch.zeros_like(state.streak), status=code)
         evals = new.evals + answer.evals
         new = select(failed, before, new)
-        assert new.time is not None
         new = replace(
             new,
             z=torch.where(expand(end, new.z), answer.value, new.z),
             residual=torch.where(end, answer.residual.to(new.residual), new.residual),
-            code=torch.where(end, Status.CONVERGED, new.code).to(torch.int8),
+            status=torch.where(end, Status.CONVERGED, new.status).to(torch.int8),
             time=torch.where(end, 1.0, new.time).to(new.z.dtype),
             evals=evals,
         )
@@ -228,7 +219,6 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         if lu is None or pivots is None:  # pivots are numbered from 1 on
             lu = factors.lu.new_zeros(len(chosen), *factors.lu.shape[1:])
             pivots = factors.pivots.new_ones(len(chosen), *factors.pivots.shape[1:])
-        assert state.evals is not None
         return replace(
             state,
             tangent=scatter(factors.null, index, state.tangent),
@@ -280,12 +270,9 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             state,
             tangent=tangent,
             last_tangent=tangent,
-            code=torch.where(lost, Status.RANK_LOSS, code).to(torch.int8),
+            status=torch.where(lost, Status.RANK_LOSS, code).to(torch.int8),
             evals=evals + counter.count,
         )
-
-    def status(self, state: ArcState) -> Tensor | None:
-        return state.code
 
     def _solver(self, steps: int) -> Solver[Equilibrium, Any]:
         """Return the corrector where no Jacobian is formed."""

@@ -13,7 +13,7 @@ from ..linear import LinearSolver
 from ..norms import TINY, dot, expand, norm
 from ..problem import Equilibrium
 from ..rows import scatter
-from ..solver import Solver, State
+from ..solver import Solver, Tracked
 from .curve import Curve, Factors
 from .family import Family
 from .predictor import Cubic, Knot
@@ -24,7 +24,7 @@ ROUNDING = 2.0  # units in the last place of w
 
 
 @dataclass(frozen=True)
-class ArcState(State):
+class ArcState(Tracked):
     """Where each sample stands on its path; `time` is its lambda.
 
     Arguments:
@@ -38,7 +38,6 @@ class ArcState(State):
         anchor: what the homotopy keeps of the start, (B, ...).
         unit: the length that z is measured in, (B,).
         first: ||f(z) - z|| at the start, (B,).
-        code: each sample's `Status`, int8 (B,).
         formed: whose Jacobians are formed, bool (B,).
         lu: theirs at the last point, see `Factors`; None where there are none.
         pivots: those of `lu`.
@@ -54,7 +53,6 @@ class ArcState(State):
     anchor: Tensor
     unit: Tensor
     first: Tensor
-    code: Tensor
     formed: Tensor
     lu: Tensor | None = None
     pivots: Tensor | None = None
@@ -93,9 +91,9 @@ def resting(z: Tensor, lam: Tensor, unit: Tensor, theta: float, ds: float) -> Ar
     w = Curve(Family(lambda z, lam: z), z.shape[1:], theta, unit).join(z, lam)
     zero, none = torch.zeros_like(lam), torch.zeros_like(lam, dtype=torch.int64)
     return ArcState(
-        z, z, zero + float("inf"), w, torch.zeros_like(w), w, torch.zeros_like(w),
+        z, zero + float("inf"), w, torch.zeros_like(w), w, torch.zeros_like(w),
         gap=zero, ds=zero + ds, streak=none, anchor=z, unit=unit, first=zero + float("inf"),
-        code=none.to(torch.int8), formed=none.to(torch.bool), evals=none, time=lam,
+        status=none.to(torch.int8), formed=none.to(torch.bool), evals=none, time=lam,
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ..norms import expand, finite
 from ..ode import ODE
 from ..problem import Counter, Equilibrium, InitialValue
 from ..solution import Solution
-from ..solver import Solver, State, judged, residual_norm, start
+from ..solver import Solver, Tracked, judged, residual_norm, start
 from ..status import Status
 from .family import Family
 from .maps import FixedPoint, Homotopy
@@ -23,10 +22,10 @@ from .natural import slope
 
 
 @dataclass(frozen=True)
-class DavidenkoState(State):
-    """Beside z: each sample's `Status`, int8 (B,)."""
+class DavidenkoState(Tracked):
+    """Beside z: ||f(z) - z|| at the start, (B,)."""
 
-    code: Tensor
+    first: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
         D. Davidenko (1953), On a new method of numerical solution of systems of equations.
     """
 
-    evaluates: ClassVar[bool] = False
     max_steps: int = field(default=1, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     method: str = "rk4"
@@ -69,27 +67,24 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
         code = judged(self, first)
         evals = torch.ones_like(code, dtype=torch.int64)
         time = torch.zeros_like(first.residual)
-        return DavidenkoState(z0, first.fz, first.residual, code, evals=evals, time=time)
+        size = residual_norm(first)
+        return DavidenkoState(z0, first.residual, size, status=code, evals=evals, time=time)
 
     def step(self, problem: Equilibrium, state: DavidenkoState) -> DavidenkoState:
-        assert state.evals is not None and state.time is not None
         end = self.flow(problem, state.z)
         polisher = NewtonKrylov(
             rtol=self.rtol, atol=self.atol, max_steps=15, linear=GMRES(self.krylov)
         )
-        answer = run(problem, polisher, end, first=residual_norm(state))
+        answer = run(problem, polisher, end, first=state.first)
         lost = torch.where(end.converged, Status.LOST_PATH, end.status)
         return replace(
             state,
             z=answer.value,
             residual=answer.residual.to(state.residual),
-            code=torch.where(answer.converged, answer.status, lost).to(torch.int8),
+            status=torch.where(answer.converged, answer.status, lost).to(torch.int8),
             evals=state.evals + end.evals + answer.evals,
             time=torch.ones_like(state.time),
         )
-
-    def status(self, state: DavidenkoState) -> Tensor | None:
-        return state.code
 
     def flow(self, problem: Equilibrium, z0: Tensor) -> Solution[Tensor]:
         """Return the flow's z(1), without the polish; `evals` counts Jacobian products too."""

@@ -12,7 +12,7 @@ from ..norms import expand
 from ..problem import Equilibrium
 from ..rows import scatter
 from ..solution import Solution
-from ..solver import Solver, State, earned, residual_norm, start
+from ..solver import Evaluated, Solver, earned, residual_norm, start
 from ..status import Status
 from .arcstep import ArcState
 from .curve import Curve, Factors
@@ -96,7 +96,7 @@ def chord_root(
         first: ||f(z) - z|| at the start of the path, (B,).
     """
 
-    def arrived(state: State) -> Tensor:
+    def arrived(state: Evaluated) -> Tensor:
         met = state.residual <= solver.tolerance(state)
         return met & earned(solver, state.z, residual_norm(state), first)
 
@@ -112,10 +112,10 @@ def chord_root(
         new = start(problem, state.z - curve.split(change)[0])
         evals = evals + open_
         open_ = open_ & (new.residual <= 0.5 * state.residual)
-        state = State(
+        state = Evaluated(
             torch.where(expand(open_, z), new.z, state.z),
-            torch.where(expand(open_, z), new.fz, state.fz),
             torch.where(open_, new.residual, state.residual),
+            torch.where(expand(open_, z), new.fz, state.fz),
         )
         done = done | (open_ & arrived(state))
         open_ = open_ & ~done

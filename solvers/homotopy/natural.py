@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ..linear import gmres
 from ..newton import NewtonKrylov
 from ..norms import expand
 from ..problem import Counter, Equilibrium
-from ..solver import Solver, State, judged, residual_norm, start
+from ..solver import Solver, Tracked, judged, residual_norm, start
 from ..status import Status
 from .control import StepControl
 from .endgame import polish
@@ -26,7 +26,7 @@ TANGENT_RTOL = 1e-2  # linear tolerance of dz/dlambda: a predictor needs no more
 
 
 @dataclass(frozen=True)
-class PathState(State):
+class PathState(Tracked):
     """Where each sample stands on its path; z is its root at lambda = `time`.
 
     Arguments:
@@ -38,7 +38,6 @@ class PathState(State):
         streak: easy steps in a row, int64 (B,).
         anchor: what the homotopy keeps of the start, (B, ...).
         first: ||f(z) - z|| at the start, (B,).
-        code: each sample's `Status`, int8 (B,).
     """
 
     slope: Tensor
@@ -49,7 +48,6 @@ class PathState(State):
     streak: Tensor
     anchor: Tensor
     first: Tensor
-    code: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,6 @@ class Continuation(Solver[Equilibrium, PathState]):
         E. Allgower, K. Georg (1990), Numerical continuation methods.
     """
 
-    evaluates: ClassVar[bool] = False
     max_steps: int = field(default=200, kw_only=True)
     homotopy: Homotopy = FixedPoint()
     predictor: Predictor = Secant()
@@ -103,7 +100,6 @@ class Continuation(Solver[Equilibrium, PathState]):
         slope = self._slope(family, z, lam) if self.predictor.tangents else torch.zeros_like(z)
         return PathState(
             z,
-            first.fz,
             residual,
             slope=slope,
             last_z=z,
@@ -113,13 +109,12 @@ class Continuation(Solver[Equilibrium, PathState]):
             streak=torch.zeros_like(evals),
             anchor=anchor,
             first=residual_norm(first),
-            code=code,
+            status=code,
             evals=evals + counter.count,
             time=lam,
         )
 
     def step(self, problem: Equilibrium, state: PathState) -> PathState:
-        assert state.evals is not None and state.time is not None
         lam = (state.time + state.ds).clamp(max=1)
         advance = lam - state.time
         family, counter = self._family(problem, state.anchor)
@@ -160,7 +155,7 @@ class Continuation(Solver[Equilibrium, PathState]):
             state.streak,
         )
         small = ~ok & (ds < self.control.smallest(z.dtype))
-        code = torch.where(ok & last, Status.CONVERGED, state.code)
+        code = torch.where(ok & last, Status.CONVERGED, state.status)
         code = torch.where(small, Status.STEP_TOO_SMALL, code).to(torch.int8)
         underway = ~(ok & last)  # at a root of h, not of f: a failure reports the residual of f
         if bool(underway.any()):
@@ -176,13 +171,10 @@ class Continuation(Solver[Equilibrium, PathState]):
             gap=torch.where(ok, advance, state.gap),
             ds=ds,
             streak=streak,
-            code=code,
+            status=code,
             evals=evals,
             time=torch.where(ok, lam, state.time),
         )
-
-    def status(self, state: PathState) -> Tensor | None:
-        return state.code
 
     def _family(self, problem: Equilibrium, anchor: Tensor) -> tuple[Family, Counter]:
         """Return the family of the samples, and the counter of its evaluations."""

@@ -112,15 +112,13 @@ def _trace(
     part = family
     moved = torch.ones(batch, dtype=torch.bool)
     for step in range(tracker.max_steps + 1):
-        assert state.time is not None and state.evals is not None
         out = moved & ((state.time < span[0]) | (state.time > span[1])).cpu()
         if bool(out.any()):
             state = _on_border(part, tracker, state, out.to(z0.device), span)
         back = (moved & ~out).to(z0.device) & _closes(state.piece, home)
         if bool(back.any()):
             state = _at_home(state, begin, back)
-        assert state.time is not None and state.evals is not None
-        codes, time, counts = state.code.tolist(), state.time, state.evals.tolist()
+        codes, time, counts = state.status.tolist(), state.time, state.evals.tolist()
         for row, sample in enumerate(index):
             if bool(moved[row]):
                 points[sample].append(state.z[row], time[row], state.tangent[row])
@@ -150,7 +148,6 @@ def _on_border(
     family: Family, tracker: ArcLength, state: ArcState, out: Tensor, span: tuple[float, float]
 ) -> ArcState:
     """Return the state with the samples `out` back where they crossed the border, CONVERGED."""
-    assert state.time is not None and state.evals is not None
     curve = Curve(family, state.z.shape[1:], tracker.theta, state.unit)
     border = torch.where(state.time > span[1], span[1], span[0]).to(state.time)
     z, time = state.z, state.time
@@ -165,8 +162,8 @@ def _on_border(
         z = torch.where(expand(fine, z), found.value, z)
         time = torch.where(fine, border, time)
         evals = evals + torch.where(at, found.evals, 0)
-    code = torch.where(out, Status.CONVERGED, state.code).to(torch.int8)
-    return replace(state, z=z, time=time, code=code, evals=evals)
+    code = torch.where(out, Status.CONVERGED, state.status).to(torch.int8)
+    return replace(state, z=z, time=time, status=code, evals=evals)
 
 
 def _closes(piece: Cubic, home: Knot) -> Tensor:
@@ -188,13 +185,12 @@ def _closes(piece: Cubic, home: Knot) -> Tensor:
 
 def _at_home(state: ArcState, begin: ArcState, back: Tensor) -> ArcState:
     """Return the state with the samples `back`, bool (B,), at their first points, CONVERGED."""
-    assert state.time is not None and begin.time is not None
     return replace(
         state,
         z=torch.where(expand(back, state.z), begin.z, state.z),
         tangent=torch.where(back[:, None], begin.tangent, state.tangent),
         time=torch.where(back, begin.time, state.time),
-        code=torch.where(back, Status.CONVERGED, state.code).to(torch.int8),
+        status=torch.where(back, Status.CONVERGED, state.status).to(torch.int8),
     )
 
 

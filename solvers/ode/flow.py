@@ -11,16 +11,17 @@ from torch import Tensor
 
 from ..norms import TINY, expand, norm, relative
 from ..problem import Equilibrium
-from ..solver import Solver, State, start
+from ..solver import Evaluated, Solver, start
 from .runge_kutta import LEAST, advance, missed, next_step, stuck
 from .tableau import BOSH3, Tableau
 
 
 @dataclass(frozen=True)
-class FlowState(State):
+class FlowState(Evaluated):
     """Beside z and f(z): each sample's next step in t, (B,); 0 where it would be below rounding."""
 
     h: Tensor
+    time: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,16 @@ class Flow(Solver[Equilibrium, FlowState]):
     def init(self, problem: Equilibrium, z0: Tensor) -> FlowState:
         first = start(problem, z0)
         h = torch.full_like(first.residual, self.h)
-        return FlowState(first.z, first.fz, first.residual, h, time=torch.zeros_like(h))
+        return FlowState(first.z, first.residual, first.fz, h, time=torch.zeros_like(h))
 
     def step(self, problem: Equilibrium, state: FlowState) -> FlowState:
-        assert state.time is not None
         z, h = state.z, expand(state.h, state.z)
         end, slopes = advance(self.tableau, lambda c, z: problem.residual(z), z, state.fz - z, h)
         fend = problem(end)
         slopes.append(fend - end)
         residual, time = relative(slopes[-1], fend), state.time + state.h
         if not self.tableau.error:
-            return FlowState(end, fend, residual, state.h, time=time)
+            return FlowState(end, residual, fend, state.h, time=time)
         with torch.no_grad():
             length = self.error * norm(end - z)
             ratio = norm(missed(self.tableau, h, slopes)) / length.clamp_min(TINY)
@@ -80,16 +80,14 @@ class Flow(Solver[Equilibrium, FlowState]):
             # The error has one order more than the method, and the length is of first order.
             new_h = next_step(state.h, ratio, self.tableau.order - 1, LEAST * self.max_step)
         take = expand(accepted, z)
-        return FlowState(
+        new = FlowState(
             torch.where(take, end, z),
-            torch.where(take, fend, state.fz),
             torch.where(accepted, residual, state.residual),
+            torch.where(take, fend, state.fz),
             new_h.clamp(max=self.max_step),
             time=torch.where(accepted, time, state.time),
         )
-
-    def status(self, state: FlowState) -> Tensor | None:
-        return stuck(super().status(state), state.h)
+        return stuck(self, new, new.h)
 
 
 def SteadyState(error: float = 0.1, max_step: float = 1.0, h: float = 0.5, **settings: Any) -> Flow:

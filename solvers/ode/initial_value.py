@@ -39,9 +39,9 @@ LSODA_NUMBERS = 11_000
 
 @dataclass(frozen=True)
 class FlowState(State):
-    """The state z and each sample's `Status`, int8 (B,)."""
+    """The state z; every sample has its `Status`."""
 
-    code: Tensor
+    status: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ class ODE(Solver[InitialValue, FlowState]):
     """
 
     answers: ClassVar[type[InitialValue]] = InitialValue
-    evaluates: ClassVar[bool] = False
 
     rtol: float = field(default=1e-3, kw_only=True)
     atol: float = field(default=1e-3, kw_only=True)
@@ -88,14 +87,11 @@ class ODE(Solver[InitialValue, FlowState]):
 
     def init(self, problem: InitialValue, z0: Tensor) -> FlowState:
         blank = torch.zeros(z0.shape[0], device=z0.device)
-        return FlowState(z0, z0, blank, code=blank.to(torch.int8))
+        return FlowState(z0, blank, status=blank.to(torch.int8))
 
     def step(self, problem: InitialValue, state: FlowState) -> FlowState:
         z, code, _ = self._advance(problem, state.z, Clock)
         return _judged(state, z, code)
-
-    def status(self, state: FlowState) -> Tensor | None:
-        return state.code
 
     def integrate(self, f: Callable[..., Any], z0: Any, times: Sequence[float]) -> Any:
         """Return z at the times, (T, B, ...), by torchdiffeq.
@@ -200,9 +196,8 @@ def _judged(state: FlowState, z: Tensor, code: Tensor) -> FlowState:
     good = code == Status.CONVERGED
     return FlowState(
         torch.where(expand(good, z), z, state.z),
-        state.fz,
         torch.where(good, 0.0, float("inf")),
-        code=code.to(torch.int8),
+        status=code.to(torch.int8),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..gradient.function import combine
 from ..norms import TINY, expand, finite, norm
 from ..problem import InitialValue
-from ..solver import Solver, State, verdict
+from ..solver import S, Solver, State, verdict
 from ..status import Status
 from .clock import precision
 from .tableau import DOPRI5, Tableau
@@ -31,13 +31,16 @@ Slope = Callable[[float, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PathState(State):
-    """The state z at `time`, with its slope as `fz` where the method carries it on.
+    """The state z at `time`.
 
     Arguments:
+        slope: f there, (B, ...), where the method carries it on.
         h: each sample's next step in t, (B,), signed; 0 where it would be below rounding.
     """
 
+    slope: Tensor
     h: Tensor
+    time: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,6 @@ class RungeKutta(Solver[InitialValue, PathState]):
     """
 
     answers: ClassVar[type[InitialValue]] = InitialValue
-    evaluates: ClassVar[bool] = False
 
     rtol: float = field(default=1e-3, kw_only=True)
     atol: float = field(default=1e-3, kw_only=True)
@@ -94,7 +96,6 @@ class RungeKutta(Solver[InitialValue, PathState]):
         return self._state(problem, z0, slope, time, h, finite(slope))
 
     def step(self, problem: InitialValue, state: PathState) -> PathState:
-        assert state.time is not None
         t = state.time
         rest = (problem.t1 - t).abs() <= (1 + SLIVER) * state.h.abs()
         end = torch.where(rest, problem.t1, t + state.h)
@@ -103,13 +104,13 @@ class RungeKutta(Solver[InitialValue, PathState]):
             return self._state(problem, z, z, end, state.h, ratio == 0)
         accepted = ratio <= 1
         if not bool(accepted.any()):
-            z, slope = state.z, state.fz
+            z, slope = state.z, state.slope
         elif not bool(accepted.all()):
             if torch.is_grad_enabled() and bool(torch.isinf(ratio).any()):
                 # A slope that is no number makes the gradient NaN though its step is rejected.
                 z, slope, _ = self._attempt(problem, state, torch.where(accepted, end, t))
             take = expand(accepted, z)
-            z, slope = torch.where(take, z, state.z), torch.where(take, slope, state.fz)
+            z, slope = torch.where(take, z, state.z), torch.where(take, slope, state.slope)
         least, order = LEAST * max(abs(problem.t0), abs(problem.t1)), self.tableau.order
         # A step that was good enough is not shortened: nearly all after it are as well.
         eased = torch.where(accepted, ratio.clamp(max=SAFETY**order), ratio)
@@ -117,20 +118,20 @@ class RungeKutta(Solver[InitialValue, PathState]):
         sound = (h != 0) | torch.isfinite(ratio)
         return self._state(problem, z, slope, torch.where(accepted, end, t), h, sound)
 
-    def status(self, state: PathState) -> Tensor | None:
-        return stuck(verdict(state.residual, 0.0), state.h)
+    def tolerance(self, state: State) -> float:
+        return 0.0  # the residual is what is left of the way
 
     def _state(
         self, problem: InitialValue, z: Tensor, slope: Tensor, t: Tensor, h: Tensor, sound: Tensor
     ) -> PathState:
         left = ((problem.t1 - t) / (problem.t1 - problem.t0)).to(norm(z[:0]).dtype)
-        return PathState(z, slope, torch.where(sound, left, float("inf")), h, time=t)
+        new = PathState(z, torch.where(sound, left, float("inf")), slope, h, time=t)
+        return stuck(self, new, h)
 
     def _attempt(
         self, problem: InitialValue, state: PathState, end: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return z at the end of the step, its slope, and its error in units of the tolerance."""
-        assert state.time is not None
         z, t, embedded = state.z, state.time, bool(self.tableau.error)
         t, end = together(z, t, end)
         h = end - t
@@ -138,7 +139,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
         def slope(c: float, z: Tensor) -> Tensor:
             return problem((end if c == 1 else t + c * h).to(z.dtype), z)
 
-        first = state.fz if embedded else slope(0.0, z)
+        first = state.slope if embedded else slope(0.0, z)
         new, slopes = advance(self.tableau, slope, z, first, h)
         if not embedded:
             return new, new, torch.where(finite(new), 0.0, float("inf"))
@@ -235,14 +236,16 @@ def next_step(h: Tensor, ratio: Tensor, order: int, least: float) -> Tensor:
     return torch.where(h.abs() < least, 0.0, h)
 
 
-def stuck(code: Tensor | None, h: Tensor) -> Tensor | None:
-    """Return the verdict, STEP_TOO_SMALL for the running samples whose next step is 0."""
+def stuck(solver: Solver[Any, Any], state: S, h: Tensor) -> S:
+    """Return the state, STEP_TOO_SMALL for the running samples whose next step h is 0."""
     small = h == 0
     if not bool(small.any()):
-        return code
+        return state
+    code = verdict(solver, state)
     if code is None:
-        return torch.where(small, Status.STEP_TOO_SMALL, 0).to(torch.int8)
-    return code.masked_fill(small & (code == Status.RUNNING), Status.STEP_TOO_SMALL)
+        code = torch.zeros_like(small, dtype=torch.int8)
+    running = small & (code == Status.RUNNING)
+    return replace(state, status=code.masked_fill(running, Status.STEP_TOO_SMALL))
 
 
 def size(z: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from solvers import (
     Anderson,
     ArcLength,
     Continuation,
+    Equilibrium,
     PeacemanRachford,
     Picard,
     Robust,
@@ -129,8 +130,9 @@ def test_solvers_that_keep_no_value_of_the_map_prove_nothing_and_are_refused() -
     for solver in (Continuation(), Robust(), Then(Anderson(), Picard()), ArcLength()):
         with pytest.raises(ValueError, match="does not keep"):
             Smoother(made, Verified(solver=solver), Smoothing(0.25))
-        with pytest.raises(TypeError, match="does not"):
-            Until(solver, lambda problem, state: state.residual < 1)
+        undecided = Until(solver, lambda problem, state: state.residual < 1)
+        with pytest.raises(TypeError, match="does not keep"):
+            solve(Equilibrium(lambda z: 0.5 * z, rowwise=True), undecided, torch.ones(2, 3))
 
 
 def test_a_warm_converged_vote_counts_only_where_its_answer_proves_it() -> None:

@@ -21,6 +21,7 @@ from solvers import (
     Continuation,
     Davidenko,
     Equilibrium,
+    Evaluated,
     Flow,
     InitialValue,
     NewtonKrylov,
@@ -262,12 +263,14 @@ def test_empty_batch_has_an_empty_answer(solver: AnySolver) -> None:
 
 
 @every_solver
-def test_states_hold_the_value_of_the_map_where_the_solver_says_so(solver: AnySolver) -> None:
-    if not solver.evaluates:
-        return  # paths and ladders: `Until` refuses them
+def test_states_hold_the_value_of_the_map_or_a_verdict_of_their_own(solver: AnySolver) -> None:
     case = linear(batch=3, norm=0.8)
     state = solver.init(case.problem, normal(9, 3, 6))
-    for _ in range(5):
-        assert torch.allclose(state.fz, case.problem(state.z), rtol=1e-12, atol=1e-12)
+    paths = isinstance(solver, Then | Robust | Continuation | ArcLength | Davidenko)
+    assert isinstance(state, Evaluated) is not paths
+    for _ in range(1 if paths else 5):
         state = solver.step(case.problem, state)
-    assert type(solver) not in (Then, Robust, Continuation, ArcLength, Davidenko)
+        if paths:  # which end elsewhere than at a residual of f
+            assert state.status.shape == state.evals.shape == (3,)
+        else:
+            assert torch.allclose(state.fz, case.problem(state.z), rtol=1e-12, atol=1e-12)
