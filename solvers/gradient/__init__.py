@@ -1,9 +1,9 @@
 """How an answer is differentiated: a choice apart from the path followed to it."""
 
 from .adjoint import Adjoint
-from .gradient import Gradient
+from .gradient import Gradient, RootGradient
 from .implicit import Implicit
 from .phantom import Phantom
 from .unroll import Unroll
 
-__all__ = ["Adjoint", "Gradient", "Implicit", "Phantom", "Unroll"]
+__all__ = ["Adjoint", "Gradient", "Implicit", "Phantom", "RootGradient", "Unroll"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ..problem import InitialValue
 from ..solution import Solution, V
 from ..transforms import check_untransformed, uncompiled
 from ..twice import by_formula
-from .function import Saved, once, pulled
+from .function import pulled
 from .graph import check_same, closure, cut, detached, evaluated, tied_to_nothing
 from .rows import BackwardWarning
 
@@ -97,22 +98,25 @@ def _attach(problem: InitialValue, solver: ODE, z0: Tensor, z1: Tensor) -> Tenso
     del image, closed
     places = [0, *(k for k, x in enumerate((*copies, *hidden)) if k and x.requires_grad)]
 
-    def pull(cotangents: tuple[Tensor, ...], saved: Saved) -> Sequence[Tensor | None]:
-        check_untransformed(*cotangents)
+    def refuse(v: Tensor, saved: object) -> NoReturn:
+        raise RuntimeError(ONCE)
+
+    def pull(v: Tensor, saved: Callable[[], tuple[Tensor, ...]]) -> Sequence[Tensor | None]:
+        check_untransformed(v)
         sources = saved()
         with torch.enable_grad():  # the field is evaluated again
             check_same(before, closure(evaluate(), *copies))
         with torch.no_grad(), cut(hidden):
             way = _Way(problem, solver, hidden)
-            found = way.back(copies[0].detach(), z1, cotangents[0], PARTS)
+            found = way.back(copies[0].detach(), z1, v, PARTS)
         found.tell(len(z1))
         values: Sequence[Tensor] = found.gradients
         if torch.is_grad_enabled():  # create_graph
-            values = once(ONCE, values, *sources, *cotangents)
+            values = [pulled(value, (*sources, v), refuse) for value in values]
         kept = dict(zip(places, values, strict=True))
         return [kept.get(k) for k in range(len(sources))]
 
-    return pulled((z1,), (*originals, *hidden), pull)[0]
+    return pulled(z1, (*originals, *hidden), pull)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The project's autograd functions: a root, a graph over copies of its inputs, a sum of slopes."""
+"""The project's autograd functions: a root, a gradient by a rule of its own, a sum of slopes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..caller import warn_caller
 from ..driver import run
 from ..norms import expand
 from ..precision import fitted
-from ..problem import Equilibrium, Map, check_start
+from ..problem import Equilibrium, Map
 from ..solver import Solver
 from ..transforms import check_untransformed
 from ..twice import as_written, by_formula
@@ -21,14 +21,14 @@ from .graph import check_same, closure, cut, detached, evaluated
 from .rows import BackwardWarning
 
 Tensors = tuple[Tensor, ...]
-Saved = Callable[[], Tensors]
+Pull = Callable[[Tensor, Callable[[], Tensors]], Sequence[Tensor | None]]
 
 
 def attach(
     problem: Equilibrium,
     z: Tensor,
     solver: Solver[Equilibrium, Any],
-    closed: tuple[Tensor, ...] | None = None,
+    closed: Tensors | None = None,
 ) -> Tensor:
     """Return the root z of z = f(z, *condition) with the implicit gradient attached.
 
@@ -38,7 +38,6 @@ def attach(
         solver: solver of the linear equation in backward.
         closed: the tensors that the map closes over, by default found from its graph.
     """
-    check_start(problem, z)
     root = z.detach().requires_grad_()
     inputs = detached(problem.inputs)
 
@@ -55,32 +54,51 @@ def attach(
     if image.grad_fn is None:
         return z
     solver = fitted(solver, problem.map, z.dtype)  # the products J^T u are rounded like f
-    call = _Call(problem.map, solver, root, inputs, image, hidden)
-    attached: Tensor = _ImplicitFunction.apply(call, *problem.inputs, *hidden)
-    return attached
+    call = _Root(problem.map, solver, root, inputs, hidden, image)
+    return call.attached((*problem.inputs, *hidden))
 
 
-@dataclass
-class _Call:
-    """What one application shares between forward and backward."""
+@dataclass(frozen=True)
+class _Root:
+    """A root and the graph of one evaluation at it, for the backward pass.
+
+    Arguments:
+        map: f.
+        solver: of the linear equation.
+        z: the root.
+        inputs: the condition.
+        hidden: the parameters and fast weights that f closes over.
+        image: f(z), whose graph leads to z, the inputs and what is hidden.
+    """
 
     map: Map
     solver: Solver[Equilibrium, Any]
-    root: Tensor  # z*, a leaf
-    inputs: tuple[Tensor, ...]  # the condition, as leaves
-    image: Tensor  # f(z*), with the graph from the leaves
-    hidden: tuple[Tensor, ...]  # the parameters and fast weights that the map closes over
+    z: Tensor
+    inputs: Tensors
+    hidden: Tensors
+    image: Tensor
+
+    def attached(self, sources: Tensors) -> Tensor:
+        """Return the root as a function of the inputs and what is hidden, which `sources` are."""
+        return pulled(self.z, sources, self.backward)
+
+    def backward(self, v: Tensor, saved: Callable[[], Tensors]) -> Sequence[Tensor | None]:
+        """Return the gradients in the sources, where autograd is on as functions of them and v."""
+        if not torch.is_grad_enabled():  # the condition may have been changed where f allows it
+            return self.pull(self.adjoint(v))
+        sources = saved()
+        inputs, hidden = sources[: len(self.inputs)], sources[len(self.inputs) :]
+        z = self.attached(sources)  # again: the output may have been changed
+        image = by_formula(self.map)(z, *inputs).to(z.dtype)
+        check_same(closure(self.image, self.z, *self.inputs), closure(image, z, *inputs))
+        again = replace(self, z=z, inputs=inputs, hidden=hidden, image=image)
+        linear = Equilibrium(lambda u, v: v + again.vjp(u), (v,))
+        u = attach(linear, again.adjoint(v.detach()), self.solver, (z, *sources))
+        return again.pull(u)
 
     def vjp(self, u: Tensor) -> Tensor:
         """Return J^T u."""
-        (pulled,) = torch.autograd.grad(
-            self.image,
-            self.root,
-            u,
-            retain_graph=True,
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
+        (pulled,) = self._grad((self.z,), u)
         return torch.zeros_like(u) if pulled is None else pulled
 
     def adjoint(self, v: Tensor) -> Tensor:
@@ -102,45 +120,50 @@ class _Call:
             )
         return found.value * size
 
-    def pull(self, u: Tensor, hidden: list[Tensor]) -> list[Tensor | None]:
-        """Return u^T df/dt for each input t of the condition and each hidden parameter."""
-        sources = [*self.inputs, *hidden]
-        wanted = [k for k, tensor in enumerate(sources) if tensor.requires_grad]
-        with cut(hidden):
-            found = torch.autograd.grad(
-                self.image,
-                [sources[k] for k in wanted],
-                u,
-                retain_graph=True,
-                create_graph=torch.is_grad_enabled(),
-                allow_unused=True,
-            )
-        gradients: list[Tensor | None] = [None] * len(sources)
-        for k, gradient in zip(wanted, found, strict=True):
-            gradients[k] = gradient
-        return gradients
+    def pull(self, u: Tensor) -> list[Tensor | None]:
+        """Return u^T df/dt for each input t, and for each t that is hidden."""
+        sources = (*self.inputs, *self.hidden)
+        with cut((self.z, *sources)):  # they may depend on each other, as the root does on all
+            found = iter(self._grad([t for t in sources if t.requires_grad], u))
+        return [next(found) if t.requires_grad else None for t in sources]
+
+    def _grad(self, sources: Sequence[Tensor], u: Tensor) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(
+            self.image,
+            sources,
+            u,
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
 
 
-class _ImplicitFunction(torch.autograd.Function):
-    """z* as a function of the condition and of the parameters that the map closes over."""
+def pulled(output: Tensor, originals: Tensors, pull: Pull) -> Tensor:
+    """Return the output as a function of the originals, whose gradient `pull` computes.
+
+    `pull(v, saved)` returns the gradient in each of the originals, which `saved()` gives if they
+    have not been changed since; where autograd is on, as functions of both.
+    """
+    tied: Tensor = _Pulled.apply((output, pull), *originals)
+    return tied
+
+
+class _Pulled(torch.autograd.Function):
+    """An output that was computed without a graph, and the rule of its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
-        ctx.held = call
-        ctx.save_for_backward(*tensors)
-        return call.root.detach().clone()
+    def forward(ctx: Any, held: tuple[Tensor, Pull], *originals: Tensor) -> Tensor:
+        output, ctx.held = held
+        ctx.save_for_backward(*originals)
+        ctx.set_materialize_grads(False)
+        return output.detach().clone()
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         (v,) = cotangents
-        call: _Call = _released(ctx)
-        if not torch.is_grad_enabled():  # the condition may have been changed where f allows it
-            return None, *call.pull(call.adjoint(v), list(call.hidden))
-        tensors = ctx.saved_tensors
-        condition, hidden = tensors[: len(call.inputs)], tensors[len(call.inputs) :]
-        # z* again, as a function of the same tensors: the output may have been changed.
-        z: Tensor = _ImplicitFunction.apply(call, *tensors)
-        return None, *_differentiable(call, z, v, condition, hidden)
+        if v is None:  # nothing passes, see `cut`
+            return (None,) * len(ctx.needs_input_grad)
+        return None, *_released(ctx)(v, lambda: ctx.saved_tensors)
 
 
 def _released(ctx: Any) -> Any:
@@ -161,112 +184,6 @@ def _released(ctx: Any) -> Any:
 _keeps_graph = getattr(
     getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", lambda: True
 )
-
-
-def _differentiable(
-    call: _Call, z: Tensor, v: Tensor, condition: list[Tensor], hidden: list[Tensor]
-) -> list[Tensor | None]:
-    """Return the same gradients, as functions of z*, v, the condition and the parameters.
-
-    They are computed on leaf copies, because z* depends on the parameters itself and
-    differentiating f(z*) in them would run through z* again.
-    """
-    root = z.detach().requires_grad_()
-    inputs = detached(tuple(condition))
-    cotangent = v.detach().requires_grad_()
-    image = by_formula(call.map)(root, *inputs).to(z.dtype)
-    check_same(closure(call.image, call.root, *call.inputs), closure(image, root, *inputs))
-    copy = replace(call, root=root, inputs=inputs, image=image)
-    linear = Equilibrium(lambda u, v: v + copy.vjp(u), (cotangent,))
-    u = attach(linear, copy.adjoint(v.detach()), call.solver, (root, *inputs, *hidden))
-    gradients = copy.pull(u, hidden)
-    present = [k for k, gradient in enumerate(gradients) if gradient is not None]
-    outputs = tuple(g for g in gradients if g is not None)
-    if outputs:
-        tied = tie(outputs, (root, cotangent, *inputs, *hidden), (z, v, *condition, *hidden))
-        for k, gradient in zip(present, tied, strict=True):
-            gradients[k] = gradient
-    return gradients
-
-
-def tie(outputs: Tensors, copies: Tensors, originals: Tensors) -> Tensors:
-    """Return the outputs as functions of the originals, by their gradient in the copies, any order.
-
-    `outputs` are computed from `copies`, leaf tensors (a parameter may be its own copy), each of
-    which stands for the original at its place.
-    """
-
-    def pull(cotangents: Tensors, saved: Saved) -> list[Tensor | None]:
-        again = torch.is_grad_enabled()  # create_graph
-        v = tuple(c.detach().requires_grad_() for c in cotangents) if again else cotangents
-        wanted = [k for k, tensor in enumerate(copies) if tensor.requires_grad]
-        with torch.enable_grad(), cut(copies):
-            found = torch.autograd.grad(
-                outputs,
-                [copies[k] for k in wanted],
-                v,
-                retain_graph=True,
-                create_graph=again,
-                allow_unused=True,
-            )
-        kept = {k: x for k, x in zip(wanted, found, strict=True) if x is not None}
-        if again and kept:
-            values = tie(tuple(kept.values()), (*copies, *v), (*saved(), *cotangents))
-            kept = dict(zip(kept, values, strict=True))
-        return [kept.get(k) for k in range(len(copies))]
-
-    return pulled(outputs, originals, pull)
-
-
-def pulled(
-    outputs: Tensors,
-    originals: Tensors,
-    pull: Callable[[Tensors, Saved], Sequence[Tensor | None]],
-) -> Tensors:
-    """Return the outputs as functions of the originals, whose gradient `pull` computes.
-
-    `pull(cotangents, saved)` returns the gradient in each of the originals, which `saved()` gives
-    if they have not been changed since; where autograd is on, as functions of both.
-    """
-    tied: Tensors = _Pulled.apply((outputs, pull), *originals)
-    return tied
-
-
-class _Pulled(torch.autograd.Function):
-    """Outputs that were computed without a graph, and the rule of their gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, held: Any, *originals: Tensor) -> Any:
-        outputs, ctx.held = held
-        ctx.save_for_backward(*originals)
-        return tuple(output.detach().clone() for output in outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return None, *_released(ctx)(cotangents, lambda: ctx.saved_tensors)
-
-
-def once(reason: str, values: Sequence[Tensor], *sources: Tensor) -> Tensors:
-    """Return the values as functions of the sources that raise `reason` when differentiated."""
-    refused: Tensors = _Refuse.apply(reason, len(values), *values, *sources)
-    return refused
-
-
-class _Refuse(torch.autograd.Function):
-    """The first of its tensors, as functions of all of them that cannot be differentiated.
-
-    torch's once_differentiable raises under backward(), but autograd.grad goes round it without
-    a word and returns what the rest of the graph contributes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, reason: str, count: int, *tensors: Tensor) -> Any:
-        ctx.reason = reason
-        return tuple(tensor.clone() for tensor in tensors[:count])
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        raise RuntimeError(ctx.reason)
 
 
 def combine(z: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar, cast
 
-from ..problem import Equilibrium, InitialValue
+import torch
+from torch import Tensor
+
+from ..driver import run
+from ..packing import pack
+from ..problem import Equilibrium, InitialValue, check_start
 from ..solution import Solution, V
 from ..solver import Solver
+from ..transforms import uncompiled
+from .rows import on_usable_rows
 
 P = TypeVar("P", Equilibrium, InitialValue)
 
@@ -14,7 +23,9 @@ P = TypeVar("P", Equilibrium, InitialValue)
 class Gradient(Protocol[P]):
     """Solve an equation and attach a gradient to the answer.
 
-    The rules are frozen dataclasses with one method. Where autograd is off they only solve.
+    The rules are frozen dataclasses with this method. Those that differentiate the path (`Unroll`,
+    `Adjoint`) have no other; a `RootGradient` needs no path. Where autograd is off they only
+    solve.
     """
 
     def apply(
@@ -22,3 +33,68 @@ class Gradient(Protocol[P]):
     ) -> Solution[V]:
         """Return the solution, its `value` differentiable in the condition and parameters."""
         ...
+
+
+class RootGradient(ABC):
+    """Differentiate an equation at its root, whoever found it: a rule says how in `at`.
+
+    Raises:
+        TypeError: the problem is an `InitialValue`, whose answer satisfies no such equation.
+    """
+
+    @abstractmethod
+    def at(self, problem: Equilibrium, z: Tensor) -> Tensor:
+        """Return z, (B, ...), without a graph so far, as a function of all that f depends on.
+
+        Arguments:
+            problem: of samples that have a gradient.
+            z: its root; one tensor, whatever the form of the caller's state.
+        """
+
+    @uncompiled
+    def attach(self, problem: Equilibrium, solution: Solution[V]) -> Solution[V]:
+        """Return a solution of the problem with the gradient attached to its `value`.
+
+        Samples that are NONFINITE have no gradient, nor those where f has none. The others are
+        differentiated where they are, CONVERGED or not.
+
+        Raises:
+            ValueError: the solution has not the batch of the problem's condition.
+        """
+        self._check(problem)
+        if not torch.is_grad_enabled():
+            return solution
+        packed, z, unpack = pack(problem, solution)
+        check_start(packed, z)
+        found: Any = replace(
+            cast("Any", solution),
+            value=z.detach(),
+            status=solution.status[: len(z)],  # coupled rows are one, and share their verdict
+            residual=solution.residual[: len(z)],
+            trajectory=None,
+        )
+        found = replace(found, value=on_usable_rows(packed, found, self.at))
+        return replace(solution, value=unpack(found).value)
+
+    @uncompiled
+    def apply(
+        self,
+        problem: Equilibrium,
+        solver: Solver[Equilibrium, Any],
+        z0: V | Solution[V],
+        *,
+        record: bool = False,
+    ) -> Solution[V]:
+        """Return the solution of `solve`, with the gradient attached."""
+        self._check(problem)
+        packed, start, unpack = pack(problem, z0)  # once, so that both know how the map behaves
+        with torch.no_grad():
+            found = run(packed, solver, start.detach(), record=record)
+        return unpack(self.attach(packed, found))
+
+    def _check(self, problem: object) -> None:
+        if not isinstance(problem, Equilibrium):
+            raise TypeError(
+                f"{type(self).__name__} differentiates z* = f(z*); the answer of an "
+                f"{type(problem).__name__} satisfies no such equation. Use Unroll() or Adjoint()."
+            )

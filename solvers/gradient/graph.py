@@ -22,7 +22,7 @@ def leaves(output: Tensor) -> tuple[Tensor, ...]:
 
     In the order of first visit.
     """
-    return _walk([_edge(output)], begin=0, through=frozenset())[0]
+    return _walk([_edge(output)])[0]
 
 
 def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -37,15 +37,14 @@ def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...
         begin = torch.zeros((), requires_grad=True).view(()).grad_fn
         assert begin is not None
         image = function()
-        first = begin._sequence_nr()
-        found, entries = _walk([_edge(image)], first, frozenset())
+        found, entries = _walk([_edge(image)], begin._sequence_nr())
         if not entries:
             return image, found
         with _Watch(entries) as watch:
             function()
-    unseen = frozenset(entries) - frozenset(watch.found)
-    found, _ = _walk([_edge(image)], first, unseen)
-    return image, (*found, *watch.found.values())
+    beyond, _ = _walk([edge for edge in entries if edge not in watch.found])
+    closed = (*found, *beyond, *watch.found.values())
+    return image, tuple({id(tensor): tensor for tensor in closed}.values())
 
 
 @contextmanager
@@ -61,7 +60,8 @@ def _casts_anew() -> Iterator[None]:
 
 def closure(image: Tensor, *inputs: Tensor) -> set[int]:
     """Return the leaves that a map closes over, as told by what it made of some inputs."""
-    return {id(leaf) for leaf in leaves(image)} - {id(tensor) for tensor in inputs}
+    found, _ = _walk([_edge(image)], ends=frozenset(map(_edge, inputs)))
+    return {id(leaf) for leaf in found} - {id(tensor) for tensor in inputs}
 
 
 def check_same(before: set[int], now: set[int]) -> None:
@@ -85,7 +85,9 @@ def cut(tensors: Iterable[Tensor]) -> Iterator[None]:
     computed from another.
     """
     handles = [
-        tensor.grad_fn.register_prehook(_zeros) for tensor in tensors if tensor.grad_fn is not None
+        tensor.grad_fn.register_prehook(lambda gradients: (None,) * len(gradients))
+        for tensor in tensors
+        if tensor.grad_fn is not None
     ]
     try:
         yield
@@ -94,24 +96,20 @@ def cut(tensors: Iterable[Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-def _zeros(gradients: tuple[Tensor | None, ...]) -> Any:
-    return tuple(g if g is None else torch.zeros_like(g) for g in gradients)
-
-
 def _edge(tensor: Tensor) -> Edge:
     return tensor.grad_fn, tensor.output_nr
 
 
 def _walk(
-    queue: list[Edge], begin: int, through: frozenset[Edge]
+    queue: list[Edge], begin: int = 0, ends: frozenset[Edge] = frozenset()
 ) -> tuple[tuple[Tensor, ...], list[Edge]]:
-    """Return the leaves that the edges lead to, and the edges to nodes that are older.
+    """Return the leaves that the edges lead to, and the edges at which the way to more ends.
 
     Arguments:
         queue: where to begin.
-        begin: the number of the first node that is not older. Numbers are given by thread: a
-            node of another thread may pass for a new one, and its leaves are found.
-        through: edges to older nodes that are followed all the same, and all beyond them.
+        begin: the number of the first node that is followed. Numbers are given by thread: a node
+            of another thread may pass for a new one, and its leaves are found.
+        ends: edges that are not followed either.
     """
     found: dict[int, Tensor] = {}
     entries: dict[Edge, None] = {}
@@ -123,12 +121,8 @@ def _walk(
         variable = getattr(node, "variable", None)  # on AccumulateGrad nodes alone
         if variable is not None:
             found[id(variable)] = variable
-        elif node._sequence_nr() < begin:
-            if (node, index) not in through:
-                entries[node, index] = None  # another of its results may be followed
-                continue
-            beyond, _ = _walk(list(node.next_functions), 0, through)
-            found |= {id(leaf): leaf for leaf in beyond}
+        elif node._sequence_nr() < begin or (node, index) in ends:
+            entries[node, index] = None  # another of its results may be followed
             continue
         seen.add(node)
         queue.extend(node.next_functions)

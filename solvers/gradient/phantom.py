@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..driver import run
-from ..packing import pack
 from ..problem import Equilibrium
-from ..solution import Solution, V
-from ..solver import Solver
-from ..transforms import uncompiled
-from .rows import on_usable_rows
+from .gradient import RootGradient
 
 
 @dataclass(frozen=True)
-class Phantom:
+class Phantom(RootGradient):
     """Differentiate a few damped steps taken at the root, and nothing before them.
 
     From z* (constant) do `steps` times z <- z + damping (f(z) - z); backward goes through these
@@ -42,30 +35,8 @@ class Phantom:
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must be in (0, 1]; got {self.damping}.")
 
-    @uncompiled
-    def apply(
-        self,
-        problem: Equilibrium,
-        solver: Solver[Equilibrium, Any],
-        z0: V | Solution[V],
-        *,
-        record: bool = False,
-    ) -> Solution[V]:
-        """Return the solution with the gradient of the last steps attached to its value."""
-        if not isinstance(problem, Equilibrium):
-            raise TypeError(
-                f"Phantom takes steps at the root of an Equilibrium; got "
-                f"{type(problem).__name__}. Use Unroll() or Adjoint()."
-            )
-        packed, start, unpack = pack(problem, z0)
-        with torch.no_grad():
-            found = run(packed, solver, start.detach(), record=record)
-        if torch.is_grad_enabled():
-            found = replace(found, value=on_usable_rows(packed, found, self._attach))
-        return unpack(found)
-
-    def _attach(self, problem: Equilibrium, root: Tensor) -> Tensor:
-        z = root
+    def at(self, problem: Equilibrium, z: Tensor) -> Tensor:
+        root = z
         for _ in range(self.steps):
             z = z + self.damping * (problem(z) - z)
         return root + (z - z.detach())

@@ -42,7 +42,11 @@ Phantom(3).apply(root, Anderson(), z0)
 Unroll().apply(root, Anderson(), z0)
 Unroll().apply(flow, ODE(), z0)
 Adjoint().apply(flow, ODE(), z0)
+Implicit().attach(root, solve(root, Picard(), z0))
+Phantom().attach(root, solve(root, Picard(), (z0, z0)))
 Implicit().apply(flow, Anderson(), z0)  # refused
+Implicit().attach(flow, solve(flow, ODE(), z0))  # refused
+Unroll().attach(root, solve(root, Picard(), z0))  # refused
 Implicit().apply(flow, ODE(), z0)  # refused
 Implicit(ODE())  # refused
 Phantom().apply(flow, ODE(), z0)  # refused
