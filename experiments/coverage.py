@@ -23,15 +23,15 @@ from rich.table import Table
 from scipy.stats import binom
 
 from experiments.results import Record
-from homotopy_deq.certification.sequence import BettingSequence, Decision
-from homotopy_deq.certification.statistics import (
-    audited_lower,
-    clopper_pearson,
+from experiments.rules import (
     product_lower,
     randomized_clopper_pearson,
     srs_paper_lower,
     srs_theorem_lower,
 )
+from homotopy_deq.certification.binomial import clopper_pearson
+from homotopy_deq.certification.sequence import BettingSequence, Decision
+from homotopy_deq.certification.statistics import audited_lower
 
 BATCH = 20  # samples of a batch share their solver's luck
 

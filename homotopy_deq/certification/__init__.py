@@ -3,7 +3,7 @@
 from .certificate import ABSTAIN, Certificate
 from .journal import Journal, JournalError, read
 from .noise import Noise, Phase
-from .policies import Audited, Converged, Policy, SrsPaper, Truncated
+from .policies import Audited, Converged, Policy, Truncated
 from .smoothing import Smoother, Smoothing, settings
 from .starts import Along, Clean, Cold, Serial, Start, Tangent
 from .verified import Verified
@@ -24,7 +24,6 @@ __all__ = [
     "Serial",
     "Smoother",
     "Smoothing",
-    "SrsPaper",
     "Start",
     "Tangent",
     "Truncated",

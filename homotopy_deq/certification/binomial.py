@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 EPS = 2.0**-52
 BELOW_ONE = 1 - EPS / 2  # the largest double below 1: no finite sample shows p = 1
@@ -37,54 +37,9 @@ def clopper_pearson(successes: SupportsIndex, trials: SupportsIndex, alpha: floa
         return 0.0
     from scipy.special import betaincinv
 
-    return _lowered(
-        float(betaincinv(k, n - k + 1, alpha * (1 - SLACK))), lambda p: _tail(k, n, p), alpha
+    return lowered(
+        float(betaincinv(k, n - k + 1, alpha * (1 - SLACK))), lambda p: tail(k, n, p), alpha
     )
-
-
-def randomized_clopper_pearson(
-    successes: SupportsIndex, trials: SupportsIndex, alpha: float, u: float
-) -> float:
-    """Return the randomised lower bound, whose error is alpha exactly.
-
-    p solves u P(X > K) + (1 - u) P(X >= K) = alpha, X ~ Bin(N, p): at u = 0 it is Clopper and
-    Pearson's bound, which it is never below. With probability alpha at K = N there is no p < 1
-    to solve it, and the largest double below 1 is returned.
-
-    Arguments:
-        successes: K, as in `clopper_pearson`, and valid for the same votes.
-        trials: N.
-        alpha: the chance of a bound above p.
-        u: uniform in [0, 1), independent of the votes, drawn once: choosing it, or drawing
-            again after a look at the bound, voids the coverage.
-
-    Raises:
-        ValueError: for impossible counts, alpha or u.
-
-    References:
-        W. Stevens (1950), Fiducial Limits of the Parameter of a Discontinuous Distribution.
-    """
-    k, n = counts(successes, trials)
-    check_level(alpha)
-    if not 0 <= u < 1:
-        raise ValueError(f"u must be uniform in [0, 1); got {u}.")
-    plain = clopper_pearson(k, n, alpha)
-    from scipy.optimize import brentq
-    from scipy.special import betaincinv
-
-    def tail(p: float) -> float:
-        return u * _tail(k + 1, n, p) + (1 - u) * _tail(k, n, p)
-
-    def excess(p: float) -> float:
-        return tail(p) - alpha * (1 - SLACK)
-
-    above = float(betaincinv(k + 1, n - k, alpha)) if k < n else 1.0
-    if excess(plain) >= 0:
-        return plain
-    root: Any = above
-    if excess(above) > 0:
-        root = brentq(excess, plain, above, xtol=1e-16)
-    return max(plain, _lowered(float(root), tail, alpha))
 
 
 def binomial_band(
@@ -126,7 +81,7 @@ def check_level(alpha: float) -> None:
         raise ValueError(f"alpha must be in (0, 1); got {alpha}.")
 
 
-def _tail(k: int, n: int, p: float) -> float:
+def tail(k: int, n: int, p: float) -> float:
     """Return P(Bin(n, p) >= k)."""
     from scipy.special import betainc
 
@@ -135,7 +90,7 @@ def _tail(k: int, n: int, p: float) -> float:
     return float(betainc(k, n - k + 1, p))
 
 
-def _lowered(p: float, tail: Callable[[float], float], alpha: float) -> float:
+def lowered(p: float, tail: Callable[[float], float], alpha: float) -> float:
     """Lower p until its tail is below alpha by more than rounding can account for."""
     p = min(p, BELOW_ONE) if p > 0 else 0.0  # nan, where scipy fails, claims nothing
     step = EPS

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .binomial import clopper_pearson
 from .certificate import ABSTAIN, Certificate
 from .noise import Noise
 from .sequence import BettingSequence, Decision
-from .statistics import audited_lower, clopper_pearson, radius, required_probability
+from .statistics import audited_lower, radius, required_probability
 
 STOPS = {
     Decision.CERTIFIED: "certified",
@@ -31,7 +32,6 @@ class Evidence:
         samples: to estimate with.
         policy: its name; "audited" has bounds of its own.
         asked: the one radius that is decided on, or None.
-        sound: an unsound policy's bound is no bound, and is not computed again.
     """
 
     sigma: float
@@ -39,15 +39,14 @@ class Evidence:
     samples: int
     policy: str = "converged"
     asked: float | None = None
-    sound: bool = True
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], *, sound: bool = True) -> Evidence:
+    def of(cls, config: Mapping[str, Any]) -> Evidence:
         """Read the rule from what decides a run's results, see `Journal`."""
         noise = config["smoothing"]
         policy, asked = config["policy"]["name"], config.get("radius")
         drawn = Noise(noise["sigma"], discrete=noise.get("discrete", False))
-        return cls(drawn.deviation, noise["alpha"], noise["n"], policy, asked, sound)
+        return cls(drawn.deviation, noise["alpha"], noise["n"], policy, asked)
 
     def check(self, found: Certificate) -> None:
         """Raise ValueError unless the certificate is what its counts prove, no more and no less."""
@@ -75,9 +74,7 @@ class Evidence:
             bets = BettingSequence(threshold, self.alpha).at(votes, samples)
             certified = bets.decision == Decision.CERTIFIED
             return bets.lower(), self.asked if certified else 0.0, STOPS[bets.decision]
-        if not self.sound:
-            lower = found.lower
-        elif self.policy != "audited":
+        if self.policy != "audited":
             lower = clopper_pearson(votes, samples, self.alpha)
         elif detail.get("audited") == 0:
             lower = 0.0

@@ -22,7 +22,7 @@ CONFIG, LINES, TABLE, TIMING = (
     "certificates.tsv",
     "timing.jsonl",
 )
-PARTS, ESTIMATES, ALONE = "parts", "unsound-estimates.jsonl", "alone.json"
+PARTS, ALONE = "parts", "alone.json"
 FORMAT = 2
 """Of the folder; the first had no checksums."""
 
@@ -45,23 +45,18 @@ class Journal:
     A line is complete or was never written: a torn last line is dropped. Each line of JSON carries
     its checksum, and what a certificate claims is computed from its counts again before it is
     written and after it is read. Any number of processes may go on with what any other number
-    left. An unsound policy's figures go to unsound-estimates.jsonl, and neither certificates nor a
-    table are written.
+    left.
 
     Arguments:
         folder: where to write.
         config: JSON of all that decides the results; `smoothing` (sigma, alpha, n), `policy` (its
             name) and, of a decision, `radius` say how they follow from the counts.
-        sound: whether these are certificates.
         rank: of this process.
     """
 
-    def __init__(
-        self, folder: Path, config: Mapping[str, Any], *, sound: bool = True, rank: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, rank: int = 0) -> None:
         self.folder = folder
         self.config = json.loads(json.dumps(config))
-        self.sound = sound
         self.part = folder / PARTS / f"rank-{rank}.jsonl"
 
     @classmethod
@@ -93,12 +88,16 @@ class Journal:
                 )
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
             raise JournalError(f"{file} was altered: it is no settings. {AGAIN}") from None
-        return cls(folder, body["config"], sound=body["sound"])
+        if not body.get("sound", True):
+            raise JournalError(
+                f"{folder}: the policy of this run is unsound: it has no certificates."
+            )
+        return cls(folder, body["config"])
 
     @cached_property
     def evidence(self) -> Evidence:
         """How a certificate follows from its counts."""
-        return Evidence.of(self.config, sound=self.sound)
+        return Evidence.of(self.config)
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise before any work unless the run may begin, or go on, in its folder.
@@ -131,15 +130,15 @@ class Journal:
         """Write the settings, or with `resume` leave what is there. By one process alone."""
         (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
         if not resume:
-            for name in (LINES, TABLE, TIMING, ESTIMATES, ALONE):
+            for name in (LINES, TABLE, TIMING, ALONE):
                 (self.folder / name).unlink(missing_ok=True)
             for part in (self.folder / PARTS).glob("rank-*.jsonl"):
                 part.unlink()
-            body = {"format": FORMAT, "config": self.config, "sound": self.sound}
+            body = {"format": FORMAT, "config": self.config}
             text = json.dumps(body | {"sha256": digest(body)}, indent=2) + "\n"
             replace_file(self.folder / CONFIG, text.encode())
-        if self.sound:  # a kill may have come between a line and its row
-            self._write_table(certificate for certificate, _ in self.done().values())
+        # A kill may have come between a line and its row.
+        self._write_table(certificate for certificate, _ in self.done().values())
 
     def note_alone(self, found: Alone) -> None:
         """Keep what was found when samples were solved alone."""
@@ -191,9 +190,8 @@ class Journal:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        if self.sound:
-            with (self.folder / TABLE).open("ab") as file:
-                file.write(f"{certificate.row()}\n".encode())
+        with (self.folder / TABLE).open("ab") as file:
+            file.write(f"{certificate.row()}\n".encode())
 
     def _ends_whole(self) -> bool:
         with self.part.open("rb") as file:
@@ -216,9 +214,6 @@ class Journal:
             )
         ordered = [done[k] for k in sorted(order)]
         lines = b"".join(seal(certificate.body()) for certificate, _ in ordered)
-        if not self.sound:
-            replace_file(self.folder / ESTIMATES, lines)
-            return [certificate for certificate, _ in ordered]
         times = b"".join(seal({"idx": c.index, "seconds": s}) for c, s in ordered)
         replace_file(self.folder / TIMING, times)
         self._write_table(certificate for certificate, _ in ordered)
@@ -286,8 +281,6 @@ def read(
             altered; says which, and the line.
     """
     journal = Journal.open(folder)
-    if not journal.sound:
-        raise JournalError(f"{folder}: the policy of this run is unsound; it has no certificates.")
     ended = (folder / LINES).exists()
     if not (ended or unfinished):
         raise FileNotFoundError(f"{folder} is not finished: go on with certify --resume.")

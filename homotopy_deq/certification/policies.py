@@ -13,6 +13,7 @@ from torch import Tensor
 from solvers import ODE
 
 from ..models import ImageModel
+from .binomial import clopper_pearson
 from .proof import Proof, VerifiedSession
 from .requirements import (
     check_count,
@@ -23,7 +24,7 @@ from .requirements import (
     root_solver,
 )
 from .starts import Along, Cold, Serial, Start
-from .statistics import audited_lower, clopper_pearson, srs_paper_lower
+from .statistics import audited_lower
 from .votes import Session, Votes
 
 EXACT = "the classifier at the exact equilibrium"
@@ -57,12 +58,10 @@ class Policy(ABC):
         start: where solves begin.
 
     Attributes:
-        sound: whether its certificates hold; only then may they be written.
         anytime: whether its votes are independent, or dominated by independent ones, so that
             sampling may stop at any time.
     """
 
-    sound: ClassVar[bool] = True
     anytime: ClassVar[bool] = True
 
     start: Start = field(default_factory=Cold)
@@ -243,37 +242,4 @@ class Audited(Policy):
         wrong = int((again.labels != target).sum())
         lower, excluded = audited_lower(len(members), len(labels), len(chosen), wrong, alpha)
         detail = {"audited": len(chosen), "disagreements": wrong, "excluded": excluded}
-        return Bound(lower, again.evaluations, detail)
-
-
-@dataclass(frozen=True)
-class SrsPaper(Audited):
-    """Count as the released code of serialized randomized smoothing does: NOT SOUND.
-
-    For comparison only; what it returns can not be written as a certificate.
-
-    References:
-        W. Gao, Z. Hou, H. Xu, X. Liu (2024), Certified robustness for deep equilibrium models via
-        serialized random smoothing.
-    """
-
-    sound: ClassVar[bool] = False
-    audit: int = 400
-
-    @property
-    def certifies(self) -> str:
-        return "nothing: its bound leaves the bias of the short solves in"
-
-    def bound(
-        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
-    ) -> Bound:
-        chosen = np.arange(min(self.audit, len(labels)))  # the first, as released
-        again = redo(chosen)
-        counted = labels[chosen] == target
-        if not counted.any():
-            return Bound(0.0, again.evaluations, {"audited": len(chosen), "sound": False})
-        wrong = int((counted & (again.labels != target)).sum())
-        votes = int((labels == target).sum())
-        lower = srs_paper_lower(votes, len(labels), int(counted.sum()), wrong, alpha)
-        detail = {"audited": len(chosen), "disagreements": wrong, "sound": False}
         return Bound(lower, again.evaluations, detail)

@@ -7,7 +7,6 @@ samples. A bound may err downwards only: each result is rounded towards the smal
 |---|---|---|
 | `clopper_pearson` | votes of G, or of an S that says A only where G does | i.i.d. noise |
 | `audited_lower` | votes of any S, k of those for A audited at random | i.i.d. noise |
-| `product_lower` | the same | i.i.d. noise, S a function of its own sample alone |
 """
 
 from __future__ import annotations
@@ -15,29 +14,7 @@ from __future__ import annotations
 from decimal import ROUND_FLOOR, Decimal
 from typing import SupportsIndex
 
-from .binomial import (
-    EPS,
-    SLACK,
-    binomial_band,
-    check_level,
-    clopper_pearson,
-    counts,
-    randomized_clopper_pearson,
-)
-
-__all__ = [
-    "audited_lower",
-    "binomial_band",
-    "clopper_pearson",
-    "floor_radius",
-    "hypergeometric_upper",
-    "product_lower",
-    "radius",
-    "randomized_clopper_pearson",
-    "required_probability",
-    "srs_paper_lower",
-    "srs_theorem_lower",
-]
+from .binomial import EPS, SLACK, check_level, clopper_pearson, counts
 
 SPLIT = 0.7  # of alpha, to the audit: within 1% of the best radius for p .7-.999, k 200-4000
 ROUNDING = 32 * EPS  # relative; scipy's quantile and distribution of N(0, 1) err by less
@@ -107,77 +84,6 @@ def audited_lower(
     counted, checked = _divide(alpha, split)
     wrong = hypergeometric_upper(m, k, b, checked)
     return clopper_pearson(m - wrong, n, counted), wrong
-
-
-def product_lower(
-    votes: SupportsIndex,
-    trials: SupportsIndex,
-    audited: SupportsIndex,
-    disagreements: SupportsIndex,
-    alpha: float,
-    split: float = SPLIT,
-) -> float:
-    """Return P(S = A) P(G = A | S = A), each factor bounded below, for samples that are i.i.d.
-
-    P(G = A) >= LCB(N_A, N, alpha1) LCB(k - b, k, alpha2). For an S that starts each solve from
-    one frozen state; along a chain, where S depends on earlier samples, use `audited_lower`.
-
-    Arguments: and errors are those of `audited_lower`.
-    """
-    m, n = counts(votes, trials)
-    b, k, _ = _audit(disagreements, audited, m, "votes")
-    counted, checked = _divide(alpha, split)
-    product = clopper_pearson(m, n, counted) * clopper_pearson(k - b, k, checked)
-    return product * (1 - EPS)
-
-
-def srs_paper_lower(
-    votes: SupportsIndex,
-    trials: SupportsIndex,
-    audited: SupportsIndex,
-    disagreements: SupportsIndex,
-    alpha: float,
-) -> float:
-    """Return what the released SRS code computes. UNSOUND: for comparison only.
-
-    LCB(c N_A, c N, alpha / 2), c = LCB(k - b, k, alpha / 2) the share of right votes. Scaling N
-    by c as well leaves the share N_A / N, and with it S's bias, as it was.
-
-    Arguments: as in `audited_lower`.
-
-    References:
-        W. Gao, Z. Hou, H. Xu, X. Liu (2024), Certified Robustness for Deep Equilibrium Models via
-        Serialized Random Smoothing.
-    """
-    m, n = counts(votes, trials)
-    b, k, _ = _audit(disagreements, audited, m, "votes")
-    check_level(alpha)
-    right = clopper_pearson(k - b, k, alpha / 2)
-    return clopper_pearson(int(right * m), int(right * n), alpha / 2)
-
-
-def srs_theorem_lower(
-    votes: SupportsIndex,
-    trials: SupportsIndex,
-    audited: SupportsIndex,
-    disagreements: SupportsIndex,
-    alpha: float,
-) -> float:
-    """Return what the theorem of SRS says: LCB(N_A - p_m N_A, N, alpha / 2). For comparison.
-
-    p_m = 1 - LCB(k - b, k, alpha / 2) bounds the share of wrong votes as if the audit were drawn
-    with replacement. `audited_lower` needs no such step and claims more.
-
-    Arguments: as in `audited_lower`; the k must be random here too.
-
-    References:
-        W. Gao, Z. Hou, H. Xu, X. Liu (2024), as above.
-    """
-    m, n = counts(votes, trials)
-    b, k, _ = _audit(disagreements, audited, m, "votes")
-    check_level(alpha)
-    right = clopper_pearson(k - b, k, alpha / 2)
-    return clopper_pearson(int(right * m), n, alpha / 2)
 
 
 def radius(p: float, sigma: float) -> float:

@@ -52,8 +52,8 @@ PolicyName = Annotated[
         "--policy",
         help="verified (count what a bound proves of the exact equilibrium), converged (count "
         "what is solved to the tolerance), audited (short solves, a random part done again in "
-        "full), truncated (certify the network of --steps steps itself), or srs-paper (NOT SOUND, "
-        "to compare with). Default: verified where the model qualifies, else converged.",
+        "full) or truncated (certify the network of --steps steps itself). Default: verified where "
+        "the model qualifies, else converged.",
         rich_help_panel=VOTES,
     ),
 ]
@@ -63,7 +63,7 @@ WarmStart = Annotated[
         help="Where a sample's solve starts: none (the model's own start), clean (the image's "
         "equilibrium), tangent (its first-order prediction), serial (where the batch before "
         "ended) or along:T (the image's own path at time T). Default: the policy's: serial for "
-        "audited and srs-paper, one from the clean image for verified, else none.",
+        "audited, one from the clean image for verified, else none.",
         rich_help_panel=VOTES,
     ),
 ]
@@ -71,7 +71,7 @@ Steps = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         metavar="S",
-        help="Solver steps of truncated, audited and srs-paper. Default: 3.",
+        help="Solver steps of truncated and audited. Default: 3.",
         rich_help_panel=VOTES,
     ),
 ]
@@ -79,7 +79,7 @@ Audit = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         metavar="K",
-        help="Samples that audited and srs-paper solve again in full. Default: 1000 and 400.",
+        help="Samples that audited solves again in full. Default: 1000.",
         rich_help_panel=VOTES,
     ),
 ]

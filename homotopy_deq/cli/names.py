@@ -41,7 +41,6 @@ from ..certification import (
     Converged,
     Policy,
     Serial,
-    SrsPaper,
     Start,
     Tangent,
     Truncated,
@@ -90,7 +89,6 @@ POLICIES: Mapping[str, type[Policy]] = {
     "verified": Verified,
     "audited": Audited,
     "truncated": Truncated,
-    "srs-paper": SrsPaper,
 }
 
 STARTS: Mapping[str, type[Start]] = {

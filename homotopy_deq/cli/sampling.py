@@ -75,7 +75,7 @@ def parts(
             "smoothing": deciding(smoothing),
             "arithmetic": arithmetic(),
         }
-        found.append(Part(smoothing, Journal(folder, config, sound=study.policy.sound, rank=rank)))
+        found.append(Part(smoothing, Journal(folder, config, rank=rank)))
     return found
 
 

@@ -62,7 +62,7 @@ class Study:
     Arguments:
         model: in eval mode, on its device, with the forward pass chosen.
         spec: of the training.
-        policy: sound for the model, or the paper's.
+        policy: sound for the model.
         name: of the policy.
         pixels: the images, uint8 (B, C, H, W).
         labels: of the images.

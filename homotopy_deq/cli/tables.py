@@ -12,17 +12,15 @@ from ..certification.curves import Curve
 from ..certification.summary import Summary, grid
 from .sampling import Finished
 
-UNSOUND = "UNSOUND: estimates, no certificates. Do not publish them as robustness."
 LATEST = "all samples drawn"
 
 
 def certified_table(title: str, policy: Policy, finished: Sequence[Finished]) -> Table:
     """Return certified accuracy at some radii, a column each sigma, and what it is of and cost."""
     sums = [summary(each) for each in finished]
-    claim = f"about {policy.certifies}" if policy.sound else policy.certifies
     rounded = ", rounded to 1/255 after noise" if finished[0].smoothing.discrete else ""
     units = f"l2 radii, images in [0, 1]{rounded}"
-    table = _table(title, finished, f"{units}; {claim}", sound=policy.sound)
+    table = _table(title, finished, f"{units}; about {policy.certifies}")
     for r in grid(max(each.reach for each in sums)):
         curves = [found.accuracy([r]) for found in sums]
         table.add_row(f"certified at r = {r:g}", *map(_banded, curves))
@@ -55,16 +53,13 @@ def decided_table(title: str, policy: Policy, finished: Sequence[Finished]) -> T
     return table
 
 
-def _table(title: str, finished: Sequence[Finished], caption: str, *, sound: bool = True) -> Table:
+def _table(title: str, finished: Sequence[Finished], caption: str) -> Table:
     smoothing, count = finished[0].smoothing, len(finished[0].certificates)
     said = f"{title}: {count:,} images, {smoothing.n:,} samples, alpha {smoothing.alpha:g}"
-    if not sound:
-        said = f"[bold red]{said}\n{UNSOUND}[/]"
-    table = Table(title=said, caption=caption, style="" if sound else "red", min_width=50)
+    table = Table(title=said, caption=caption, min_width=50)
     table.add_column("")
     for each in finished:
-        style = None if sound else "red"
-        table.add_column(f"sigma {each.smoothing.sigma:g}", justify="right", style=style)
+        table.add_column(f"sigma {each.smoothing.sigma:g}", justify="right")
     return table
 
 

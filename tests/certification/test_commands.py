@@ -28,7 +28,7 @@ def test_every_flag_says_what_it_is(command: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--policy", "magic"], "Valid: converged, verified, audited, truncated, srs-paper"),
+        (["--policy", "magic"], "Valid: converged, verified, audited, truncated"),
         (["--policy", "convergd"], "Did you mean 'converged'?"),
         (["--policy", "verified"], "nothing bounds how far"),
         (["--policy", "truncated", "--warm-start", "clean"], "--warm-start none"),
@@ -38,7 +38,7 @@ def test_every_flag_says_what_it_is(command: str) -> None:
         (["--warm-start", "along:x"], "could not convert"),
         (["--policy", "audited", "--warm-start", "along"], "no time along which"),
         (["--steps", "3"], "policy converged has no steps"),
-        (["--policy", "truncated", "--audit", "3"], "--audit is of audited, srs-paper"),
+        (["--policy", "truncated", "--audit", "3"], "--audit is of audited;"),
         (["--policy", "truncated", "--steps", "0"], "steps must be at least 1; got 0"),
         (["--policy", "audited", "--audit", "2000", "--n", "1000"], "--audit 2000 is more than"),
         (["--sigma", "0"], "sigma must be above 0"),
@@ -173,14 +173,6 @@ def test_each_sigma_has_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
         certify(run, tmp_path / "alone", "--sigma", sigma, "--overwrite")
         both = tmp_path / f"sigma-{sigma}" / LINES
         assert both.read_bytes() == (tmp_path / "alone" / LINES).read_bytes()
-
-
-def test_the_rule_of_the_paper_writes_no_certificates(run: Path, tmp_path: Path) -> None:
-    output = certify(run, tmp_path, "--policy", "srs-paper", "--audit", 20)
-    assert "UNSOUND" in output
-    assert not (tmp_path / LINES).exists() and not (tmp_path / TABLE).exists()
-    assert "unsound" in refused("report", tmp_path)
-    assert "unsound" in refused("plot-certified", tmp_path)
 
 
 def test_limit_and_skip_go_along_one_order(run: Path, tmp_path: Path) -> None:

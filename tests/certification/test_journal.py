@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from homotopy_deq.certification import Certificate, Journal, JournalError, read
-from homotopy_deq.certification.statistics import clopper_pearson, radius
+from homotopy_deq.certification.binomial import clopper_pearson
+from homotopy_deq.certification.sealed import digest
+from homotopy_deq.certification.statistics import radius
 
 CONFIG = {
     "smoothing": {"sigma": 0.25, "alpha": 0.001, "n": 100},
@@ -32,8 +34,8 @@ def certificate(index: int, votes: int = 80) -> Certificate:
     )
 
 
-def begun(folder: Path, rank: int = 0, *, sound: bool = True, resume: bool = False) -> Journal:
-    journal = Journal(folder, CONFIG, sound=sound, rank=rank)
+def begun(folder: Path, rank: int = 0, *, resume: bool = False) -> Journal:
+    journal = Journal(folder, CONFIG, rank=rank)
     journal.check(resume=resume)
     if rank == 0:
         journal.begin(resume=resume)
@@ -118,14 +120,18 @@ def test_a_row_is_in_the_table_as_soon_as_its_image_is_done(tmp_path: Path) -> N
     assert table.read_text().splitlines()[1:] == rows[::-1]
 
 
-def test_an_unsound_policy_writes_no_certificate(tmp_path: Path) -> None:
-    journal = begun(tmp_path, sound=False)
-    journal.append(certificate(0), 0.1)
-    journal.publish([0])
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "parts", "unsound-estimates.jsonl"}
-    with pytest.raises(JournalError, match="unsound"):
-        read(tmp_path)
+def test_a_run_by_the_unsound_policy_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    body = json.loads((tmp_path / "config.json").read_text())
+    del body["sha256"]
+    for sound in (True, False):
+        old = body | {"sound": sound}
+        (tmp_path / "config.json").write_text(json.dumps(old | {"sha256": digest(old)}))
+        if sound:
+            assert Journal.open(tmp_path).config == CONFIG
+        else:
+            with pytest.raises(JournalError, match="unsound"):
+                read(tmp_path, unfinished=True)
 
 
 def test_a_folder_is_gone_on_with_only_under_the_same_settings(tmp_path: Path) -> None:

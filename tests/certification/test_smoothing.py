@@ -16,6 +16,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from experiments.rules import SrsPaper
 from homotopy_deq import DEQ
 from homotopy_deq.certification import (
     ABSTAIN,
@@ -28,11 +29,11 @@ from homotopy_deq.certification import (
     Serial,
     Smoother,
     Smoothing,
-    SrsPaper,
     Tangent,
     Truncated,
     Verified,
 )
+from homotopy_deq.certification.evidence import Evidence
 from homotopy_deq.certification.statistics import radius, required_probability
 from homotopy_deq.models import ImageModel
 from solvers import ODE, Davidenko, Robust, Then
@@ -212,9 +213,11 @@ def test_the_papers_rule_claims_more_than_is_true_where_its_chain_is_biased() ->
     # One step from where the batch before ended mixes two draws of noise, and the mean of two
     # draws is nearer to the image than either: S votes for A more often than G.
     true = norm.cdf(0.2 / SIGMA)
-    assert certified(SrsPaper(steps=1), 0.2).lower > true
+    wrong = certified(SrsPaper(steps=1), 0.2)
+    assert wrong.lower > true
     assert certified(Audited(steps=1), 0.2).lower <= true
-    assert not SrsPaper.sound
+    with pytest.raises(ValueError, match="its counts give"):  # and no journal takes it
+        Evidence(SIGMA, 1e-3, 4000, "audited").check(wrong)
 
 
 def test_logits_that_are_no_numbers_are_refused_before_sampling() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from homotopy_deq import plotting
 from homotopy_deq.certification import ABSTAIN, Certificate
-from homotopy_deq.certification.statistics import binomial_band
+from homotopy_deq.certification.binomial import binomial_band
 from homotopy_deq.certification.summary import Summary, compare, grid
 from homotopy_deq.plotting_certified import certified_figure
 
