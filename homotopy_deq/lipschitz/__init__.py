@@ -1,0 +1,38 @@
+"""Networks with Lipschitz constants that are proved: equilibrium networks and their special cases.
+
+Every layer is a `Form`, z = phi(W z + U x + b), y = V z + D x + c, with a diagonal metric whose
+matrix inequality proves the constant. Circular convolutions are treated frequency by frequency.
+"""
+
+from .cells import LBENCell, MonDEQCell
+from .form import Form
+from .ibp import Box, interval_bounds
+from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich
+from .lben import LBEN, EquilibriumNetwork, MonDEQ
+from .lipsdp import lipsdp
+from .lower import gain_found
+from .margin import Margins, certify_margins
+from .network import LipschitzBound, certify_lipschitz, to_lben
+
+__all__ = [
+    "AOL",
+    "CPL",
+    "LBEN",
+    "SLL",
+    "BoundedLayer",
+    "Box",
+    "EquilibriumNetwork",
+    "Form",
+    "LBENCell",
+    "LipschitzBound",
+    "Margins",
+    "MonDEQ",
+    "MonDEQCell",
+    "Sandwich",
+    "certify_lipschitz",
+    "certify_margins",
+    "gain_found",
+    "interval_bounds",
+    "lipsdp",
+    "to_lben",
+]

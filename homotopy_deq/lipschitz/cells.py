@@ -1,0 +1,291 @@
+"""Cells whose equilibria have a Lipschitz constant of at most gamma for any parameters."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from solvers import MonotoneInclusion
+from solvers.problem import Map
+
+from ..cells import MonotoneCell
+from ..cells.bounds import gram_norm
+from .blocks import Grid, act, blocks_of, convolve, kernel_of, spectrum, spread
+from .form import Form
+from .layers import Parametrised
+
+EPSILON = 1e-3
+"""Added to V^T V of an `LBEN` from scratch, so that it is strongly monotone whatever V is."""
+
+
+class EquilibriumCell(Parametrised):
+    """The cell of z* = phi(W z* + U x + b), and the output V z* + c.
+
+    Arguments:
+        inputs: entries or channels of x.
+        hidden: of the state.
+        outputs: of the output.
+        grid, kernel: see `Parametrised`.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, grid: Grid, kernel: int) -> None:
+        super().__init__(grid, kernel, inputs, hidden, outputs)
+        self.inputs, self.hidden, self.outputs = inputs, hidden, outputs
+        self.u = self.raw(hidden, inputs)
+        self.v = self.raw(outputs, hidden)
+        self.b = nn.Parameter(torch.zeros(hidden))
+        self.c = nn.Parameter(torch.zeros(outputs))
+
+    @property
+    @abstractmethod
+    def gamma(self) -> float:
+        """The Lipschitz constant from x to the output."""
+
+    @abstractmethod
+    def form(self) -> Form:
+        """Return W, U, V and the metric in double precision."""
+
+    @abstractmethod
+    def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
+        """Return z = phi(W z + condition), with one W for all of its evaluations."""
+
+    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return U x + b."""
+        self.check_input(x, self.inputs)
+        return (self.product(self.u, x, self.b),)
+
+    def initial(self, x: Tensor) -> Tensor:
+        """Return 0."""
+        return x.new_zeros(len(x), self.hidden, *(self.grid or ()), dtype=self.b.dtype)
+
+    def read(self, z: Tensor) -> Tensor:
+        """Return V z + c."""
+        return self.product(self.v, z, self.c)
+
+    def forward(self, z: Tensor, given: Tensor) -> Tensor:
+        """Evaluate phi(W z + given). Builds W: to iterate, take the map of `equation`."""
+        return self.equation((given,))(z)
+
+    def blocks(self, weight: Tensor) -> Tensor:
+        """Return the blocks of U or V, (F, m, n)."""
+        return blocks_of(weight, self.grid)
+
+    def product(self, weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        """Return U x + b or V z + c."""
+        y = convolve(weight, x)
+        return y + spread(bias, y)
+
+
+class LBENCell(EquilibriumCell):
+    """The direct parametrisation of an LBEN: the inequality of `Form` holds for any parameters,
+
+        W = I - Psi (V^T V / (2 gamma) + Psi^-1 U U^T Psi^-1 / (2 gamma) + G^T G + eps I + S - S^T),
+
+    L = Psi^-1 = diag(exp(-psi)), which gives Q = 2 G^T G + 2 eps I exactly.
+
+    Arguments:
+        inputs, hidden, outputs: as in `EquilibriumCell`.
+        gamma: the Lipschitz constant, above 0.
+        epsilon: eps, at least 0.
+        full: the kernels cover the whole grid (`to_lben` needs this); the first tap of one is in
+            place, the others to the right of and below it.
+        grid, kernel: see `Parametrised`.
+
+    References:
+        M. Revay, R. Wang, I. Manchester (2020), Lipschitz bounded equilibrium networks.
+    """
+
+    linear: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        gamma: float = 1.0,
+        epsilon: float = EPSILON,
+        full: bool = False,
+        grid: Grid = None,
+        kernel: int = 3,
+    ) -> None:
+        super().__init__(inputs, hidden, outputs, grid, kernel)
+        if not (0 < gamma < float("inf") and epsilon >= 0):
+            raise ValueError(
+                f"gamma must be above 0 and epsilon 0 or more; got {gamma} and {epsilon}."
+            )
+        self._gamma, self.epsilon, self.full = gamma, epsilon, full
+        self.psi = nn.Parameter(torch.zeros(hidden))
+        self.gram = self.raw(hidden, hidden, 0.5)
+        self.skew = self.raw(hidden, hidden, 0.25)
+        self.register_buffer("linear", torch.zeros(hidden, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, form: Form) -> LBENCell:
+        """Return the cell with the map of a form, to the rounding of double precision.
+
+        Raises:
+            ValueError: the inequality does not hold, so that no such parameters exist.
+        """
+        form = form.without_feedthrough()
+        sizes = form.u.shape[2], len(form.b), form.v.shape[1]
+        cell = cls(*sizes, gamma=form.gamma, epsilon=0.0, full=True, grid=form.grid, kernel=1)
+        cell = cell.to(form.b)
+        metric, eye = form.metric, torch.eye(len(form.b), dtype=form.w.dtype)
+        lu = metric[:, None] * form.u
+        m = metric[:, None] * (eye.to(form.w) - form.w)
+        size = float(torch.linalg.matrix_norm(m).amax())
+        m = m - (form.v.mH @ form.v + lu @ lu.mH) / (2 * form.gamma)
+        values, vectors = torch.linalg.eigh((m + m.mH) / 2)
+        if float(values.amin()) < -1e-10 * size:
+            raise ValueError(
+                f"the form is no LBEN of gamma {form.gamma:.6g}: its matrix has the eigenvalue "
+                f"{2 * float(values.amin()):.3g}."
+            )
+        # The square root is hermitian, so that at opposite frequencies it is conjugate, too.
+        gram = vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mH
+        new = {"u": form.u, "v": form.v, "gram": gram, "skew": m / 2}
+        with torch.no_grad():
+            for name, blocks in new.items():
+                setattr(cell, name, nn.Parameter(kernel_of(blocks, form.grid).clone()))
+            cell.psi.copy_(-metric.log())
+            cell.b.copy_(form.b)
+            cell.c.copy_(form.c)
+            cell.linear.copy_(form.linear)
+        return cell
+
+    @property
+    def gamma(self) -> float:
+        return self._gamma
+
+    def blocks(self, weight: Tensor) -> Tensor:
+        return spectrum(weight, self.grid) if self.full else blocks_of(weight, self.grid)
+
+    def product(self, weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        if not self.full:
+            return super().product(weight, x, bias)
+        y = act(self.blocks(weight), x)
+        return y + spread(bias, y)
+
+    def compute(self) -> tuple[Tensor, ...]:
+        """Compute the blocks of W."""
+        return (self._weight(self.psi, self.u, self.v, self.gram, self.skew),)
+
+    def _weight(self, psi: Tensor, *parameters: Tensor) -> Tensor:
+        u, v, g, s = (self.blocks(each) for each in parameters)
+        scale, eye = psi.exp(), torch.eye(self.hidden, dtype=u.dtype, device=u.device)
+        lu = u / scale[:, None]
+        half = (v.mH @ v + lu @ lu.mH) / (2 * self.gamma)
+        return eye - scale[:, None] * (half + g.mH @ g + self.epsilon * eye + s - s.mH)
+
+    def form(self) -> Form:
+        psi, u, v, g, s, b, c = (
+            each.detach().double()
+            for each in (self.psi, self.u, self.v, self.gram, self.skew, self.b, self.c)
+        )
+        ub, vb = self.blocks(u), self.blocks(v)
+        return Form(
+            w=self._weight(psi, u, v, g, s),
+            u=ub,
+            v=vb,
+            d=ub.new_zeros(len(ub), self.outputs, self.inputs),
+            b=b,
+            c=c,
+            metric=(-psi).exp(),
+            gamma=self.gamma,
+            linear=self.linear,
+            grid=self.grid,
+        )
+
+    def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
+        (weight,) = self.computed()
+        return MonotoneInclusion(
+            rowwise=True,
+            condition=condition,
+            linear=lambda z: act(weight, z),
+            resolvent=lambda alpha: _resolvent(weight, alpha),
+            moduli=lambda: self.form().moduli(),
+            prox=self._phi,
+        )
+
+    def _phi(self, v: Tensor) -> Tensor:
+        if self.full:  # only a form brings linear neurons
+            return torch.where(spread(self.linear, v), v, v.relu())
+        return v.relu()
+
+
+class MonDEQCell(EquilibriumCell):
+    """The cell of a monotone operator equilibrium network: W of a `MonotoneCell`.
+
+    gamma is ||U|| ||V|| / m, with upper bounds of the norms.
+
+    Arguments:
+        inputs, hidden, outputs: as in `EquilibriumCell`.
+        monotonicity: m in (0, 1].
+        grid, kernel: see `Parametrised`.
+
+    References:
+        E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
+        C. Pabbaraju, E. Winston, J. Z. Kolter (2021), Estimating Lipschitz constants of monotone
+        deep equilibrium models.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        monotonicity: float = 0.1,
+        grid: Grid = None,
+        kernel: int = 3,
+    ) -> None:
+        super().__init__(inputs, hidden, outputs, grid, kernel)
+        self.cell = MonotoneCell(
+            (hidden, *(self.grid or ())), monotonicity=monotonicity, kernel=kernel
+        )
+
+    def compute(self) -> tuple[Tensor, ...]:
+        return (self.cell.weight(),)
+
+    def _norms(self) -> tuple[float, float]:
+        return tuple(  # type: ignore[return-value]
+            float(gram_norm(self.blocks(t.detach().double()), steps=20)) for t in (self.u, self.v)
+        )
+
+    @property
+    def gamma(self) -> float:
+        u, v = self._norms()
+        return u * v / self.cell.monotonicity
+
+    def form(self) -> Form:
+        """Return it with L = (||V|| / ||U||) I."""
+        u, v = self._norms()
+        with torch.no_grad():
+            w = blocks_of(self.cell.weight().double(), self.grid)
+        ub, vb = (self.blocks(t.detach().double()) for t in (self.u, self.v))
+        b, c = self.b.detach().double(), self.c.detach().double()
+        return Form(
+            w=w,
+            u=ub,
+            v=vb,
+            d=ub.new_zeros(len(ub), self.outputs, self.inputs),
+            b=b,
+            c=c,
+            metric=torch.full_like(b, v / u),
+            gamma=u * v / self.cell.monotonicity,
+            linear=torch.zeros_like(b, dtype=torch.bool),
+            grid=self.grid,
+        )
+
+    def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
+        return self.cell.equation(condition)
+
+
+def _resolvent(weight: Tensor, alpha: float) -> Map:
+    """Return v -> (I + alpha (I - W))^-1 v."""
+    eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    inverse = torch.linalg.inv((1 + alpha) * eye - alpha * weight)
+    return lambda v: act(inverse, v)

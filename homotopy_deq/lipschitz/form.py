@@ -1,0 +1,214 @@
+"""The form that all Lipschitz-bounded layers share, and the inequality that proves its bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..cells.bounds import SLACK, UNIT
+from .blocks import Grid, act, spread
+
+
+@dataclass(frozen=True)
+class Form:
+    """An equilibrium network, with the diagonal matrix that proves its Lipschitz constant:
+
+        z = phi(W z + U x + b),   y = V z + D x + c,   ||y(x) - y(x')|| <= gamma ||x - x'||,
+
+    phi applied to each entry, with slopes in [0, 1]. With P = 2 L - L W - W^T L it is well posed if
+    P > 0, and gamma holds if
+
+        Q = [[P, -L U], [-U^T L, gamma I]] - [V D]^T [V D] / gamma >= 0,
+
+    which for D = 0 is P - (V^T V + L U U^T L) / gamma >= 0. All linear maps are given by blocks
+    (F, m, n), float64: one of a matrix, or one for each frequency of a circular convolution.
+
+    Arguments:
+        w: W, (F, n, n).
+        u: U, (F, n, d).
+        v: V, (F, k, n).
+        d: D, (F, k, d).
+        b: b, (n,).
+        c: c, (k,).
+        metric: the diagonal of L, (n,), above 0.
+        gamma: the claim.
+        linear: neurons whose phi is the identity, bool (n,); ReLU at the others.
+        grid: height and width of the images, or None where the maps are matrices.
+
+    References:
+        M. Revay, R. Wang, I. Manchester (2020), Lipschitz bounded equilibrium networks.
+        A. Havens et al. (2023), Exploiting connections between Lipschitz structures for certifiably
+        robust deep equilibrium models.
+    """
+
+    w: Tensor
+    u: Tensor
+    v: Tensor
+    d: Tensor
+    b: Tensor
+    c: Tensor
+    metric: Tensor
+    gamma: float
+    linear: Tensor
+    grid: Grid = None
+
+    def __call__(self, x: Tensor, steps: int | None = None) -> Tensor:
+        """Return y by Picard's iteration, exact after n + 1 steps where W is strictly triangular.
+
+        Arguments:
+            x: (B, d) or (B, d, H, W), float64.
+            steps: how many; n + 1 by default.
+        """
+        given = act(self.u, x)
+        given = given + spread(self.b, given)
+        z = torch.zeros_like(given)
+        for _ in range(len(self.b) + 1 if steps is None else steps):
+            z = self.phi(act(self.w, z) + given)
+        y = act(self.v, z) + act(self.d, x)
+        return y + spread(self.c, y)
+
+    def phi(self, v: Tensor) -> Tensor:
+        """Return the activation of (B, n, ...)."""
+        return torch.where(spread(self.linear, v), v, v.relu())
+
+    def inequality(self) -> Tensor:
+        """Return Q, hermitian (F, N, N): n rows where D = 0, else n + d."""
+        q = self._well_posed()
+        if not bool(self.d.any()):
+            lu = self.metric[:, None] * self.u
+            return q - (self.v.mH @ self.v + lu @ lu.mH) / self.gamma
+        lu = self.metric[:, None] * self.u
+        wide = torch.cat((self.v, self.d), 2)
+        eye = torch.eye(self.u.shape[2], dtype=q.dtype, device=q.device).expand(len(q), -1, -1)
+        top, bottom = torch.cat((q, -lu), 2), torch.cat((-lu.mH, self.gamma * eye), 2)
+        return torch.cat((top, bottom), 1) - wide.mH @ wide / self.gamma
+
+    def lmi(self) -> tuple[Tensor, float]:
+        """Return Q and its least eigenvalue, in double precision as computed."""
+        q = self.inequality()
+        return q, _least(q)
+
+    def proved(self) -> float:
+        """Return a Lipschitz constant that the inequality proves, in spite of rounding.
+
+        With Q >= -delta and P >= p > 0, the inequality holds for gamma (1 + delta / p), as
+        (1 - s) P + s Q >= 0 for s = p / (p + delta). delta and p are widened by the rounding of
+        Q, P and their eigenvalues.
+
+        Raises:
+            ValueError: P is not proved to be positive definite.
+        """
+        whole = self.without_feedthrough()
+        p, q = whole._well_posed(), whole.inequality()
+        parts = [p, whole.v, whole.metric[:, None] * whole.u, whole.metric[:, None] * whole.w]
+        size = sum(float(torch.linalg.matrix_norm(t).amax()) ** k for t, k in
+                   zip(parts, (1, 2, 2, 1), strict=True))  # fmt: skip
+        n = len(self.b) + max(self.u.shape[2], self.v.shape[1])
+        slack = SLACK * n * UNIT * size * max(1.0, 1 / self.gamma)
+        least = _least(p) - slack
+        if not least > 0:
+            raise ValueError(
+                "the equilibrium is not proved to be well posed: the least eigenvalue of "
+                f"2 L - L W - W^T L is {_least(p):.3g}, where above {slack:.1g} is needed."
+            )
+        delta = max(0.0, slack - _least(q))
+        return self.gamma * (1 + delta / least) * (1 + 16 * UNIT)
+
+    def without_feedthrough(self) -> Form:
+        """Return the same map with D = 0: identity neurons carry x to the output."""
+        if not bool(self.d.any()):
+            return self
+        count, size = len(self.w), self.u.shape[2]
+        eye = torch.eye(size, dtype=self.u.dtype, device=self.u.device).expand(count, -1, -1)
+        none = self.u.new_zeros(count, size, size + len(self.b))
+        carried = self.metric.new_full((size,), self.gamma)
+        return replace(
+            self,
+            w=torch.cat((none, torch.cat((self.u, self.w), 2)), 1),
+            u=torch.cat((eye, torch.zeros_like(self.u)), 1),
+            v=torch.cat((self.d, self.v), 2),
+            d=torch.zeros_like(self.d),
+            b=torch.cat((self.b.new_zeros(size), self.b)),
+            metric=torch.cat((carried, self.metric)),
+            linear=torch.cat((torch.ones_like(carried, dtype=torch.bool), self.linear)),
+        )
+
+    def then(self, last: Form) -> Form:
+        """Return the map that applies this one and `last` to its answer; gammas multiply.
+
+        Raises:
+            ValueError: the sizes or the grids differ.
+        """
+        if self.grid != last.grid or self.v.shape[1] != last.u.shape[2]:
+            raise ValueError(
+                f"a map to {self.v.shape[1]} channels on grid {self.grid} cannot be followed by "
+                f"one of {last.u.shape[2]} channels on grid {last.grid}."
+            )
+        above = self.w.new_zeros(len(self.w), len(self.b), len(last.b))
+        below = torch.cat((last.u @ self.v, last.w), 2)
+        return Form(
+            w=torch.cat((torch.cat((self.w, above), 2), below), 1),
+            u=torch.cat((self.u, last.u @ self.d), 1),
+            v=torch.cat((last.d @ self.v, last.v), 2),
+            d=last.d @ self.d,
+            b=torch.cat((self.b, last.b + _constant(last.u, self.c))),
+            c=last.c + _constant(last.d, self.c),
+            metric=torch.cat((last.gamma * self.metric, last.metric / self.gamma)),
+            gamma=self.gamma * last.gamma,
+            linear=torch.cat((self.linear, last.linear)),
+            grid=self.grid,
+        )
+
+    def moduli(self) -> tuple[float, float]:
+        """Return m and l of I - W in the metric of L, by which splittings choose their steps."""
+        root = self.metric.sqrt()
+        eye = torch.eye(len(root), dtype=self.w.dtype, device=self.w.device)
+        a = root[:, None] * (eye - self.w) / root
+        return _least((a + a.mH) / 2), float(torch.linalg.matrix_norm(a, 2).amax())
+
+    def pairwise(self, w: Tensor) -> Tensor:
+        """Return a Lipschitz constant of <w, y> for each row of w, at most gamma ||w||, (K,):
+
+            gamma_w^2 = min over s of w V (s P - s^2 L U U^T L)^-1 V^T w.
+
+        Arguments:
+            w: (K, k), float64, as the differences of the rows of a last linear map.
+
+        Raises:
+            ValueError: the maps are no matrices, or no s makes the matrix positive definite.
+        """
+        form = self.without_feedthrough()
+        if form.grid is not None:
+            raise ValueError("pairwise takes a network of vectors; this one maps images.")
+        p, rows = form._well_posed()[0], w @ form.v[0]
+        lu = form.metric[:, None] * form.u[0]
+        best = w.new_full((len(w),), math.inf)
+        slack = SLACK * len(p) * UNIT
+        for s in torch.logspace(-3, 1, 81, dtype=w.dtype).tolist():
+            scaled = (s / form.gamma) * p - (s / form.gamma) ** 2 * (lu @ lu.mT)
+            widened = scaled - slack * torch.linalg.matrix_norm(scaled) * torch.eye(len(p)).to(p)
+            factor, info = torch.linalg.cholesky_ex(widened)
+            if int(info) == 0:
+                half = torch.linalg.solve_triangular(factor, rows.mT, upper=False)
+                best = torch.minimum(best, torch.linalg.vector_norm(half, dim=0))
+        if not bool(best.isfinite().all()):
+            raise ValueError("no scale of the metric makes the matrix positive definite.")
+        return best * (1 + 1e-9)
+
+    def _well_posed(self) -> Tensor:
+        lw = self.metric[:, None] * self.w
+        return 2 * torch.diag(self.metric) - lw - lw.mH
+
+
+def _constant(blocks: Tensor, c: Tensor) -> Tensor:
+    """Return the product with a constant image: that of frequency 0."""
+    return (blocks[0] @ c.to(blocks.dtype)).real
+
+
+def _least(hermitian: Tensor) -> float:
+    if hermitian.shape[-1] == 0:
+        return float("inf")
+    return float(torch.linalg.eigvalsh((hermitian + hermitian.mH) / 2).amin())

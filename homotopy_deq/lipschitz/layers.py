@@ -1,0 +1,312 @@
+"""Layers with a Lipschitz constant of at most 1 by construction, each an LBEN in disguise."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cells.bounds import gram_norm
+from .blocks import Grid, act, blocks_of, convolve, row_sums, spread
+from .form import Form
+
+SMALL = 1e-6
+"""Kept away from 0: the row sums that SLL and AOL divide by, relative to their mean. Without it a
+row of zeros makes training end at chance level; with it each t_i only becomes smaller."""
+
+
+class Parametrised(nn.Module):
+    """Weights that are functions of parameters: of matrices, or of circular convolutions.
+
+    They are computed anew in every call while gradients are recorded, and kept between calls
+    otherwise, until a parameter changes or moves.
+
+    Arguments:
+        grid: height and width of the images, for circular convolutions; None for vectors.
+        kernel: side of the kernels, odd; of no meaning for vectors.
+        sizes: numbers of entries or channels, to be checked.
+    """
+
+    def __init__(self, grid: Grid, kernel: int, *sizes: int) -> None:
+        super().__init__()
+        if min(sizes) < 1:
+            raise ValueError(f"sizes must be at least 1; got {', '.join(map(str, sizes))}.")
+        if grid is not None and (len(grid) != 2 or min(grid) < 1):
+            raise ValueError(f"grid must be (height, width) of the images, or None; got {grid}.")
+        if grid is not None and (kernel % 2 == 0 or not 1 <= kernel <= min(grid)):
+            raise ValueError(f"kernel must be odd and fit on the grid {tuple(grid)}; got {kernel}.")
+        self.grid: Grid = None if grid is None else (grid[0], grid[1])
+        self.kernel = kernel
+        self._kept: tuple[Any, tuple[Tensor, ...]] | None = None
+
+    @abstractmethod
+    def compute(self) -> tuple[Tensor, ...]:
+        """Compute the weights from the parameters, in their precision."""
+
+    def computed(self) -> tuple[Tensor, ...]:
+        """Return what `compute` does, kept between calls where no gradient is recorded."""
+        device = next(self.parameters()).device.type
+        with torch.autocast(device, enabled=False):  # in half precision the bound would be lost
+            if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+                return self.compute()
+            key = [(p._version, p.data_ptr(), p.dtype) for p in self.parameters()]
+            if torch.is_inference_mode_enabled():  # such tensors may not be used outside it
+                return self.compute()
+            if self._kept is None or self._kept[0] != key:
+                self._kept = key, self.compute()
+            return self._kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None}  # computed anew where it is copied to
+
+    def check_input(self, x: Tensor, channels: int) -> None:
+        """Raise ValueError unless x is a batch of the vectors or images that this maps."""
+        wanted = (channels, *(self.grid or ()))
+        if x.dim() < 2 or tuple(x.shape[1:]) != wanted:
+            raise ValueError(
+                f"{type(self).__name__} maps (B, {', '.join(map(str, wanted))}); "
+                f"got {tuple(x.shape)}."
+            )
+
+    def raw(self, rows: int, columns: int, gain: float = 1.0) -> nn.Parameter:
+        """Return a parameter of independent normal entries: a matrix or a kernel."""
+        size = (rows, columns) if self.grid is None else (rows, columns, self.kernel, self.kernel)
+        return nn.Parameter(torch.randn(size) * (gain / math.sqrt(math.prod(size[1:]))))
+
+
+class BoundedLayer(Parametrised):
+    """A map of vectors (B, n) or images (B, n, H, W) with a Lipschitz constant of at most 1.
+
+    Arguments:
+        inputs: n, entries of a vector or channels of an image.
+        outputs: entries or channels of the result.
+        grid, kernel: see `Parametrised`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, grid: Grid, kernel: int) -> None:
+        super().__init__(grid, kernel, inputs, outputs)
+        self.inputs, self.outputs = inputs, outputs
+
+    @abstractmethod
+    def apply_with(self, x: Tensor, *computed: Tensor) -> Tensor:
+        """Return the map at x, given what `compute` returned."""
+
+    @abstractmethod
+    def form(self) -> Form:
+        """Return the layer as an equilibrium network with its metric, in double precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map at x, (B, inputs) or (B, inputs, H, W)."""
+        self.check_input(x, self.inputs)
+        return self.apply_with(x, *self.computed())
+
+    def extra_repr(self) -> str:
+        """Show the sizes in `print(layer)`."""
+        grid = "" if self.grid is None else f", grid={self.grid}, kernel={self.kernel}"
+        return f"{self.inputs}, {self.outputs}{grid}"
+
+
+class _Residual(BoundedLayer):
+    """x - K^T (t * relu(K x + b)), K of m rows."""
+
+    def __init__(
+        self, features: int, hidden: int | None = None, *, grid: Grid = None, kernel: int = 3
+    ) -> None:
+        super().__init__(features, features, grid, kernel)
+        self.hidden = features if hidden is None else hidden
+        self.weight = self.raw(self.hidden, features)
+        self.bias = nn.Parameter(torch.zeros(self.hidden))
+
+    @abstractmethod
+    def scales(self, weight: Tensor) -> Tensor:
+        """Return t, (m,)."""
+
+    def compute(self) -> tuple[Tensor, ...]:
+        return self.weight, self.scales(self.weight)
+
+    def apply_with(self, x: Tensor, *computed: Tensor) -> Tensor:
+        weight, t = computed
+        inner = convolve(weight, x)
+        inner = (inner + spread(self.bias, inner)).relu()
+        return x - convolve(weight, spread(t, inner) * inner, transposed=True)
+
+    def form(self) -> Form:
+        """Return it with W = 0, U = K, V = -K^T diag(t), D = I, L = diag(t)."""
+        weight = self.weight.detach().double()
+        t = self.scales(weight).detach()
+        k = blocks_of(weight, self.grid)
+        return Form(
+            w=k.new_zeros(len(k), self.hidden, self.hidden),
+            u=k,
+            v=-k.mH * t,
+            d=torch.eye(self.inputs, dtype=k.dtype, device=k.device).expand(len(k), -1, -1),
+            b=self.bias.detach().double(),
+            c=t.new_zeros(self.outputs),
+            metric=t,
+            gamma=1.0,
+            linear=torch.zeros_like(t, dtype=torch.bool),
+            grid=self.grid,
+        )
+
+
+class CPL(_Residual):
+    """Step against the gradient of a convex potential: x - (2 / ||K||^2) K^T relu(K x + b).
+
+    ||K|| is bounded from above by Gram iteration (`gram_norm`), for a circular convolution
+    frequency by frequency.
+
+    Arguments:
+        features: n, entries or channels of x and of the result.
+        hidden: rows of K; n by default.
+        grid, kernel: see `BoundedLayer`.
+
+    References:
+        L. Meunier, B. Delattre, A. Araujo, A. Allauzen (2022), A dynamical system perspective for
+        Lipschitz neural networks.
+    """
+
+    def scales(self, weight: Tensor) -> Tensor:
+        norm = gram_norm(blocks_of(weight, self.grid))
+        return (2 / norm.square()).expand(self.hidden)
+
+
+class SLL(_Residual):
+    """Apply an SDP-based Lipschitz layer: x - K^T (t * relu(K x + b)),
+
+        t_i = 2 / sum_j |K K^T|_ij q_j / q_i,   q = exp of a parameter.
+
+    Arguments:
+        features: n, entries or channels of x and of the result.
+        hidden: rows of K; n by default.
+        grid, kernel: see `BoundedLayer`.
+
+    References:
+        A. Araujo, A. Havens, B. Delattre, A. Allauzen, B. Hu (2023), A unified algebraic
+        perspective on Lipschitz neural networks. Differs in q = exp(.), and in `SMALL`.
+    """
+
+    def __init__(
+        self, features: int, hidden: int | None = None, *, grid: Grid = None, kernel: int = 3
+    ) -> None:
+        super().__init__(features, hidden, grid=grid, kernel=kernel)
+        self.log_q = nn.Parameter(torch.zeros(self.hidden))
+
+    def scales(self, weight: Tensor) -> Tensor:
+        q = self.log_q.to(weight.dtype).exp()
+        sums = (row_sums(weight) * q).sum(1) / q
+        return 2 / _away_from_zero(sums)
+
+
+class AOL(BoundedLayer):
+    """Apply an almost orthogonal layer: relu(P diag(s) x + b), s_i = (sum_j |P^T P|_ij)^-1/2.
+
+    Arguments:
+        inputs: n, entries or channels of x.
+        outputs: of the result.
+        grid, kernel: see `BoundedLayer`.
+
+    References:
+        B. Prach, C. Lampert (2022), Almost-orthogonal layers for efficient general-purpose
+        Lipschitz networks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, grid: Grid = None, kernel: int = 3) -> None:
+        super().__init__(inputs, outputs, grid, kernel)
+        self.weight = self.raw(outputs, inputs)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def compute(self) -> tuple[Tensor, ...]:
+        return (_almost_orthogonal(self.weight),)
+
+    def apply_with(self, x: Tensor, *computed: Tensor) -> Tensor:
+        y = convolve(computed[0], x)
+        return (y + spread(self.bias, y)).relu()
+
+    def form(self) -> Form:
+        """Return it with W = 0, U = P diag(s), V = I, D = 0, L = I."""
+        u = blocks_of(_almost_orthogonal(self.weight.detach().double()), self.grid)
+        bias = self.bias.detach().double()
+        return explicit(u, bias, torch.eye(self.outputs, dtype=u.dtype, device=u.device),
+                        torch.ones_like(bias), self.grid)  # fmt: skip
+
+
+class Sandwich(BoundedLayer):
+    """Apply sqrt2 A^T diag(p) relu(sqrt2 diag(1/p) B x + b), with A A^T + B B^T = I:
+
+        [A B]^T = [(I + Z)^-1 (I - Z); -2 Y (I + Z)^-1],   Z = X - X^T + Y^T Y,   p = exp(.),
+
+    Cayley's transform, for a circular convolution in each frequency.
+
+    Arguments:
+        inputs: n, entries or channels of x.
+        outputs: of the result, and neurons.
+        grid, kernel: see `BoundedLayer`.
+
+    References:
+        R. Wang, I. Manchester (2023), Direct parameterization of Lipschitz-bounded deep networks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, grid: Grid = None, kernel: int = 3) -> None:
+        super().__init__(inputs, outputs, grid, kernel)
+        self.skew = self.raw(outputs, outputs)
+        self.weight = self.raw(inputs, outputs)
+        self.log_p = nn.Parameter(torch.zeros(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def compute(self) -> tuple[Tensor, ...]:
+        p = self.log_p.exp()
+        a, b = _cayley(blocks_of(self.skew, self.grid), blocks_of(self.weight, self.grid))
+        return math.sqrt(2) / p[:, None] * b, math.sqrt(2) * a.mH * p
+
+    def apply_with(self, x: Tensor, *computed: Tensor) -> Tensor:
+        into, out = computed
+        inner = act(into, x)
+        return act(out, (inner + spread(self.bias, inner)).relu())
+
+    def form(self) -> Form:
+        """Return it with W = 0, U = sqrt2 p^-1 B, V = sqrt2 A^T p, D = 0, L = diag(p^2)."""
+        skew, weight = (t.detach().double() for t in (self.skew, self.weight))
+        p, bias = self.log_p.detach().double().exp(), self.bias.detach().double()
+        a, b = _cayley(blocks_of(skew, self.grid), blocks_of(weight, self.grid))
+        u, v = math.sqrt(2) / p[:, None] * b, math.sqrt(2) * a.mH * p
+        return explicit(u, bias, v, p.square(), self.grid)
+
+
+def explicit(u: Tensor, b: Tensor, v: Tensor, metric: Tensor, grid: Grid) -> Form:
+    """Return the form of V relu(U x + b), 1-Lipschitz in a metric."""
+    count, n, d = u.shape
+    v = v if v.dim() == 3 else v.expand(count, -1, -1)
+    return Form(
+        w=u.new_zeros(count, n, n),
+        u=u,
+        v=v,
+        d=u.new_zeros(count, v.shape[1], d),
+        b=b,
+        c=b.new_zeros(v.shape[1]),
+        metric=metric,
+        gamma=1.0,
+        linear=torch.zeros_like(b, dtype=torch.bool),
+        grid=grid,
+    )
+
+
+def _almost_orthogonal(weight: Tensor) -> Tensor:
+    """Return P diag(s)."""
+    s = _away_from_zero(row_sums(weight.transpose(0, 1)).sum(1)).rsqrt()
+    return weight * s.view(1, -1, *(1,) * (weight.dim() - 2))
+
+
+def _away_from_zero(sums: Tensor) -> Tensor:
+    return sums + SMALL * sums.detach().mean() + torch.finfo(sums.dtype).tiny
+
+
+def _cayley(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A (F, m, m) and B (F, m, n) with A A^H + B B^H = I, of X (F, m, m), Y (F, n, m)."""
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    z = x - x.mH + y.mH @ y
+    top = torch.linalg.solve(eye + z, eye - z)
+    bottom = -2 * y @ torch.linalg.inv(eye + z)
+    return top.mH, bottom.mH

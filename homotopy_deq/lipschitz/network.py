@@ -1,0 +1,240 @@
+"""Networks of bounded layers: rewritten as equilibrium networks, and their bounds checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..cells.bounds import SLACK, UNIT
+from .cells import LBENCell
+from .form import Form
+from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich, explicit
+from .lben import LBEN, EquilibriumNetwork, MonDEQ
+
+KNOWN = (AOL, CPL, SLL, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
+ROUND = 1 + 16 * UNIT
+
+OUTSIDE = {
+    "MaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
+    "AdaptiveMaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
+    "MaxMin": "it sorts pairs of neurons, which no elementwise slope in [0, 1] does; use ReLU",
+    "GroupSort": "it sorts neurons, which no elementwise slope in [0, 1] does; use ReLU",
+    "BatchNorm1d": "its statistics come from the batch, or its scale is not bounded by its form",
+    "BatchNorm2d": "its statistics come from the batch, or its scale is not bounded by its form",
+    "GroupNorm": "it divides by a deviation that may be 0, so it has no Lipschitz constant",
+    "LayerNorm": "it divides by a deviation that may be 0, so it has no Lipschitz constant",
+}
+
+
+@dataclass(frozen=True)
+class LipschitzBound:
+    """A Lipschitz constant in the 2-norm, and what proves it.
+
+    Arguments:
+        value: of the whole network, the product of its parts', rounded up.
+        parts: name in the network, kind and bound of each module.
+    """
+
+    value: float
+    parts: tuple[tuple[str, str, float], ...]
+
+
+def certify_lipschitz(network: nn.Module) -> LipschitzBound:
+    """Return a Lipschitz constant of a network that its stored weights prove.
+
+    Nothing is taken from how a layer was made: each one's inequality (`Form`) is checked in double
+    precision, and each linear map's norm is computed, rounded outward. The constant is of the map
+    in exact arithmetic.
+
+    Arguments:
+        network: a `torch.nn.Sequential`, nested as it likes, of the layers of this package, Linear,
+            Conv2d, ReLU, LeakyReLU, AvgPool2d, Flatten, Identity and, in eval mode, Dropout.
+
+    Raises:
+        ValueError: a module has no bound that is known; the message names it and says why.
+    """
+    parts = [(name, type(m).__name__, _bound(name, m)) for name, m in modules(network)]
+    value = 1.0
+    for *_, bound in parts:
+        value *= bound * ROUND
+    return LipschitzBound(value, tuple(parts))
+
+
+def to_lben(network: nn.Module) -> EquilibriumNetwork | nn.Sequential:
+    """Return a network of the same map as one equilibrium network, in double precision.
+
+    Layers that follow each other on one grid become one `LBEN` whose W is block-triangular: Picard
+    and `PeacemanRachford(step_size=1.0)` solve it exactly, in as many steps as it is deep and one
+    to see it. Average pooling and flattening stay as they are between two of them.
+
+    Arguments:
+        network: as in `certify_lipschitz`; the modules of torch may be Linear, ReLU, AvgPool2d,
+            Flatten, Identity and, in eval mode, Dropout.
+
+    Raises:
+        ValueError: a module is not of this form; the message names it and says why.
+    """
+    made: list[nn.Module] = []
+    form: Form | None = None
+    for name, module in modules(network):
+        kind = type(module)
+        if kind in (nn.AvgPool2d, nn.Flatten):
+            _bound(name, module)
+            made += [*_network(form), module]
+            form = None
+            continue
+        if kind in (nn.Identity, nn.Dropout, nn.Dropout2d):
+            _bound(name, module)
+            continue
+        if kind is nn.ReLU:
+            if form is None:
+                raise _refused(name, module, "it has no layer before it on this grid")
+            part = _relu(form)
+        elif isinstance(module, nn.Linear) and kind is nn.Linear:
+            part = _linear(module)
+        elif (own := form_of(module)) is not None:
+            part = own
+        else:
+            raise _refused(name, module)
+        form = part if form is None else form.then(part)
+    made += _network(form)
+    return made[0] if len(made) == 1 else nn.Sequential(*made)  # type: ignore[return-value]
+
+
+def _network(form: Form | None) -> list[nn.Module]:
+    return [] if form is None else [EquilibriumNetwork(LBENCell.of(form))]
+
+
+def modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the name and module of each part that a network applies in turn.
+
+    Raises:
+        ValueError: a hook could change what a module returns.
+    """
+    if network._forward_hooks or network._forward_pre_hooks:
+        raise _refused(prefix or "the network", network, "a forward hook may change its value")
+    if type(network) is nn.Sequential:
+        for name, child in network.named_children():
+            yield from modules(child, f"{prefix}.{name}" if prefix else name)
+    else:
+        yield prefix or type(network).__name__, network
+
+
+def form_of(module: nn.Module) -> Form | None:
+    """Return the form of a layer of this package; None of another, or of a subclass of one."""
+    if isinstance(module, BoundedLayer | EquilibriumNetwork) and type(module) in KNOWN:
+        return module.form()
+    return None
+
+
+def _bound(name: str, module: nn.Module) -> float:
+    form = form_of(module)
+    if form is not None:
+        try:
+            return form.proved()
+        except ValueError as error:
+            raise _refused(name, module, str(error)) from error
+    find = _BOUNDS.get(type(module))
+    reason = None if find is None else find(module)
+    if isinstance(reason, float):
+        return reason
+    raise _refused(name, module, reason)
+
+
+def _refused(name: str, module: nn.Module, reason: str | None = None) -> ValueError:
+    kind = type(module).__name__
+    reason = reason or OUTSIDE.get(kind, "its Lipschitz constant is not known here")
+    return ValueError(f"{name} ({kind}) cannot be certified: {reason}.")
+
+
+def norm_bound(weight: Tensor) -> float:
+    """Return an upper bound of the 2-norm of a matrix as it is stored, in double precision."""
+    w = weight.detach().double()
+    if not bool(w.isfinite().all()):
+        return math.inf
+    slack = SLACK * max(w.shape) * UNIT * float(torch.linalg.matrix_norm(w))
+    return float(torch.linalg.matrix_norm(w, 2)) + slack
+
+
+def _linear_norm(module: nn.Module) -> float | str:
+    norm = norm_bound(module.weight)  # type: ignore[arg-type]
+    return norm if math.isfinite(norm) else "its weight is not finite"
+
+
+def _convolution_norm(module: nn.Module) -> float | str:
+    """Bound the norm by the sum of the taps', which holds with zeros and with circular padding."""
+    assert isinstance(module, nn.Conv2d)
+    if module.groups != 1 or module.padding_mode not in ("zeros", "circular"):
+        return "only convolutions of one group, padded by zeros or circularly, are bounded here"
+    taps = module.weight.detach().double().flatten(2).permute(2, 0, 1)
+    if not bool(taps.isfinite().all()):
+        return "its weight is not finite"
+    if module.padding_mode == "circular" and any(
+        p > k // 2 for p, k in zip(_pair(module.padding), module.kernel_size, strict=True)
+    ):
+        return "circular padding wider than half the kernel repeats pixels"
+    return sum(norm_bound(tap) for tap in taps) * ROUND
+
+
+def _pool_norm(module: nn.Module) -> float | str:
+    assert isinstance(module, nn.AvgPool2d)
+    size, stride = _pair(module.kernel_size), _pair(module.stride)
+    if size != stride or module.divisor_override is not None or module.padding not in (0, (0, 0)):
+        return "only pooling over cells that do not overlap, without padding, is bounded here"
+    if module.ceil_mode:
+        return "ceil_mode averages over parts of cells"
+    return ROUND / math.sqrt(size[0] * size[1])
+
+
+def _pair(value: object) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore
+
+
+def _leaky(module: nn.Module) -> float | str:
+    return max(1.0, abs(float(module.negative_slope)))  # type: ignore[arg-type]
+
+
+def _dropout(module: nn.Module) -> float | str:
+    return "it draws at random while training; call eval()" if module.training else 1.0
+
+
+_BOUNDS: dict[type, Callable[[nn.Module], float | str]] = {
+    nn.Linear: _linear_norm,
+    nn.Conv2d: _convolution_norm,
+    nn.AvgPool2d: _pool_norm,
+    nn.ReLU: lambda module: 1.0,
+    nn.LeakyReLU: _leaky,
+    nn.Flatten: lambda module: 1.0,
+    nn.Identity: lambda module: 1.0,
+    nn.Dropout: _dropout,
+    nn.Dropout2d: _dropout,
+}
+
+
+def _relu(before: Form) -> Form:
+    count, n = before.v.shape[:2]
+    eye = torch.eye(n, dtype=before.w.dtype, device=before.w.device).expand(count, -1, -1)
+    return explicit(eye, before.c.new_zeros(n), eye, before.c.new_ones(n), before.grid)
+
+
+def _linear(module: nn.Linear) -> Form:
+    """Return C x + b as a form without neurons: D = C, gamma = ||C||."""
+    weight = module.weight.detach().double()[None]
+    out, inputs = weight.shape[1:]
+    bias = weight.new_zeros(out) if module.bias is None else module.bias.detach().double()
+    none = weight.new_zeros(0)
+    return Form(
+        w=weight.new_zeros(1, 0, 0),
+        u=weight.new_zeros(1, 0, inputs),
+        v=weight.new_zeros(1, out, 0),
+        d=weight,
+        b=none,
+        c=bias,
+        metric=none,
+        gamma=max(norm_bound(weight[0]), torch.finfo(weight.dtype).tiny),
+        linear=none.bool(),
+    )

@@ -1,0 +1,233 @@
+"""What a network's bound is made of, what is refused, and radii that hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from homotopy_deq.lipschitz import (
+    AOL,
+    CPL,
+    LBEN,
+    SLL,
+    EquilibriumNetwork,
+    MonDEQ,
+    Sandwich,
+    certify_lipschitz,
+    certify_margins,
+    gain_found,
+    interval_bounds,
+    to_lben,
+)
+from solvers import PeacemanRachford
+
+
+def mixed() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(SLL(3, 5, grid=(8, 8)), CPL(3, 4, grid=(8, 8)), AOL(3, 6, grid=(8, 8))),
+        nn.AvgPool2d(2),
+        Sandwich(6, 6, grid=(4, 4)),
+        nn.Flatten(),
+        nn.Linear(96, 16),
+        nn.ReLU(),
+        SLL(16),
+        nn.Linear(16, 10),
+    ).double().eval()  # fmt: skip
+
+
+def test_a_mixed_network_keeps_its_map_and_its_bound_as_an_lben() -> None:
+    network, x = mixed(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    lben = to_lben(network)
+    for part in lben.children():
+        if isinstance(part, EquilibriumNetwork):
+            part.layer = part.layer.with_solver(PeacemanRachford(step_size=1.0, rtol=1e-14))
+    assert (lben(x) - network(x)).abs().amax() < 1e-12
+    assert certify_lipschitz(lben).value == pytest.approx(
+        certify_lipschitz(network).value, rel=1e-6
+    )
+
+
+def test_the_bound_is_the_product_of_its_parts_norms() -> None:
+    linear = nn.Linear(5, 3).double()
+    network = nn.Sequential(linear, nn.ReLU(), nn.Flatten())
+    exact = float(torch.linalg.matrix_norm(linear.weight.detach(), 2))
+    assert exact < certify_lipschitz(network).value < exact * (1 + 1e-10)
+    pool = certify_lipschitz(nn.AvgPool2d(2)).value
+    assert 0.5 < pool < 0.5 + 1e-12
+    conv = nn.Conv2d(2, 2, 3, padding=1).double()
+    x = torch.randn(2, 7, 7, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda x: conv(x[None])[0].flatten())(x).flatten(1)
+    assert float(torch.linalg.svdvals(jacobian.detach())[0]) <= certify_lipschitz(conv).value
+
+
+class MaxMin(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.MaxPool2d(2), "AvgPool2d"),
+        (MaxMin(), "sorts"),
+        (nn.BatchNorm2d(3), "statistics"),
+        (nn.LayerNorm(3), "no Lipschitz constant"),
+        (nn.Bilinear(3, 3, 3), "not known"),
+        (Doubled(3, 3), "not known"),
+        (nn.Dropout(), "eval"),
+        (nn.AvgPool2d(3, 1), "overlap"),
+        (nn.Conv2d(4, 4, 3, groups=2), "one group"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "not known"),
+    ],
+)
+def test_a_module_without_a_bound_is_refused_by_its_name(module: nn.Module, words: str) -> None:
+    network = nn.Sequential(nn.Sequential(AOL(3, 3)), module)
+    with pytest.raises(ValueError, match=r"^1 \(") as caught:
+        certify_lipschitz(network)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"^1 \(.*cannot be certified"):
+        to_lben(network)
+
+
+def test_a_hook_is_refused() -> None:
+    network = nn.Sequential(AOL(3, 3))
+    network[0].register_forward_hook(lambda module, args, out: 2 * out)
+    with pytest.raises(ValueError, match="hook"):
+        certify_lipschitz(network)
+
+
+def test_a_weight_that_is_not_finite_proves_nothing() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), SLL(3))
+    with torch.no_grad():
+        network[0].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        certify_lipschitz(network)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_attack_within_the_radius_changes_the_class(seed: int) -> None:
+    torch.manual_seed(seed)
+    network = nn.Sequential(Sandwich(6, 12), Sandwich(12, 12), nn.Linear(12, 4)).double().eval()
+    x = torch.randn(40, 6, dtype=torch.float64)
+    found = certify_margins(network, x)
+    assert float(found.radius.min()) >= 0
+    assert float(found.radius.max()) > 0.05
+    attacked = x.clone()
+    for _ in range(100):
+        attacked.requires_grad_()
+        logits = network(attacked)
+        own = logits.gather(1, found.prediction.clamp_min(0)[:, None])[:, 0]
+        best = logits.scatter(1, found.prediction.clamp_min(0)[:, None], -1e9).amax(1)
+        (slope,) = torch.autograd.grad((best - own).sum(), attacked)
+        step = attacked.detach() + 0.3 * found.radius[:, None] * slope / slope.norm(
+            dim=1, keepdim=True
+        )
+        away = step - x
+        attacked = x + away * (found.radius[:, None] / away.norm(dim=1, keepdim=True)).clamp(max=1)
+    assert torch.equal(network(attacked).argmax(1), found.prediction)
+
+
+def test_a_normalised_head_is_certified_by_pairs() -> None:
+    torch.manual_seed(0)
+    body, head = Sandwich(6, 12), nn.Linear(12, 4, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(nn.functional.normalize(head.weight))
+    network = nn.Sequential(body, head).double().eval()
+    x = torch.randn(10, 6, dtype=torch.float64)
+    found = certify_margins(network, x)
+    logits = network(x).detach()
+    weight = head.weight.detach()
+    y = logits.argmax(1)
+    for k in range(10):
+        by_hand = min(
+            float((logits[k, y[k]] - logits[k, j]) / (weight[y[k]] - weight[j]).norm())
+            for j in range(4)
+            if j != int(y[k])
+        )
+        assert found.radius[k] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_the_constant_of_a_pair_of_classes_is_below_that_of_any_two() -> None:
+    torch.manual_seed(0)
+    network = LBEN(6, 24, 5, gamma=2.0, solver=PeacemanRachford(rtol=1e-10)).double().eval()
+    pair = torch.tensor([[1.0, -1, 0, 0, 0]], dtype=torch.float64)
+    bound = float(network.form().pairwise(pair))
+    x = torch.randn(50, 6, dtype=torch.float64)
+    least = gain_found(nn.Sequential(network, Times(pair)), x, steps=20)
+    assert float(least.max()) <= bound < 0.95 * 2 * 2**0.5
+
+
+class Times(nn.Module):
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.matrix.mT
+
+
+def test_an_equilibrium_that_is_hardly_solved_is_certified_less() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(MonDEQ(4, 10, 3, monotonicity=0.5)).double().eval()
+    x = torch.randn(8, 4, dtype=torch.float64)
+    good = certify_margins(network, x)
+    network[0].layer = network[0].layer.with_solver(PeacemanRachford(rtol=1e-10, max_steps=1))
+    assert float(good.slack.max()) < 1e-6
+    # The check evaluates the map itself, so it sees what the solver left.
+    assert certify_margins(network, x).slack.isfinite().all()
+
+
+def small(seed: int) -> MonDEQ:
+    torch.manual_seed(seed)
+    network = MonDEQ(5, 12, 3, monotonicity=0.9).double()
+    with torch.no_grad():
+        network.cell.cell.gram.mul_(0.3)  # type: ignore[union-attr]
+        network.cell.cell.skew.mul_(0.2)  # type: ignore[union-attr]
+    network.layer = network.layer.with_solver(PeacemanRachford(rtol=1e-12))
+    return network
+
+
+def test_no_output_of_a_box_leaves_its_interval() -> None:
+    network, radius = small(0), 0.2
+    x = torch.randn(4, 5, dtype=torch.float64)
+    box = interval_bounds(network, x, radius)
+    for _ in range(50):
+        offset = radius * torch.sign(torch.randn(200, 1, 5, dtype=torch.float64))
+        y = network((x + offset).flatten(0, 1)).unflatten(0, (200, 4))
+        assert bool(((y <= box.high) & (y >= box.low)).all())
+
+
+def test_an_empty_box_is_the_output_itself() -> None:
+    network = small(1)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    box, y = interval_bounds(network, x, 0.0), network(x)
+    assert (box.high - y).abs().amax() < 1e-9
+    assert (box.low - y).abs().amax() < 1e-9
+
+
+def test_an_interval_without_a_fixed_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="spectral radius"):
+        interval_bounds(MonDEQ(5, 60, 3), torch.randn(2, 5), 0.1)
+
+
+def test_a_semidefinite_program_proves_less_than_the_closed_form() -> None:
+    pytest.importorskip("cvxpy")
+    from homotopy_deq.lipschitz import lipsdp
+
+    for m in (0.3, 1.0):
+        torch.manual_seed(0)
+        network = MonDEQ(6, 20, 4, monotonicity=m).double()
+        found = lipsdp(network.form())
+        network.layer = network.layer.with_solver(PeacemanRachford(rtol=1e-12))
+        x = torch.randn(20, 6, dtype=torch.float64)
+        least = float(gain_found(network, x, steps=20).max())
+        assert least <= found.proved() < network.gamma
+        assert found.proved() == pytest.approx(found.gamma, rel=1e-6)
