@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from solvers import Equilibrium, InitialValue, MonotoneInclusion, Solver
+from solvers.guard import Guard
 from solvers.solver import named
 
 from .cells.cell import hook
@@ -39,6 +40,23 @@ def equation_of(
     else:
         equation = make(condition)
     return replace(equation, coupled=True, rowwise=False) if coupled else equation
+
+
+def flow_of(equation: Equilibrium, t0: float, t1: float, rest_point: bool) -> InitialValue:
+    """Return the flow of an equation's map: dz/dt = f(z) - z with a rest point, f(z) without."""
+    f = Guard(equation.map, trusted=equation.rowwise)  # f(z) - z needs z as it was
+
+    def field(t: Tensor, z: Any, *condition: Tensor) -> Any:
+        if not isinstance(z, tuple):
+            return f(z, *condition) - z if rest_point else f(z, *condition)
+        image = equation.map(tuple(part.clone() for part in z), *condition)
+        if not rest_point:
+            return image
+        return tuple(part - of_z for part, of_z in zip(image, z, strict=True))
+
+    return InitialValue(
+        field, t0, t1, equation.condition, coupled=equation.coupled, rowwise=equation.rowwise
+    )
 
 
 def declares_rowwise(cell: nn.Module) -> bool:

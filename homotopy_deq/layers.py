@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from solvers import (
@@ -20,18 +20,18 @@ from solvers import (
     SolveError,
     Solver,
     Unroll,
-    solve,
 )
 from solvers.caller import warn_caller
 from solvers.driver import check_answers
-from solvers.guard import Guard
+from solvers.norms import relative
 from solvers.problem import check_time
 from solvers.transforms import check_untransformed, uncompiled
 
 from .cells.cell import check_cell
 from .entry import check_rule, condition_of, explain, start_of
-from .equations import answered_by, equation_of, posed_by
+from .equations import answered_by, equation_of, flow_of, posed_by
 from .finite import finite_rows, put_back, rows_of
+from .polish import polished, polished_layer
 from .twin import twin
 
 OnFailure = Literal["warn", "raise", "ignore"]
@@ -52,6 +52,8 @@ class Layer(nn.Module):
 
     Arguments:
         cell: a module `cell(z, x)`; see `homotopy_deq.cells.Cell` for what else it may define.
+        solver: of the layer's kind of problem.
+        gradient: a rule for that kind.
         t1: where the flow ends, or where one ends that `with_solver` puts in its place.
         on_failure: what `layer(x)` does if a sample did not converge: "warn" (a
             `ConvergenceWarning`), "raise" (a `SolveError`) or "ignore".
@@ -59,15 +61,19 @@ class Layer(nn.Module):
             batch statistics: one norm and one status for all, and none is ever dropped.
     """
 
-    solver: Solver[Any, Any]
-    gradient: Gradient[Any]
     rest_point: bool = True
-    polish: Solver[Equilibrium, Any] | None = None
     spare: Gradient[Any] | None = None
     """The gradient of the other kind of answer, root or z(t1), for a swap back to it."""
 
     def __init__(
-        self, cell: nn.Module, t1: float, on_failure: OnFailure, coupled: bool = False
+        self,
+        cell: nn.Module,
+        solver: Solver[Any, Any],
+        gradient: Gradient[Any],
+        *,
+        t1: float,
+        on_failure: OnFailure,
+        coupled: bool,
     ) -> None:
         super().__init__()
         check_cell(cell)
@@ -75,15 +81,22 @@ class Layer(nn.Module):
             raise ValueError(
                 f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
             )
+        check_rule(gradient)
         check_time("t1", t1)
         if not t1 > 0:
             raise ValueError(f"t1 must be above 0; got {t1}.")
         self.cell = cell
+        self.solver = solver
+        self.gradient = gradient
         self.t1 = t1
         self.on_failure = on_failure
         self.coupled = coupled
 
     @abstractmethod
+    def problem(self, condition: tuple[Tensor, ...]) -> Any:
+        """Return what the layer's solver answers, for a condition."""
+
+    @uncompiled
     def answer(
         self,
         condition: tuple[Tensor, ...],
@@ -91,7 +104,8 @@ class Layer(nn.Module):
         *,
         record: bool = False,
     ) -> Solution[Tensor]:
-        """Solve the layer's equation for a condition from a start, with the gradient attached."""
+        """Solve the layer's problem for a condition from a start, with the gradient attached."""
+        return self.gradient.apply(self.problem(condition), self.solver, z0, record=record)
 
     def with_solver(
         self,
@@ -112,11 +126,13 @@ class Layer(nn.Module):
             gradient: by default this layer's, or that of the layer which this one was made from,
                 where it fits the other equation; else the other layer's default.
             t1: where the flow ends; this layer's by default.
-            polish: see `FlowLayer`; none by default, whether or not this layer has one.
+            polish: goes; `with_solver(Then(Flow(), polish))` is what to write.
 
         Raises:
             TypeError: this flow has no rest point, and the solver is one of equilibria.
         """
+        if polish is not None:
+            solver = polished(solver, polish)
         flows = issubclass(answered_by(solver), InitialValue)
         if not flows and not self.rest_point:
             raise TypeError(
@@ -125,32 +141,20 @@ class Layer(nn.Module):
                 "that ends in a normalisation is about 1. Train with rest_point=True, which "
                 "integrates dz/dt = f(z; x) - z, or use an ODE solver."
             )
-        if not flows and polish is not None:
-            raise TypeError("polish follows a flow; a fixed-point solver has its own tolerance.")
-        t1 = self.t1 if t1 is None else t1
-        same = self.ends_at_root == (not flows or polish is not None)
-        if gradient is None:
-            gradient = self.gradient if same else self.spare
-        cell = twin(self.cell)
+        same = isinstance(self, FlowLayer) == flows
+        rule = gradient or (self.gradient if same else self.spare)
         settings: dict[str, Any] = {
-            "t1": t1,
+            "t1": self.t1 if t1 is None else t1,
             "on_failure": self.on_failure,
             "coupled": self.coupled,
+            **({"rest_point": self.rest_point} if flows else {}),
+            **({} if rule is None else {"gradient": rule}),
         }
-        other: Layer
-        if flows:
-            settings |= {"rest_point": self.rest_point, "polish": polish}
-            other = FlowLayer(cell, solver, gradient, **settings)
-        else:
-            other = ImplicitLayer(cell, solver, gradient or Implicit(), **settings)
+        kind: type[Any] = FlowLayer if flows else ImplicitLayer
+        other: Layer = kind(twin(self.cell), solver, **settings)
         other.training = self.training  # train() would reach into the cell, whose mode is its own
         other.spare = self.spare if same else self.gradient
         return other
-
-    @property
-    def ends_at_root(self) -> bool:
-        """Whether the answer is an equilibrium, so that `Implicit` can differentiate it."""
-        return self.polish is not None or not isinstance(self, FlowLayer)
 
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the cell is iterated with: once per solve, so it may draw a mask."""
@@ -217,7 +221,7 @@ class Layer(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in `print(layer)`."""
-        names = ("solver", "gradient", "t1", "rest_point", "polish", "on_failure", "coupled")
+        names = ("solver", "gradient", "t1", "rest_point", "on_failure", "coupled")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
@@ -248,22 +252,12 @@ class ImplicitLayer(Layer):
         on_failure: OnFailure = "warn",
         coupled: bool = False,
     ) -> None:
-        super().__init__(cell, t1, on_failure, coupled)
+        super().__init__(cell, solver, gradient, t1=t1, on_failure=on_failure, coupled=coupled)
         check_answers(solver, posed_by(cell), "a FlowLayer for this solver")
-        check_rule(gradient)
-        self.solver = solver
-        self.gradient = gradient
 
-    @uncompiled
-    def answer(
-        self,
-        condition: tuple[Tensor, ...],
-        z0: Tensor | Solution[Tensor],
-        *,
-        record: bool = False,
-    ) -> Solution[Tensor]:
-        """Solve z = f(z, *condition) from z0, with the gradient attached."""
-        return self.gradient.apply(self.equation(condition), self.solver, z0, record=record)
+    def problem(self, condition: tuple[Tensor, ...]) -> Equilibrium:
+        """Return the equation z = f(z, *condition)."""
+        return self.equation(condition)
 
 
 class FlowLayer(Layer):
@@ -275,86 +269,63 @@ class FlowLayer(Layer):
     Arguments:
         cell: a module `cell(z, x)` -> Tensor of z's shape.
         solver: the integrator.
-        gradient: how the answer is differentiated: `Unroll()` or `Adjoint()`; with `polish` any
-            gradient of an `Equilibrium`. By default `Unroll()`, with `polish` `Implicit()`.
+        gradient: how the answer is differentiated: `Unroll()`, the default, or `Adjoint()`.
         rest_point: which of the two flows.
         t1: where the flow ends; by default 5 with a rest point, 1 without.
-        polish: a solver that takes z(t1) to the equilibrium, so that the layer's answer is the
-            root. The flow only finds the start then, and no gradient goes through it.
         on_failure: see `Layer`.
         coupled: see `Layer`.
     """
+
+    def __new__(cls, *args: Any, polish: Any = None, **settings: Any) -> FlowLayer:
+        """Take the old `polish=`: its answer is a root, and its layer of the other kind."""
+        if polish is None:
+            return super().__new__(cls)
+        return cast("FlowLayer", polished_layer(cls(*args, **settings), polish))
 
     def __init__(
         self,
         cell: nn.Module,
         solver: Solver[InitialValue, Any] = ODE(),  # noqa: B008  (frozen)
-        gradient: Gradient[Any] | None = None,
+        gradient: Gradient[InitialValue] | None = None,
         *,
         rest_point: bool = True,
         t1: float | None = None,
-        polish: Solver[Equilibrium, Any] | None = None,
         on_failure: OnFailure = "warn",
         coupled: bool = False,
     ) -> None:
         end = (HORIZON if rest_point else 1.0) if t1 is None else t1
-        super().__init__(cell, end, on_failure, coupled)
+        rule = Unroll() if gradient is None else gradient
+        super().__init__(cell, solver, rule, t1=end, on_failure=on_failure, coupled=coupled)
         check_answers(solver, InitialValue, "an ImplicitLayer for this solver")
-        if polish is not None:
-            check_answers(polish, posed_by(cell))
-            if not rest_point:
-                raise TypeError("polish needs rest_point=True: dz/dt = f(z; x) has no equilibrium.")
-        self.solver = solver
-        if gradient is not None:
-            check_rule(gradient)
-        self.gradient = gradient or (Unroll() if polish is None else Implicit())
         self.rest_point = rest_point
-        self.polish = polish
 
-    def field(self, t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
+    def field(self, t: Tensor, z: Any, *condition: Tensor) -> Any:
         """Evaluate dz/dt. To evaluate it more than once, take the field of `flow`."""
         return self.flow(self.equation(condition)).field(t, z, *condition)
 
     def flow(self, equation: Equilibrium, t0: float = 0.0) -> InitialValue:
         """Return the flow of an equation's map f from t0 to t1."""
-        f = Guard(equation.map, trusted=equation.rowwise)  # f(z) - z needs z as it was
-        rests = self.rest_point
+        return flow_of(equation, t0, self.t1, self.rest_point)
 
-        def field(t: Tensor, z: Any, *condition: Tensor) -> Any:
-            image = f(z, *condition)
-            if not rests:
-                return image
-            if isinstance(z, tuple):
-                return tuple(part - of_z for part, of_z in zip(image, z, strict=True))
-            return image - z
+    def problem(self, condition: tuple[Tensor, ...]) -> InitialValue:
+        """Return the flow from 0 to t1."""
+        return self.flow(self.equation(condition))
 
-        return InitialValue(
-            field,
-            t0,
-            self.t1,
-            equation.condition,
-            coupled=equation.coupled,
-            rowwise=equation.rowwise,
-        )
+    @torch.no_grad()
+    def residual(self, z: Any, condition: tuple[Tensor, ...]) -> Tensor:
+        """Return how far a state is from rest, ||f(z) - z|| / ||f(z)||, (B,); NaN if none rests.
 
-    @uncompiled
-    def answer(
-        self,
-        condition: tuple[Tensor, ...],
-        z0: Tensor | Solution[Tensor],
-        *,
-        record: bool = False,
-    ) -> Solution[Tensor]:
-        """Integrate from z0 to t1, and polish; with the gradient attached.
+        `Solution.residual` of a flow is the part of the way to t1 that is left. This is what that
+        of a root is, at one evaluation.
 
-        With `polish`, steps and evaluations are those of both parts and a recorded trajectory
-        is the flow's.
+        Arguments:
+            z: the state, such as z(t1): a tensor (B, ...) or a tuple of them.
+            condition: what `condition(x)` returns.
         """
-        equation = self.equation(condition)
-        flow = self.flow(equation)
-        if self.polish is None:
-            return self.gradient.apply(flow, self.solver, z0, record=record)
-        near = solve(flow, self.solver, z0, record=record)
-        root = self.gradient.apply(equation, self.polish, near)
-        steps, evals = near.steps + root.steps, near.evals + root.evals
-        return replace(root, steps=steps, evals=evals, trajectory=near.trajectory)
+        slope = self.field(torch.zeros(()), z, *condition)
+        slope, at = (
+            torch.cat([part.flatten(1) for part in (x if isinstance(x, tuple) else (x,))], 1)
+            for x in (slope, z)
+        )
+        residual = relative(slope, slope + at)
+        return residual if self.rest_point else torch.full_like(residual, float("nan"))

@@ -9,12 +9,12 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from homotopy_deq import ODE, Anderson
+from homotopy_deq import ODE, Anderson, ImplicitLayer
 from homotopy_deq.cli import app, load_model, names
 from homotopy_deq.cli.spec import rebuild, resolve
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
-from solvers import Then
+from solvers import DOPRI5, EULER, RK4, Flow, RungeKutta, Then
 
 SMALL = ["--limit", "700", "--hidden", "16", "--groups", "4", "--epochs", "3", "--cpu"]
 
@@ -180,7 +180,6 @@ def test_a_run_remembers_where_its_images_are(
         (["--model", "homode"], "Did you mean 'homoode'?"),
         (["--dataset", "imagenet"], "Valid: digits, mnist"),
         (["--solver", "andersen"], "Did you mean 'anderson'?"),
-        (["--solver", "anderson+rk4"], "a flow comes first"),
         (["--gradient", "magic"], "Valid: implicit, phantom, unroll, adjoint"),
         (["--gradient", "implicit"], "unroll and adjoint do"),
         (["--solver", "robust", "--max-steps", "9"], "a step of robust is a whole solve"),
@@ -294,11 +293,27 @@ def test_every_name_makes_the_solver_that_it_names() -> None:
     model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4, contraction=0.9)
     for name, kind in names.SOLVERS.items():
         assert type(names.Path(name, rtol=1e-3).put(model).layer.solver) is kind
+    pairs = {name: pair for name, pair in names.TABLEAUS.items() if pair.error}
     for method in names.METHODS:
-        assert names.Path(method).put(model).layer.solver.method == method  # type: ignore[union-attr]
-    polished = names.Path("dopri5+anderson", rtol=1e-6, max_steps=7).put(model).layer
-    assert polished.polish == Anderson(rtol=1e-6, max_steps=7)
-    assert polished.solver == ODE(method="dopri5")
-    trained = names.Path("rk4+anderson").put(model)
-    assert names.Path("rk4").put(trained).layer.polish is None  # what is named is what is run
+        solver = names.Path(method, rtol=1e-4).put(model).layer.solver
+        if method in pairs:
+            assert solver == RungeKutta(pairs[method], rtol=1e-4)
+        else:
+            assert isinstance(solver, ODE) and solver.method == method
+    assert names.Path("dopri5").put(model, "adjoint").layer.solver == ODE("dopri5")
     assert isinstance(names.Path("anderson+continuation").put(model).layer.solver, Then)
+
+
+def test_methods_joined_by_a_plus_follow_the_flow_to_rest() -> None:
+    model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4)
+    path = names.Path("dopri5+anderson", rtol=1e-6, max_steps=7)
+    limits = {"rtol": 1e-6, "max_steps": 7}
+    layer = path.put(model).layer
+    assert layer.solver == Then(Flow(DOPRI5, **limits), Anderson(**limits)) and path.at_root
+    assert isinstance(layer, ImplicitLayer)
+    assert names.Path("anderson+rk4").put(model).layer.solver == Then(Anderson(), Flow(RK4, h=1.0))
+    long = names.Path("euler+anderson", step_size=1.5).put(model).layer.solver
+    assert long == Then(Flow(EULER, h=1.5, max_step=1.5), Anderson())
+    with pytest.warns(UserWarning, match="No flow to rest is followed by heun3; bosh3"):
+        old = names.Path("heun3+anderson").put(model).layer.solver  # of a run before
+    assert old == Then(Flow(), Anderson())

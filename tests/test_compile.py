@@ -18,11 +18,13 @@ from homotopy_deq import (
     Adjoint,
     Anderson,
     Equilibrium,
+    Flow,
     FlowLayer,
     HomoODE,
     ImplicitLayer,
     Phantom,
     Picard,
+    Then,
     Unroll,
     solve,
 )
@@ -34,7 +36,7 @@ LAYERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "unroll": lambda cell: ImplicitLayer(cell, Picard(), Unroll()),
     "flow": lambda cell: FlowLayer(cell, ODE("rk4")),
     "adjoint": lambda cell: FlowLayer(cell, ODE("dopri5"), Adjoint()),
-    "polished": lambda cell: FlowLayer(cell, ODE("rk4"), polish=Anderson()),
+    "rest": lambda cell: ImplicitLayer(cell, Then(Flow(), Anderson())),
 }
 
 

@@ -25,8 +25,10 @@ from solvers import (
     Phantom,
     Picard,
     PseudoTransient,
+    RungeKutta,
     SolveError,
     Solver,
+    Then,
     Unroll,
 )
 
@@ -188,7 +190,7 @@ def test_with_solver_keeps_a_gradient_that_fits_and_replaces_one_that_does_not()
     layer = ImplicitLayer(DenseCell(3, 4), gradient=Phantom())
     assert isinstance(layer.with_solver(Picard()).gradient, Phantom)
     assert isinstance(layer.with_solver(ODE()).gradient, Unroll)
-    assert isinstance(layer.with_solver(ODE(), polish=Picard()).gradient, Phantom)
+    assert isinstance(layer.with_solver(Then(Flow(), Picard())).gradient, Phantom)
     flow = FlowLayer(DenseCell(3, 4), gradient=Adjoint())
     assert isinstance(flow.with_solver(ODE(method="rk4")).gradient, Adjoint)
     assert isinstance(flow.with_solver(Picard()).gradient, Implicit)
@@ -203,19 +205,27 @@ def test_a_swap_there_and_back_keeps_the_rule_of_either_side() -> None:
     assert layer.with_solver(ODE(), Adjoint()).with_solver(Picard()).gradient == Phantom(3)
     adjoint = FlowLayer(DenseCell(3, 4), gradient=Adjoint())
     assert adjoint.with_solver(Picard()).with_solver(ODE("rk4")).gradient == Adjoint()
-    polished = adjoint.with_solver(ODE(), Phantom(2), polish=Picard())
-    assert polished.with_solver(ODE()).gradient == Adjoint()
-    assert polished.with_solver(ODE()).with_solver(Picard()).gradient == Phantom(2)
+    rest = adjoint.with_solver(Then(Flow(), Picard()), Phantom(2))
+    assert rest.with_solver(ODE()).gradient == Adjoint()
+    assert rest.with_solver(ODE()).with_solver(Picard()).gradient == Phantom(2)
 
 
-def test_a_polish_is_taken_off_by_the_next_path_without_one() -> None:
+def test_old_polish_is_the_flow_to_rest_and_says_what_to_write() -> None:
     cell, x = dense(), torch.randn(4, 3, dtype=torch.float64)
-    polished = FlowLayer(cell, ODE("rk4"), polish=TIGHT)
-    plain = polished.with_solver(ODE("rk4"))
-    assert plain.polish is None and isinstance(plain.gradient, Unroll)
+    new = ImplicitLayer(cell, Then(Flow(rtol=1e-12), TIGHT), EXACT)
+    with pytest.warns(DeprecationWarning, match=r"Then\(Flow\(\), Anderson\(\)\)"):
+        old = FlowLayer(cell, ODE("rk4"), EXACT, polish=TIGHT, on_failure="raise")  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="polish= goes"):
+        swapped = FlowLayer(cell).with_solver(ODE("rk4"), EXACT, polish=TIGHT)
+    for layer in (old, swapped):
+        assert isinstance(layer, ImplicitLayer)
+        assert layer.solver == new.solver and layer.gradient == EXACT
+        assert torch.equal(layer(x), new(x))
+    assert old.on_failure == "raise" and old.cell is cell
+    plain = old.with_solver(ODE("rk4"))  # what is named is what is run
     assert torch.equal(plain(x), FlowLayer(cell, ODE("rk4"))(x))
-    kept = polished.with_solver(ODE("rk4"), polish=polished.polish)
-    assert torch.equal(kept(x), polished(x)) and not torch.allclose(kept(x), plain(x))
+    with pytest.raises(TypeError, match="rest_point=True"), pytest.warns(DeprecationWarning):
+        FlowLayer(ConvField(4, groups=2), rest_point=False, polish=Anderson())  # type: ignore[call-arg]
 
 
 class Normed(Bare):
@@ -267,10 +277,10 @@ def test_rest_point_flow_nears_the_equilibrium_at_the_rate_of_its_horizon() -> N
     assert miss[1] < miss[0] / 10 and miss[2] < miss[1] / 10
 
 
-def test_polished_flow_is_the_equilibrium_with_its_gradient() -> None:
+def test_flow_to_rest_is_the_equilibrium_with_its_gradient() -> None:
     cell, x = dense(), torch.randn(4, 3, dtype=torch.float64)
     layer = ImplicitLayer(cell, TIGHT, EXACT)
-    flow = FlowLayer(cell, ODE(), EXACT, polish=TIGHT)
+    flow = FlowLayer(cell).with_solver(Then(Flow(rtol=1e-12, max_steps=9), TIGHT), EXACT)
     wanted, found = layer.solve(x), flow.solve(x)
     torch.testing.assert_close(found.value, wanted.value, rtol=1e-10, atol=1e-10)
     weight = cell.recurrent.weight
@@ -297,8 +307,6 @@ def test_flow_without_rest_point_refuses_a_solver_of_equilibria_and_says_why() -
     for solver in ROOTS:
         with pytest.raises(TypeError, match="rest_point=True"):
             flow.with_solver(solver)
-    with pytest.raises(TypeError, match="rest_point=True"):
-        FlowLayer(ConvField(4, groups=2), rest_point=False, polish=Anderson())
     assert flow.with_solver(ODE(method="rk4")).rest_point is False
 
 
@@ -344,7 +352,7 @@ def test_wrong_arguments_are_named() -> None:
         FlowLayer(cell, t1=float("inf"))
     with pytest.raises(TypeError, match="t1 must be a number; got a Parameter"):
         FlowLayer(cell, t1=nn.Parameter(torch.ones(())))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="polish follows a flow"):
+    with pytest.raises(TypeError, match="Picard answers an Equilibrium.*without polish"):
         ImplicitLayer(cell).with_solver(Picard(), polish=Picard())
 
 
@@ -405,6 +413,43 @@ def test_recorded_solve_keeps_its_path() -> None:
     solution = ImplicitLayer(cell).solve(x, record=True)
     assert solution.trajectory is not None
     assert torch.equal(solution.trajectory.z[-1], solution.value)
-    flow = FlowLayer(cell, polish=Anderson()).solve(x, record=True)
+    flow = FlowLayer(cell).solve(x, record=True)
     assert flow.trajectory is not None and flow.trajectory.time is not None
     assert float(flow.trajectory.time[-1, 0]) == pytest.approx(5.0)
+
+
+def test_flow_says_how_far_from_rest_it_ends() -> None:
+    cell, x = dense(), torch.randn(4, 3, dtype=torch.float64)
+    flow = FlowLayer(cell, ODE(rtol=1e-9, atol=1e-9))
+    condition = flow.condition(x)
+    near = flow.residual(flow(x), condition)
+    z = flow.equation(condition)(flow(x))
+    torch.testing.assert_close(near, (z - flow(x)).norm(dim=1) / z.norm(dim=1))
+    assert bool((flow.residual(ImplicitLayer(cell, TIGHT)(x), condition) <= 1e-12).all())
+    assert bool((near > 1e-4).all()) and not near.requires_grad
+    restless = FlowLayer(cell, rest_point=False)
+    assert bool(restless.residual(restless(x), condition).isnan().all())
+
+
+@pytest.mark.parametrize("solver", [ODE(rtol=1e-7, atol=1e-7), RungeKutta(rtol=1e-7, atol=1e-7)])
+def test_flow_of_a_tuple_state_is_that_of_its_parts_joined(solver: Solver) -> None:
+    class Pair(Bare):
+        def forward(self, z, x):  # type: ignore[no-untyped-def, override]
+            return tuple(super().forward(torch.cat(z, 1), x).split([2, 3], 1))
+
+    cell, x = Bare().double(), torch.randn(3, 5, dtype=torch.float64)
+    pair = Pair().double()
+    pair.load_state_dict(cell.state_dict())
+    start = torch.zeros(3, 2, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    flow, joined = FlowLayer(pair, solver), FlowLayer(cell, solver)
+    x[1, 0] = float("nan")
+    found, wanted = flow.solve(x, start), joined.solve(x)  # type: ignore[arg-type]
+    assert torch.equal(torch.cat(found.value, 1), wanted.value)  # type: ignore[arg-type]
+    assert found.status.equal(wanted.status) and found.status.tolist() == [1, 3, 1]
+    rows, condition = torch.tensor([0, 2]), flow.condition(x[::2])
+    parts = tuple(part[rows] for part in found.value)
+    near = joined.residual(wanted.value[rows], condition)
+    assert torch.equal(flow.residual(parts, condition), near)
+    sum(part.sum() for part in found.value).backward()  # type: ignore[union-attr]
+    wanted.value.sum().backward()
+    torch.testing.assert_close(pair.linear.weight.grad, cell.linear.weight.grad)  # other sums

@@ -308,7 +308,6 @@ REFUSED: dict[str, list[tuple[Callable[[], object], str]]] = {
     "`solver=Anderson`, the class": [
         (lambda: ImplicitLayer(Cell(), Anderson), r"got the class Anderson.*Anderson\(\)"),  # type: ignore[arg-type]
         (lambda: FlowLayer(Cell(), ODE), r"got the class ODE"),  # type: ignore[arg-type]
-        (lambda: FlowLayer(Cell(), polish=Anderson), r"got the class Anderson"),  # type: ignore[arg-type]
         (lambda: ImplicitLayer(Cell()).with_solver(Anderson), r"got the class Anderson"),  # type: ignore[arg-type]
         (
             lambda: ImplicitLayer(Cell(), gradient=Implicit(Anderson))(data()),  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from solvers import ODE
+from solvers import InitialValue
 
 from ..models import ImageModel
 from .binomial import clopper_pearson
@@ -21,7 +21,6 @@ from .requirements import (
     check_rows,
     check_start,
     check_steps,
-    root_solver,
 )
 from .starts import Along, Cold, Serial, Start
 from .statistics import audited_lower
@@ -147,11 +146,11 @@ class Converged(Policy):
         return Proof.sessions(model, self.start)
 
     def propose(self, session: Session, images: Tensor) -> Votes:
-        return session.vote(images, root_solver(session.model), stopped=True)
+        return session.vote(images, session.model.layer.solver, stopped=True)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         if isinstance(session, VerifiedSession):
-            return session.confirm(images, target, root_solver(session.model))
+            return session.confirm(images, target, session.model.layer.solver)
         return session.full(images)
 
 
@@ -186,7 +185,7 @@ class Truncated(Policy):
         check_steps(model)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
-        solver = replace(root_solver(session.model), max_steps=self.steps)
+        solver = replace(session.model.layer.solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 
 
@@ -223,8 +222,8 @@ class Audited(Policy):
             check_steps(model)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
-        solver = root_solver(session.model)
-        if not isinstance(solver, ODE):
+        solver = session.model.layer.solver
+        if solver.answers is not InitialValue:
             solver = replace(solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from solvers import ODE, Continuation, Davidenko, Robust, Solver, Then
+from solvers import ODE, Continuation, Davidenko, Flow, Robust, Then
 from solvers.linear import INVERSE
 from solvers.ode.initial_value import GRID
 
@@ -19,12 +17,6 @@ PROBES = 4
 """Images that tell whether rows are independent."""
 
 
-def root_solver(model: ImageModel) -> Solver[Any, Any]:
-    """Return what finds the model's answer: the polish of a flow that has one."""
-    layer = model.layer
-    return layer.polish if layer.polish is not None else layer.solver
-
-
 def check_count(name: str, value: int) -> None:
     """Refuse counts below 1."""
     if value < 1:
@@ -34,16 +26,16 @@ def check_count(name: str, value: int) -> None:
 def check_start(model: ImageModel, start: Start) -> None:
     """Refuse starts that the model's forward pass cannot begin from."""
     check_tangent(model, start)
-    flow = isinstance(root_solver(model), ODE)
+    solver, flow = model.layer.solver, isinstance(model.layer, FlowLayer)
     if flow and not isinstance(start, (Cold, Along)):
         raise ValueError(
-            "a flow that is not polished has no equilibrium to start from: choose --solver "
+            "a flow ends at t1 and not at an equilibrium to start from: choose --solver "
             "anderson (or rk4+anderson), --warm-start none, or --warm-start along."
         )
     if isinstance(start, Along):
-        if not (isinstance(model.layer, FlowLayer) or isinstance(root_solver(model), Continuation)):
+        if not (flow or isinstance(solver, Continuation | Flow)):
             raise ValueError(
-                f"{type(model.layer.solver).__name__} has no time along which states are stored: "
+                f"{type(solver).__name__} has no time along which states are stored: "
                 "--warm-start along goes with a flow or continuation."
             )
         if flow and not start.time < model.layer.t1:
@@ -124,20 +116,20 @@ def _probes(model: ImageModel) -> Tensor:
 
 def check_flow(model: ImageModel) -> None:
     """Refuse forward passes in which a sample's answer depends on its batch mates."""
-    for solver in (model.layer.solver, root_solver(model)):
-        if isinstance(solver, (ODE, Davidenko)) and solver.method not in GRID:
-            raise ValueError(
-                f"{solver.method} chooses its steps by the worst sample of the batch, so a vote "
-                "depends on its batch mates and there is no fixed base classifier. Choose a "
-                "method without error control (--solver rk4), or an equilibrium solver "
-                "(--solver anderson)."
-            )
+    solver = model.layer.solver
+    if isinstance(solver, (ODE, Davidenko)) and solver.method not in GRID:
+        raise ValueError(
+            f"{solver.method} chooses its steps by the worst sample of the batch, so a vote "
+            "depends on its batch mates and there is no fixed base classifier. Choose a method "
+            "without error control (--solver rk4), RungeKutta(), whose steps each sample has of "
+            "its own, or an equilibrium solver (--solver anderson)."
+        )
 
 
 def check_steps(model: ImageModel) -> None:
     """Refuse solvers that are not stopped after so many steps of one iteration."""
-    solver = root_solver(model)
-    if isinstance(solver, ODE):
+    solver = model.layer.solver
+    if isinstance(model.layer, FlowLayer):
         raise ValueError(
             "a flow is stopped by its step size, not after so many steps: choose an equilibrium "
             "solver (--solver anderson), or for a shorter flow --step-size."

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers import ODE, Equilibrium, Solution, Solver, Status, solve
+from solvers import Equilibrium, InitialValue, Solution, Solver, Status, solve
 
 from ..layers import FlowLayer
 from ..models import ImageModel
@@ -74,7 +74,7 @@ class Session:
         x, condition = self.condition(images)
         layer = self.model.layer
         problem = layer.equation(condition)
-        if isinstance(solver, ODE):
+        if solver.answers is InitialValue:
             assert isinstance(layer, FlowLayer)
             begin = self.start.time if isinstance(self.start, Along) else 0.0
             return solve(layer.flow(problem, begin), solver, self.starter(problem, x))

@@ -12,8 +12,6 @@ import torch
 import typer
 from rich.table import Table
 
-from solvers.ode.initial_value import METHODS
-
 from .. import __version__
 from ..data import DATASETS
 from ..models import RECIPES, Recipe
@@ -50,7 +48,7 @@ def command(
     valid.add_row("models", ", ".join(names.MODELS))
     valid.add_row("data sets", ", ".join(DATASETS))
     valid.add_row("solvers of equilibria", ", ".join(names.SOLVERS))
-    valid.add_row("methods for flows", ", ".join(METHODS))
+    valid.add_row("methods for flows", ", ".join(names.METHODS))
     valid.add_row("gradients", ", ".join(names.GRADIENTS))
     valid.add_row("policies of certify", ", ".join(names.POLICIES))
     valid.add_row("warm starts of certify", ", ".join(names.STARTS))

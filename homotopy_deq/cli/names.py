@@ -8,7 +8,15 @@ from difflib import get_close_matches
 from typing import Any
 
 from solvers import (
+    BOSH3,
+    DOPRI5,
+    DOPRI8,
+    EULER,
+    HEUN,
+    MIDPOINT,
     ODE,
+    RK4,
+    TSIT5,
     Adjoint,
     Anderson,
     ArcLength,
@@ -26,11 +34,14 @@ from solvers import (
     Picard,
     PseudoTransient,
     Robust,
+    RungeKutta,
     Solver,
+    Tableau,
     Then,
     Unroll,
 )
-from solvers.ode.initial_value import METHODS
+from solvers.caller import warn_caller
+from solvers.ode.initial_value import METHODS as TORCHDIFFEQ
 
 from ..cells import InclusionCell
 from ..certification import (
@@ -76,6 +87,22 @@ SOLVERS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
     "robust": Robust,
     **SPLITTINGS,
 }
+
+TABLEAUS: Mapping[str, Tableau] = {
+    "euler": EULER,
+    "midpoint": MIDPOINT,
+    "heun2": HEUN,
+    "rk4": RK4,
+    "bosh3": BOSH3,
+    "dopri5": DOPRI5,
+    "tsit5": TSIT5,
+    "dopri8": DOPRI8,
+}
+"""Methods that a flow is followed to rest by, before or after a "+". By itself a pair of them takes
+steps of each sample's own; equal steps, and all under `adjoint`, are those of torchdiffeq."""
+
+METHODS = tuple(dict.fromkeys((*TABLEAUS, *TORCHDIFFEQ)))
+"""Methods that integrate a flow to its horizon."""
 
 GRADIENTS: Mapping[str, Callable[[], Any]] = {
     "implicit": Implicit,
@@ -168,9 +195,8 @@ class Path:
     """A forward pass by name.
 
     Arguments:
-        solver: one of `SOLVERS`, or a method of torchdiffeq. Fixed-point and continuation solvers
-            joined by "+" take over each other's failed samples; after a method they polish the
-            end of its flow: "rk4+anderson".
+        solver: one of `SOLVERS`, or one of `METHODS`. Joined by "+" they take over each other's
+            failed samples, and a method follows the flow to rest: "rk4+anderson".
         rtol: of every part, where given.
         atol: of every part, where given.
         max_steps: of every part, where given.
@@ -195,18 +221,13 @@ class Path:
                     f"is a {WHOLE_STEPS[part]}. Leave --max-steps out, or choose another solver."
                 )
         valid = (*SOLVERS, *METHODS)
-        for k, part in enumerate(parts):
+        for part in parts:
             pick("solver", part, valid)
-            if k and part in METHODS:
-                raise ValueError(
-                    f"in {self.solver!r} the method {part} follows another solver: a flow comes "
-                    "first, as in rk4+anderson."
-                )
 
     @property
     def at_root(self) -> bool:
         """Whether the pass ends at an equilibrium, where `implicit` is the default gradient."""
-        return self.solver.split("+")[-1] in SOLVERS
+        return "+" in self.solver or self.solver in SOLVERS
 
     @property
     def success(self) -> str:
@@ -227,9 +248,9 @@ class Path:
             ValueError: the model has no equilibrium and the path looks for one, or the gradient
                 does not fit the path.
         """
-        first, *rest = self.solver.split("+")
+        parts = self.solver.split("+")
         self.check(gradient, backward_rtol)
-        for part in (first, *rest):
+        for part in parts:
             if part in SPLITTINGS and not isinstance(model.layer.cell, InclusionCell):
                 raise ValueError(
                     f"--solver {self.solver}: {part} solves z = relu(W z + x), the equation of a "
@@ -238,14 +259,13 @@ class Path:
         rule = None if gradient is None else GRADIENTS[gradient]()
         if backward_rtol is not None:
             rule = Implicit(Anderson(rtol=backward_rtol))
-        solver: Solver[Any, Any] = (
-            self._root([first, *rest])
-            if first in SOLVERS
-            else (self._flow(first, model.layer.rest_point))
-        )
-        polish = self._root(rest) if rest and first in METHODS else None
+        if self.at_root:
+            roots = [self._root(part) for part in parts]
+            solver: Solver[Any, Any] = roots[0] if len(roots) == 1 else Then(*roots)
+        else:
+            solver = self._flow(gradient, model.layer.rest_point)
         try:
-            return model.with_solver(solver, rule, t1=self.horizon, polish=polish)
+            return model.with_solver(solver, rule, t1=self.horizon)
         except TypeError as error:
             raise ValueError(f"--solver {self.solver}: {error}") from error
 
@@ -264,21 +284,25 @@ class Path:
                 f"--gradient {gradient or 'unroll'} has none."
             )
 
-    def _root(self, names: list[str]) -> Solver[Equilibrium, Any]:
-        parts = []
-        for name in names:
+    def _root(self, name: str) -> Solver[Equilibrium, Any]:
+        if name in SOLVERS:
             settings = self._limits()
             if name in SPLITTINGS and self.step_size is not None:
                 settings["step_size"] = self.step_size
-            parts.append(replace(SOLVERS[name](), **settings))
-        return parts[0] if len(parts) == 1 else Then(*parts)
+            return replace(SOLVERS[name](), **settings)
+        if name not in TABLEAUS:  # of a run whose flow was torchdiffeq's, and polished
+            warn_caller(f"No flow to rest is followed by {name}; bosh3 takes its place.")
+        flow = Flow(TABLEAUS.get(name, BOSH3), **self._limits())
+        step = self.step_size or (flow.h if flow.tableau.error else REST_STEP)
+        return replace(flow, h=step, max_step=max(step, flow.max_step))
 
-    def _flow(self, method: str, rest_point: bool) -> ODE:
-        flow = ODE(method=method)
-        step = REST_STEP if rest_point and method in ONE_STEP else flow.step_size
-        flow = replace(flow, step_size=step if self.step_size is None else self.step_size)
-        # In "rk4+anderson" the limits are those of the polish.
-        return flow if "+" in self.solver else replace(flow, **self._limits())
+    def _flow(self, gradient: str | None, rest_point: bool) -> ODE | RungeKutta:
+        tableau = TABLEAUS.get(self.solver)
+        if tableau is not None and tableau.error and gradient != "adjoint":
+            return RungeKutta(tableau, **self._limits())
+        flow = ODE(self.solver, **self._limits())
+        step = REST_STEP if rest_point and self.solver in ONE_STEP else flow.step_size
+        return replace(flow, step_size=step if self.step_size is None else self.step_size)
 
     def _limits(self) -> dict[str, Any]:
         given = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}

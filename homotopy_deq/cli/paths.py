@@ -16,7 +16,6 @@ from solvers.homotopy.trace import TRACKER
 from ..layers import FlowLayer
 from ..models import ImageModel
 from ..plotting_branch import branch_figure, rms
-from ..regularization import relative_residual
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +35,9 @@ def trajectory(model: ImageModel, images: Tensor) -> Trajectory[Tensor]:
     assert path is not None
     if not isinstance(model.layer, FlowLayer):
         return path
-    return _with_residuals(model, model.condition(images), path.z, path.evals)
+    condition = model.layer.condition(model.condition(images))
+    residual = [model.layer.residual(z, condition) for z in path.z]
+    return Trajectory(path.z, torch.stack(residual), path.evals)
 
 
 @torch.no_grad()
@@ -55,16 +56,3 @@ def branches(model: ImageModel, images: Tensor, names: Sequence[str]) -> Figure:
     found = trace(FixedPoint().of(problem, start), start, tracker=tracker)
     labels = [f"{k + 1}: {name}" for k, name in enumerate(names)]
     return branch_figure(dict(zip(labels, found, strict=True)), rms, ylabel="root mean square of z")
-
-
-def _with_residuals(
-    model: ImageModel, x: Tensor, states: Tensor, evals: Tensor
-) -> Trajectory[Tensor]:
-    """Measure how far each state of a flow (T, B, ...) is from rest; NaN where nothing rests."""
-    condition = model.layer.condition(x)
-    if model.layer.rest_point:
-        f = model.layer.equation(condition).map
-        residual = [relative_residual(f, z, *condition) for z in states]
-    else:
-        residual = [z.new_full((len(z),), float("nan")) for z in states]
-    return Trajectory(states, torch.stack(residual), evals)

@@ -15,7 +15,7 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ..certification import Clean, Policy, Smoothing, Tangent, Verified
-from ..certification.requirements import root_solver, state_size
+from ..certification.requirements import state_size
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
 from ..training import load_checkpoint
@@ -133,7 +133,7 @@ class Study:
             },
             "images": {"skip": choices.skip, "count": len(order), "crc32": _crc(order)},
             "path": asdict(path),
-            "layer": [described(model.layer.solver), described(model.layer.polish)],
+            "layer": [described(model.layer.solver), None],
             "policy": {"name": name, **described(policy)},
             "device": device.type,
             "torch": torch.__version__,
@@ -243,7 +243,7 @@ def _with_solver(policy: Policy, model: ImageModel, choices: Choices) -> Policy:
     if not isinstance(policy, Verified):
         return policy
     if choices.solver is not None:
-        return replace(policy, solver=root_solver(model))
+        return replace(policy, solver=model.layer.solver)
     limits = {"rtol": choices.rtol, "max_steps": choices.max_steps}
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     return replace(policy, solver=replace(policy.solver, **given))

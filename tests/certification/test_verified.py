@@ -27,6 +27,7 @@ from solvers import (
     ArcLength,
     Continuation,
     Equilibrium,
+    Flow,
     PeacemanRachford,
     Picard,
     Robust,
@@ -200,7 +201,7 @@ def test_weights_that_break_their_promise_are_refused() -> None:
         Smoother(made, Verified(), Smoothing(0.25))
 
 
-def test_a_polished_flow_and_its_deq_have_the_same_verified_votes() -> None:
+def test_a_flow_to_rest_and_its_deq_have_the_same_verified_votes() -> None:
     flow = model("flow")
     deq = flow.with_solver(Anderson())
     torch.manual_seed(1)
@@ -208,7 +209,7 @@ def test_a_polished_flow_and_its_deq_have_the_same_verified_votes() -> None:
     smoothing = Smoothing(0.25, n0=64, n=500)
     first, second = (
         Smoother(each, Verified(start=Clean()), smoothing).certify(image, 0, 0)
-        for each in (flow.with_solver(ODE("rk4"), polish=Anderson(rtol=1e-5)), deq)
+        for each in (flow.with_solver(Then(Flow(rtol=1e-5), Anderson(rtol=1e-5))), deq)
     )
     assert first.votes == second.votes
     assert first.radius == second.radius

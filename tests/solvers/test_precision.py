@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homotopy_deq import FlowLayer, ImplicitLayer
+from homotopy_deq import ImplicitLayer
 from homotopy_deq.cells import ConvCell, DenseCell
 from solvers import (
-    ODE,
     Anderson,
     ArcLength,
     Equilibrium,
+    Flow,
     Implicit,
     NewtonKrylov,
     Picard,
@@ -137,8 +137,8 @@ def test_gradient_under_autocast_is_that_of_single_precision_to_its_rounding() -
     assert float((got - wanted).norm() / wanted.norm()) <= 2 * 2**-7 / 0.4
 
 
-def test_polished_flow_under_autocast_ends_at_a_tolerance_that_it_meets() -> None:
-    layer, x = FlowLayer(DenseCell(8, 16), ODE("rk4"), polish=Anderson()), torch.randn(32, 8)
+def test_flow_to_rest_under_autocast_ends_at_a_tolerance_that_it_meets() -> None:
+    layer, x = ImplicitLayer(DenseCell(8, 16), Then(Flow(), Anderson())), torch.randn(32, 8)
     with torch.autocast("cpu", torch.bfloat16):
         found = layer.solve(x)
     assert found.converged.all() and found.raised_rtol == 2**-7

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from homotopy_deq import ConvergenceWarning, FlowLayer, ImplicitLayer
 from homotopy_deq.cells import ConvCell, DenseCell
 from solvers import (
+    MIDPOINT,
     ODE,
     Adjoint,
     Anderson,
     Equilibrium,
+    Flow,
     Implicit,
     InitialValue,
     NewtonKrylov,
@@ -137,7 +139,7 @@ LAYERS: list[Any] = [
     lambda cell: ImplicitLayer(cell, Then(Picard(max_steps=2), TIGHT), Implicit(TIGHT)),
     lambda cell: FlowLayer(cell, ODE("midpoint")),
     lambda cell: FlowLayer(cell, ODE("midpoint"), Adjoint()),
-    lambda cell: FlowLayer(cell, ODE("midpoint"), polish=TIGHT),
+    lambda cell: ImplicitLayer(cell, Then(Flow(MIDPOINT, rtol=1e-4), TIGHT)),
 ]
 
 

@@ -1,0 +1,41 @@
+"""The old `polish=`: what took the end of a flow to the root."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from solvers import (
+    Equilibrium,
+    Flow,
+    Implicit,
+    InitialValue,
+    MonotoneInclusion,
+    Solver,
+    Then,
+    Unroll,
+)
+from solvers.caller import warn_caller
+from solvers.driver import check_answers
+
+if TYPE_CHECKING:
+    from .layers import FlowLayer, Layer
+
+
+def polished(integrator: Solver[InitialValue, Any], polish: Solver[Equilibrium, Any]) -> Then:
+    """Return the solver that stands for a flow and its polish, and say what to write."""
+    check_answers(integrator, InitialValue, "this solver without polish")
+    check_answers(polish, MonotoneInclusion)
+    warn_caller(
+        "polish= goes: ImplicitLayer(cell, Then(Flow(), Anderson())) follows the flow to rest, and "
+        "Anderson takes on the samples that do not get there; with_solver takes the same.",
+        DeprecationWarning,
+    )
+    return Then(Flow(rtol=polish.rtol, atol=polish.atol), polish)
+
+
+def polished_layer(flow: FlowLayer, polish: Solver[Equilibrium, Any]) -> Layer:
+    """Return the layer that stands for a `FlowLayer` with a polish, on its own cell."""
+    rule: Any = Implicit() if flow.gradient == Unroll() else flow.gradient
+    layer = flow.with_solver(flow.solver, rule, polish=polish)
+    layer.cell, layer.spare = flow.cell, None
+    return layer
