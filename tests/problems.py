@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from solvers import Equilibrium, InitialValue
+from solvers import Equilibrium, InitialValue, MonotoneInclusion
 
 DOUBLE = torch.float64
 
@@ -89,6 +90,38 @@ def linear(
     answer = torch.linalg.solve(torch.eye(n, dtype=DOUBLE) - matrices, x)
     problem = Equilibrium(affine, (matrices.to(dtype), x.to(dtype)))
     return Case(problem, torch.zeros(batch, n, dtype=dtype), answer.to(dtype))
+
+
+def inclusion(w: Tensor, x: Tensor, **given: Any) -> MonotoneInclusion:
+    """z = relu(W z + x) for one matrix W, with its exact moduli."""
+    eye = torch.eye(len(w), dtype=w.dtype)
+
+    def resolvent(alpha: float) -> Callable[..., Tensor]:
+        inverse = torch.linalg.inv((1 + alpha) * eye - alpha * w)
+        return lambda v: v @ inverse.mT
+
+    def moduli() -> tuple[float, float]:
+        a = (eye - w).detach()
+        m = torch.linalg.eigvalsh((a + a.mT) / 2)[0]
+        return float(m), float(torch.linalg.matrix_norm(a, 2))
+
+    settings = {"resolvent": resolvent, "moduli": moduli} | given
+    return MonotoneInclusion(condition=(x,), linear=lambda z: z @ w.mT, **settings)
+
+
+def shared(
+    batch: int = 4, n: int = 6, norm: float = 0.5, seed: int = 0, *, dtype: torch.dtype = DOUBLE
+) -> Case:
+    """z = W z + x with one contraction W: an inclusion, which every solver answers."""
+    w, x = contractions(1, n, norm, seed)[0], normal(seed + 1, batch, n)
+    answer = torch.linalg.solve(torch.eye(n, dtype=DOUBLE) - w, x.mT).mT
+    problem = inclusion(w.to(dtype), x.to(dtype), prox=lambda z: z)
+    return Case(problem, torch.zeros(batch, n, dtype=dtype), answer.to(dtype))
+
+
+def half(x: Tensor) -> MonotoneInclusion:
+    """z = z / 2 + x, an inclusion whose answer is 2 x."""
+    return inclusion(torch.eye(x.shape[1], dtype=x.dtype) / 2, x, prox=lambda z: z)
 
 
 def tanh_suite(gain: float, draws: int = 40, n: int = 50, seed: int = 0) -> Equilibrium:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,19 +42,24 @@ STEPPING: list[AnySolver] = [
 """Solvers whose `max_steps`, or that of the solvers within, can be set to any number."""
 
 EQUILIBRIUM = [*STEPPING, Davidenko(), Robust()]
-"""All of them; a step of the last two is a whole solve."""
+"""Those of any `Equilibrium`; a step of the last two is a whole solve."""
 
-
-STRUCTURED: set[type[AnySolver]] = {ForwardBackward, PeacemanRachford, DouglasRachford}
-"""Solvers of a `MonotoneInclusion` alone: their tests are tests/solvers/test_splitting.py."""
+SPLITTINGS: list[AnySolver] = [ForwardBackward(), PeacemanRachford(), DouglasRachford()]
+"""Those of a `MonotoneInclusion` alone."""
 
 
 def name(solver: object) -> str:
     return type(solver).__name__
 
 
-every_solver = pytest.mark.parametrize("solver", EQUILIBRIUM, ids=name)
-every_stepping_solver = pytest.mark.parametrize("solver", STEPPING, ids=name)
+def every(solvers: Sequence[AnySolver]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("solver", solvers, ids=name)
+
+
+every_solver = every([*EQUILIBRIUM, *SPLITTINGS])  # on an equation that is an inclusion too
+every_stepping_solver = every([*STEPPING, *SPLITTINGS])
+every_solver_of_any_map = every(EQUILIBRIUM)
+every_stepping_solver_of_any_map = every(STEPPING)
 
 
 def tuned(solver: AnySolver, **settings: Any) -> AnySolver:

@@ -18,14 +18,14 @@ from solvers import (
     solve,
 )
 from tests.minpack import SYSTEMS, trigonometric
-from tests.problems import DOUBLE
+from tests.problems import DOUBLE, half
 
-from .every import AnySolver, every_solver, tuned
+from .every import AnySolver, every_solver, every_solver_of_any_map, tuned
 
 ATOL = 1e-8
 
 
-@every_solver
+@every_solver_of_any_map
 @pytest.mark.parametrize(("start", "dtype"), [(0.0, torch.float32), (-50.0, torch.float64)])
 def test_residual_that_never_falls_is_no_root_however_large_z_grows(
     solver: AnySolver, start: float, dtype: torch.dtype
@@ -53,7 +53,7 @@ def test_ladder_takes_no_failed_answer_for_a_root(ladder: Solver) -> None:
     assert not solve(Equilibrium(lambda z: z + 1), ladder, start).converged.any()
 
 
-@every_solver
+@every_solver_of_any_map
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_what_converges_on_hard_systems_is_a_root(solver: AnySolver, name: str) -> None:
     """The residual is within atol and eps / 2 ||z|| is, so z - F(z) is rounded by less than 2 atol.
@@ -90,7 +90,7 @@ def test_rounding_is_no_convergence() -> None:
 @every_solver
 def test_start_at_a_root_costs_one_evaluation(solver: AnySolver) -> None:
     root = torch.full((2, 1), 2.0, dtype=DOUBLE)
-    found = solve(Equilibrium(lambda z: 0.5 * z + 1), tuned(solver, rtol=0.0, atol=1e-12), root)
+    found = solve(half(root / 2), tuned(solver, rtol=0.0, atol=1e-12), root)
     assert found.converged.all() and (found.evals == 1).all() and (found.residual == 0).all()
 
 

@@ -8,27 +8,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solvers import Equilibrium, Robust, Status, Then, solve
+from solvers import Anderson, Equilibrium, Status, Then, solve
 from tests.problems import (
     DOUBLE,
     contractions,
     conv_cell,
+    half,
     linear,
     normal,
     pair,
     relative_residual,
+    shared,
     tanh,
     tanh_suite,
 )
 
-from .every import EQUILIBRIUM, AnySolver, every_solver, name, tuned
+from .every import (
+    EQUILIBRIUM,
+    AnySolver,
+    every_solver,
+    every_solver_of_any_map,
+    name,
+    tuned,
+)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).flatten(1).norm(dim=1)
 
 
-@every_solver
+@every_solver_of_any_map
 @given(
     batch=st.integers(1, 4),
     n=st.integers(1, 8),
@@ -50,13 +59,13 @@ def test_reaches_the_closed_form_at_the_requested_tolerance(
 
 @every_solver
 def test_needs_no_argument(solver: AnySolver) -> None:
-    fresh = type(solver)(*([EQUILIBRIUM[0]] if isinstance(solver, Then) else []))
-    case = linear()
+    fresh = Then(Anderson()) if isinstance(solver, Then) else type(solver)()
+    case = shared()
     solution = solve(case.problem, fresh, case.z0).check()
     assert (solution.residual <= 1e-4).all()  # the default tolerance
 
 
-@every_solver
+@every_solver_of_any_map
 @pytest.mark.parametrize("gain", [0.7, 1.5, 2.5])
 @pytest.mark.parametrize("rtol", [1e-3, 1e-8])
 def test_converged_means_a_verified_residual_within_tolerance(
@@ -73,17 +82,16 @@ def test_converged_means_a_verified_residual_within_tolerance(
 
 @every_solver
 def test_warm_start_at_the_solution_costs_one_evaluation(solver: AnySolver) -> None:
-    case = linear()
+    case = shared()
     solution = solve(case.problem, solver, case.answer)
     assert solution.converged.all()
     assert (solution.evals == 1).all()
-    assert (solution.steps == (1 if isinstance(solver, Then | Robust) else 0)).all()
     assert solution.value.equal(case.answer)
 
 
 @every_solver
 def test_solution_can_be_the_start_of_the_next_solve(solver: AnySolver) -> None:
-    case = linear()
+    case = shared()
     first = solve(case.problem, tuned(solver, rtol=1e-6), case.z0)
     again = solve(case.problem, solver, first)
     assert (again.evals == 1).all()
@@ -92,19 +100,18 @@ def test_solution_can_be_the_start_of_the_next_solve(solver: AnySolver) -> None:
 
 @every_solver
 def test_absolute_tolerance_alone_is_enough_for_a_root_at_zero(solver: AnySolver) -> None:
-    half = Equilibrium(lambda z: 0.5 * z)
-    start = normal(3, 3, 4)
-    solution = solve(half, tuned(solver, rtol=1e-12, atol=1e-6), start).check()
+    problem, start = half(torch.zeros(3, 4, dtype=DOUBLE)), normal(3, 3, 4)
+    solution = solve(problem, tuned(solver, rtol=1e-12, atol=1e-6), start).check()
     # |f(z) - z| = |z| / 2 <= rtol |f(z)| + atol.
     assert (solution.value.norm(dim=1) <= 2 * 1e-6 * (1 + 1e-6)).all()
-    near = solve(half, tuned(solver, rtol=1e-12, atol=1e-6), 1e-7 * start)
+    near = solve(problem, tuned(solver, rtol=1e-12, atol=1e-6), 1e-7 * start)
     assert near.converged.all() and (near.evals == 1).all()
 
 
 @every_solver
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_answer_has_the_type_of_the_start(solver: AnySolver, dtype: torch.dtype) -> None:
-    case = linear(dtype=dtype)
+    case = shared(dtype=dtype)
     solution = solve(case.problem, tuned(solver, rtol=1e-5), case.z0).check()
     assert solution.value.dtype == dtype
     assert solution.residual.dtype == dtype
@@ -114,7 +121,7 @@ def test_answer_has_the_type_of_the_start(solver: AnySolver, dtype: torch.dtype)
     assert (distance(solution.value, case.answer) <= 3e-5 * case.answer.norm(dim=1)).all()
 
 
-@every_solver
+@every_solver_of_any_map
 def test_works_where_autocast_evaluates_the_map_in_bfloat16(solver: AnySolver) -> None:
     weight = 0.5 * torch.linalg.qr(normal(0, 8, 8, dtype=torch.float32))[0]
     x = normal(1, 3, 8, dtype=torch.float32)
@@ -127,7 +134,7 @@ def test_works_where_autocast_evaluates_the_map_in_bfloat16(solver: AnySolver) -
     assert (distance(solution.value, exact) <= 6e-2 * exact.norm(dim=1)).all()
 
 
-@every_solver
+@every_solver_of_any_map
 @pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e4])
 def test_scaling_the_problem_changes_no_evaluation_count(solver: AnySolver, scale: float) -> None:
     a, x = contractions(3, 8, 0.9, 5), normal(6, 3, 8)
@@ -143,7 +150,7 @@ def test_scaling_the_problem_changes_no_evaluation_count(solver: AnySolver, scal
     torch.testing.assert_close(other.value / scale, one.value, rtol=1e-6, atol=1e-9)
 
 
-@every_solver
+@every_solver_of_any_map
 def test_state_may_have_any_shape(solver: AnySolver) -> None:
     problem, z0 = conv_cell()
     flat = Equilibrium(lambda z, x: problem.map(z.view_as(x), x).flatten(1), problem.condition)
@@ -154,7 +161,7 @@ def test_state_may_have_any_shape(solver: AnySolver) -> None:
     assert image.steps.equal(vector.steps)
 
 
-@every_solver
+@every_solver_of_any_map
 def test_state_may_be_a_tuple_of_tensors(solver: AnySolver) -> None:
     problem, start, case = pair()
     both = solve(problem, tuned(solver, rtol=1e-9, max_steps=500), start, record=True).check()
@@ -182,14 +189,14 @@ def test_every_solver_finds_the_same_root_along_its_own_path() -> None:
 
 @every_solver
 def test_statuses_are_numbers_with_advice(solver: AnySolver) -> None:
-    case = linear()
+    case = shared()
     solution = solve(case.problem, solver, case.z0)
     assert set(solution.status.tolist()) == {Status.CONVERGED}
     assert solution.report() == ""
     assert solution.check() is solution
 
 
-@every_solver
+@every_solver_of_any_map
 def test_inference_mode_changes_nothing(solver: AnySolver) -> None:
     case = linear()
     plain = solve(case.problem, solver, case.z0)

@@ -25,7 +25,7 @@ from solvers import (
     Unroll,
     solve,
 )
-from tests.problems import DOUBLE, exact_gradient, normal
+from tests.problems import DOUBLE, exact_gradient, inclusion, normal
 
 SPLITTINGS: list[Solver[Equilibrium, Any]] = [
     ForwardBackward(rtol=1e-10, max_steps=20_000),
@@ -33,23 +33,6 @@ SPLITTINGS: list[Solver[Equilibrium, Any]] = [
     DouglasRachford(rtol=1e-10, max_steps=4000),
 ]
 every_splitting = pytest.mark.parametrize("solver", SPLITTINGS, ids=lambda s: type(s).__name__)
-
-
-def inclusion(w: Tensor, x: Tensor, **given: Any) -> MonotoneInclusion:
-    """z = relu(W z + x) for one matrix W, with its exact moduli."""
-    eye = torch.eye(len(w), dtype=w.dtype)
-
-    def resolvent(alpha: float) -> Callable[..., Tensor]:
-        inverse = torch.linalg.inv((1 + alpha) * eye - alpha * w)
-        return lambda v: v @ inverse.mT
-
-    def moduli() -> tuple[float, float]:
-        a = (eye - w).detach()
-        m = torch.linalg.eigvalsh((a + a.mT) / 2)[0]
-        return float(m), float(torch.linalg.matrix_norm(a, 2))
-
-    settings = {"resolvent": resolvent, "moduli": moduli} | given
-    return MonotoneInclusion(condition=(x,), linear=lambda z: z @ w.mT, **settings)
 
 
 @dataclass(frozen=True)
