@@ -28,17 +28,20 @@ from solvers import (
 
 AnySolver = Solver[Any, Any]
 
-STEPPING: list[AnySolver] = [
+EVALUATING: list[AnySolver] = [
     Picard(),
     Anderson(),
     Broyden(),
     NewtonKrylov(),
     PseudoTransient(),
     Flow(),
-    Continuation(),
-    ArcLength(),
-    Then(Anderson(), Continuation(), PseudoTransient()),
 ]
+"""Solvers whose every state holds f(z), and which end where it meets the tolerance."""
+
+PATHS: list[AnySolver] = [Continuation(), ArcLength()]
+"""Solvers whose steps end on roots of other equations."""
+
+STEPPING = [*EVALUATING, *PATHS, Then(Anderson(), Continuation(), PseudoTransient())]
 """Solvers whose `max_steps`, or that of the solvers within, can be set to any number."""
 
 EQUILIBRIUM = [*STEPPING, Davidenko(), Robust()]

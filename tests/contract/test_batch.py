@@ -129,7 +129,7 @@ def test_finished_samples_cost_no_more_evaluations(solver: AnySolver) -> None:
     found = solve(problem, solver, torch.zeros(8, N, dtype=DOUBLE)).check()
     # The map runs on the batch that is left, at most 4/3 of what runs.
     assert sum(rows) <= 4 / 3 * int(found.evals.sum()) + 8
-    print(name(solver), found.steps.tolist(), min(rows), rows[0])
+    assert min(rows) < 8 or len(set(found.steps.tolist())) == 1
 
 
 def test_all_solvers_were_tested() -> None:
