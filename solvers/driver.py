@@ -176,6 +176,8 @@ def _loop(
     if not strict and evaluated and results.doubted(solver, first, handed=begun is not None):
         return _loop(whole, counter, solver, z0, record, begun, strict=True)
     found = results.solution(evals, trace)
+    if state.evals is None:
+        found = replace(found, work=counter.work)
     if state.path is not None:
         found = replace(found, trajectory=state.path)
     if poisoned:  # by any row that the steps were taken for, finished or not

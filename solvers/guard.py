@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .operator import Map, Wrapped
 from .precision import Watch
-from .problem import Map
 
 LATE = (
     "The map wrote into its argument, which it did not in its first call (or promised not to by "
@@ -17,7 +17,7 @@ LATE = (
 )
 
 
-class Guard:
+class Guard(Wrapped):
     """Call a map such that nothing it writes reaches a caller's tensor or a solver's.
 
     The first call is on copies, and shows whether the map writes into its arguments

@@ -147,7 +147,7 @@ class Linearization:
 
     def _count(self, products: int) -> None:
         if isinstance(self.counter, Counter):
-            self.counter.count += products
+            self.counter.repeat(products)
 
 
 @dataclass(frozen=True)

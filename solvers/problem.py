@@ -7,23 +7,61 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from .operator import Counter as Counter
+from .operator import Map as Map
 from .rows import Embedded, select
 
-Map = Callable[..., Tensor]
+Q = TypeVar("Q", bound="Problem")
 
 
-def _rows(condition: tuple[Tensor, ...] | None, index: Tensor) -> tuple[Tensor, ...]:
-    if condition is None:
-        raise ValueError(
-            "A problem with condition=None has no rows to select: its map closes over its inputs. "
-            "Pass them as condition=(x, ...), tensors with the batch first."
-        )
-    return select(condition, index)
+class Problem:
+    """What both equations are: a map, what it receives beside the state, and rows.
+
+    Attributes:
+        name: the field that holds the map.
+        leads: how many arguments of the map come before the state.
+    """
+
+    name: ClassVar[str]
+    leads: ClassVar[int]
+    condition: tuple[Tensor, ...] | None
+
+    @property
+    def function(self) -> Map:
+        """The map."""
+        found: Map = getattr(self, self.name)
+        return found
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The condition, () where there is none."""
+        return self.condition or ()
+
+    def rows(self: Q, index: Tensor) -> Q:
+        """Return the problem of the samples `index` (int64) alone."""
+        if self.condition is None:
+            raise ValueError(
+                "A problem with condition=None has no rows to select: its map closes over its "
+                "inputs. Pass them as condition=(x, ...), tensors with the batch first."
+            )
+        return self._with(condition=select(self.inputs, index))
+
+    def wrapped(self: Q, wrap: Callable[[Map], Map]) -> Q:
+        """Return the problem with its map, and what else the user wrote, put through `wrap`."""
+        return self._with(**{self.name: wrap(self.function)})
+
+    def counted(self: Q) -> tuple[Q, Counter]:
+        """Return the same problem with a map that counts its calls, and the counter."""
+        counter = Counter(self.function)
+        return self._with(**{self.name: counter}), counter
+
+    def _with(self: Q, **fields: Any) -> Q:
+        return cast("Q", replace(cast("Any", self), **fields))
 
 
 def checked(out: Tensor, z: Tensor, name: str) -> Tensor:
@@ -41,12 +79,13 @@ def checked(out: Tensor, z: Tensor, name: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Equilibrium:
+class Equilibrium(Problem):
     """The fixed-point equation z* = f(z*, *condition).
 
     Arguments:
         map: f(z, *condition) -> Tensor of z's shape, (B, ...). Row i of the output must depend on
-            row i of the state and of each condition tensor alone.
+            row i of the state and of each condition tensor alone. It may be an `Operator`, which
+            offers bounds, columns and a count of its multiply-adds.
         condition: tensors (B, ...) that f receives beside z. Solvers select their rows when they
             go on with the unfinished samples only. With `None` the map is f(z), closes over
             whatever it needs, and always runs on the full batch.
@@ -59,11 +98,9 @@ class Equilibrium:
             evaluation on the full batch (`Solution.checks`).
         everything: set by the loop where the map closes over its inputs: the numbers of all rows,
             and `condition` is then those of this problem's (see `Embedded`).
-
-    Attributes:
-        leads: how many arguments of the map come before the state.
     """
 
+    name: ClassVar[str] = "map"
     leads: ClassVar[int] = 0
 
     map: Map
@@ -80,11 +117,6 @@ class Equilibrium:
         """Evaluate f(z, *condition), in z's dtype."""
         return checked(self.map(z, *self.inputs), z, "map")
 
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The condition, () where there is none."""
-        return self.condition or ()
-
     def apply(self, function: Map, *args: Tensor) -> Tensor:
         """Return function(*args, *condition) of a user's function that goes with the map."""
         if self.everything is not None:
@@ -95,27 +127,9 @@ class Equilibrium:
         """Evaluate f(z) - z."""
         return self(z) - z
 
-    def rows(self, index: Tensor) -> Equilibrium:
-        """Return the problem of the samples `index` (int64) alone."""
-        return replace(self, condition=_rows(self.condition, index))
-
-    def counted(self) -> tuple[Equilibrium, Counter]:
-        """Return the same problem with a map that counts its calls, and the counter."""
-        counter = Counter(self.map)
-        return replace(self, map=counter), counter
-
-    @property
-    def function(self) -> Map:
-        """The map."""
-        return self.map
-
-    def wrapped(self, wrap: Callable[[Map], Map]) -> Equilibrium:
-        """Return the problem with its map, and what else the user wrote, put through `wrap`."""
-        return replace(self, map=wrap(self.map))
-
 
 @dataclass(frozen=True)
-class InitialValue:
+class InitialValue(Problem):
     """The initial value problem dz/dt = f(t, z, *condition), z(t0) = z0; its answer is z(t1).
 
     Arguments:
@@ -129,6 +143,7 @@ class InitialValue:
         everything: as in `Equilibrium`.
     """
 
+    name: ClassVar[str] = "field"
     leads: ClassVar[int] = 1
 
     field: Map
@@ -149,29 +164,6 @@ class InitialValue:
         """Evaluate f(t, z, *condition), in z's dtype."""
         return checked(self.field(t, z, *self.inputs), z, "field")
 
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The condition, () where there is none."""
-        return self.condition or ()
-
-    def rows(self, index: Tensor) -> InitialValue:
-        """Return the problem of the samples `index` (int64) alone."""
-        return replace(self, condition=_rows(self.condition, index))
-
-    def counted(self) -> tuple[InitialValue, Counter]:
-        """Return the same problem with a field that counts its calls, and the counter."""
-        counter = Counter(self.field)
-        return replace(self, field=counter), counter
-
-    @property
-    def function(self) -> Map:
-        """The field."""
-        return self.field
-
-    def wrapped(self, wrap: Callable[[Map], Map]) -> InitialValue:
-        """Return the problem with its field put through `wrap`."""
-        return replace(self, field=wrap(self.field))
-
 
 def check_time(name: str, value: object) -> None:
     """Raise TypeError unless a time is a number, and ValueError unless it is finite."""
@@ -185,18 +177,6 @@ def check_time(name: str, value: object) -> None:
             f"{name} must be a finite number; got {value}. To rest at an equilibrium, solve "
             "z = f(z) as an Equilibrium."
         )
-
-
-class Counter:
-    """Call a map and count the calls (a Jacobian-vector product is one call)."""
-
-    def __init__(self, function: Map) -> None:
-        self.function = function
-        self.count = 0
-
-    def __call__(self, *args: Tensor) -> Tensor:
-        self.count += 1
-        return self.function(*args)
 
 
 def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .operator import Wrapped
+
 
 def select(condition: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
     """Return the rows `index` of each tensor."""
     return tuple(tensor.index_select(0, index) for tensor in condition)
 
 
-class Embedded:
+class Embedded(Wrapped):
     """A map of the full batch, f(*z), as a map f(*z, index) of the samples `index` (int64) alone.
 
     It closes over the inputs of all samples, so it is evaluated on all: the rows of the others

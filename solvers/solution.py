@@ -46,6 +46,8 @@ class Solution(Generic[V]):
             had stopped; not in `evals`.
         raised_rtol: the relative tolerance that was used, where the map computes in so little
             precision that the solver's own cannot be met, as under autocast; None elsewhere.
+        work: multiply-adds of these evaluations, all samples together, where the map says them
+            (`Operator.multiply_adds`) and the loop counted them; None elsewhere.
     """
 
     value: V
@@ -56,6 +58,7 @@ class Solution(Generic[V]):
     trajectory: Trajectory[V] | None = None
     checks: int = 0
     raised_rtol: float | None = None
+    work: int | None = None
 
     @property
     def converged(self) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .norms import relative
-from .problem import Counter, Equilibrium, Map
+from .operator import Counter, Map, Wrapped, offered
+from .problem import Equilibrium
 from .solver import Evaluated, S, Solver
 
 Moduli = tuple[float, float]
@@ -19,6 +20,17 @@ Moduli = tuple[float, float]
 
 def _derived(*args: Tensor) -> Tensor:
     raise AssertionError("MonotoneInclusion derives its map")
+
+
+@dataclass(frozen=True)
+class Projected(Wrapped):
+    """The map z -> P(W z + x). A projection stretches nothing: it offers what W offers."""
+
+    function: Map
+    prox: Callable[[Tensor], Tensor]
+
+    def __call__(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.prox(self.function(z) + x)
 
 
 @dataclass(frozen=True)
@@ -32,13 +44,14 @@ class MonotoneInclusion(Equilibrium):
     Arguments:
         map: left out; derived from `linear` and `prox`.
         condition: (x,), of the state's shape (B, ...).
-        linear: z -> W z.
+        linear: z -> W z; may be an `Operator`.
         resolvent: alpha -> (v -> (I + alpha (I - W))^-1 v). Called once per solve, so that it may
             factorise. Needed by `PeacemanRachford` and `DouglasRachford`.
         prox: the projection P. The splittings use the same for every step size, which a proximal
             operator that is no projection would not allow.
         moduli: () -> (m, l), a lower bound of the least eigenvalue of the symmetric part of I - W
-            and an upper one of ||I - W||. Called once per solve by a solver with step=None.
+            and an upper one of ||I - W||. Called once per solve by a solver with step_size=None;
+            1 - L and 1 + L where they are left out and `linear` offers its `lipschitz` L.
 
     References:
         E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
@@ -59,8 +72,7 @@ class MonotoneInclusion(Equilibrium):
         if self.coupled:
             raise ValueError("W of a MonotoneInclusion acts on each row by itself; leave coupled.")
         if self.map is _derived:
-            linear, prox = self.linear, self.prox
-            object.__setattr__(self, "map", lambda z, x: prox(linear(z) + x))
+            object.__setattr__(self, "map", Projected(self.linear, self.prox))
 
     @property
     def x(self) -> Tensor:
@@ -70,10 +82,6 @@ class MonotoneInclusion(Equilibrium):
     def image(self, z: Tensor) -> Tensor:
         """Evaluate W z + x, in z's dtype."""
         return (self.linear(z) + self.x).to(z.dtype)
-
-    def rows(self, index: Tensor) -> MonotoneInclusion:
-        """Return the problem of the samples `index` (int64) alone."""
-        return replace(self, condition=(self.x.index_select(0, index),))
 
     def wrapped(self, wrap: Callable[[Map], Map]) -> MonotoneInclusion:
         """Return the problem with its maps put through `wrap`."""
@@ -85,25 +93,10 @@ class MonotoneInclusion(Equilibrium):
         A product with W, an evaluation of the map and an application of the resolvent are one
         evaluation each. Factorising for the resolvent is none.
         """
-        counter = Counter(self.map)
-
-        def tallied(function: Map) -> Map:
-            def call(*args: Tensor) -> Tensor:
-                counter.count += 1
-                return function(*args)
-
-            return call
-
-        inverse = self.resolvent
-        return (
-            replace(
-                self,
-                map=counter,
-                linear=tallied(self.linear),
-                resolvent=None if inverse is None else lambda alpha: tallied(inverse(alpha)),
-            ),
-            counter,
-        )
+        counter, inverse = Counter(self.map), self.resolvent
+        solved = None if inverse is None else lambda alpha: Counter(inverse(alpha), counter)
+        linear = Counter(self.linear, counter)
+        return replace(self, map=counter, linear=linear, resolvent=solved), counter
 
 
 @dataclass(frozen=True)
@@ -147,12 +140,17 @@ class _Splitting(Solver[Equilibrium, S]):
     def _alpha(self, problem: MonotoneInclusion) -> float:
         if self.step_size is not None:
             return self.step_size
-        if problem.moduli is None:
+        bound = offered(problem.linear, "lipschitz")
+        if problem.moduli is not None:
+            m, norm = problem.moduli()
+        elif bound is not None:  # |<W z, z>| <= L ||z||^2
+            size = bound()
+            m, norm = 1 - size, 1 + size
+        else:
             raise ValueError(
                 f"{type(self).__name__}(step_size=None) chooses its step from the moduli of the "
                 "problem, which carries none. Give step_size."
             )
-        m, norm = problem.moduli()
         alpha = self.best(m, norm)
         if not 0 < alpha < float("inf"):
             raise ValueError(

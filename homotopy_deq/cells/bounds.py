@@ -175,45 +175,6 @@ def gram_norm(matrices: Tensor, steps: int = 6) -> Tensor:
     return log.amax().exp()
 
 
-def matrix_bounds(weight: Tensor) -> Bounds:
-    """Return the bounds of a matrix W (n, n), of the numbers as they are stored.
-
-    Raises:
-        ValueError: I - W is not proved to be strongly monotone, or W is not finite.
-    """
-    w = _double(weight)
-    n = w.shape[0]
-    slack = SLACK * n * UNIT * (1 + float(torch.linalg.matrix_norm(w)))
-    skewless = torch.eye(n, dtype=w.dtype, device=w.device) - (w + w.mT) / 2
-    norm = float(torch.linalg.svdvals(w)[0]) + slack
-    least = float(torch.linalg.eigvalsh(skewless)[0]) - slack
-    rows, columns = (float(w.abs().sum(dim).amax()) for dim in (1, 0))
-    absolute = math.sqrt(rows * columns) * (1 + 4 * n * UNIT)
-    return Bounds(norm, least, absolute, n)
-
-
-def kernel_bounds(kernel: Tensor, height: int, width: int) -> Bounds:
-    """Return the bounds of a circular convolution (C, C, k, k) on height x width, exactly.
-
-    It is block-diagonal over the frequencies, with the blocks of `symbol`.
-
-    Raises:
-        ValueError: I - W is not proved to be strongly monotone, or W is not finite.
-    """
-    w = _double(kernel)
-    channels, terms = w.shape[0], w[0].numel()
-    blocks = symbol(w, height, width)
-    # Each block is a sum of k^2 taps of absolute value as they are, so its entries are too.
-    taps = float(w.square().sum((0, 1)).sqrt().sum())
-    slack = SLACK * terms * UNIT * (1 + taps)
-    eye = torch.eye(channels, dtype=blocks.dtype, device=w.device)
-    norm = float(torch.linalg.svdvals(blocks).amax()) + slack
-    least = float(torch.linalg.eigvalsh(eye - (blocks + blocks.mH) / 2).amin()) - slack
-    rows, columns = (float(w.abs().sum((dim, 2, 3)).amax()) for dim in (1, 0))
-    absolute = math.sqrt(rows * columns) * (1 + 4 * terms * UNIT)
-    return Bounds(norm, least, absolute, terms)
-
-
 def symbol(kernel: Tensor, height: int, width: int) -> Tensor:
     """Return the blocks of a circular convolution in the Fourier basis:
 
@@ -222,10 +183,10 @@ def symbol(kernel: Tensor, height: int, width: int) -> Tensor:
     r = (k - 1) / 2, for the frequencies of `torch.fft.rfft2`; the others are their conjugates.
 
     Arguments:
-        kernel: (C, C, k, k), k odd, as `torch.nn.functional.conv2d` takes it.
+        kernel: (m, n, k, k), k odd, as `torch.nn.functional.conv2d` takes it.
 
     Returns:
-        (height, width // 2 + 1, C, C), complex.
+        (height, width // 2 + 1, m, n), complex.
     """
     k = kernel.shape[-1]
     offsets = torch.arange(k, dtype=torch.float64, device=kernel.device) - (k - 1) // 2
@@ -237,10 +198,3 @@ def symbol(kernel: Tensor, height: int, width: int) -> Tensor:
         for angle in (2 * math.pi * torch.outer(f, offsets) for f in (down, along))
     )
     return torch.einsum("ai,bj,opij->abop", rows, columns, kernel.to(complex_type))
-
-
-def _double(weight: Tensor) -> Tensor:
-    w = weight.detach().double()
-    if not bool(w.isfinite().all()):
-        raise ValueError("nothing is proved of a weight that is not finite.")
-    return w

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solvers import MonotoneInclusion
-from solvers.problem import Map
 
-from .bounds import Bounds, gram_norm, kernel_bounds, matrix_bounds, symbol
+from .bounds import Bounds, gram_norm
 from .dropout import check_dropout, dropout_mask
+from .linear import Circular, Linear, Matrix
 
 
 class InclusionCell(nn.Module):
@@ -56,12 +56,9 @@ class InclusionCell(nn.Module):
     def compute(self) -> Tensor:
         """Compute W, in the parameters' precision."""
 
-    def moduli(self, weight: Tensor) -> tuple[float, float]:
-        """Return m and l of I - W in W's precision: to choose a step, not for a certificate."""
-        blocks = weight if self.dense else symbol(weight, *self.shape[1:])
-        a = torch.eye(self.shape[0], dtype=blocks.dtype, device=blocks.device) - blocks
-        least = torch.linalg.eigvalsh((a + a.mH) / 2).amin()
-        return float(least), float(gram_norm(a))
+    def operator(self, weight: Tensor) -> Linear:
+        """Return z -> W z for a W."""
+        return Matrix(weight) if self.dense else Circular(weight, self.shape[1:])  # type: ignore[arg-type]
 
     def bounds(self, weight: Tensor | None = None) -> Bounds:
         """Return what is proved of W, from W itself in double precision.
@@ -75,8 +72,7 @@ class InclusionCell(nn.Module):
         Raises:
             ValueError: I - W is not proved to be strongly monotone, or W is not finite.
         """
-        w = self.weight() if weight is None else weight
-        return matrix_bounds(w) if self.dense else kernel_bounds(w, *self.shape[1:])
+        return self.operator(self.weight() if weight is None else weight).bounds()
 
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return x, and while training with the mask of this solve applied."""
@@ -92,35 +88,18 @@ class InclusionCell(nn.Module):
                     f"the condition must have shape (B, {', '.join(map(str, self.shape))}); "
                     f"got {tuple(x.shape)}."
                 )
-        weight = self.weight()
+        linear = self.operator(self.weight())
         return MonotoneInclusion(
             rowwise=True,
             condition=condition,
-            linear=_matrix(weight) if self.dense else _convolution(weight),
-            resolvent=lambda alpha: self._resolvent(weight, alpha),
-            moduli=lambda: self.moduli(weight.detach()),
+            linear=linear,
+            resolvent=linear.resolvent,
+            moduli=linear.moduli,
         )
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Evaluate f(z; x), of z's shape. Builds W: to iterate, take the map of `equation`."""
         return self.equation((x,))(z)
-
-    def _resolvent(self, weight: Tensor, alpha: float) -> Map:
-        if self.dense:
-            eye = torch.eye(self.shape[0], dtype=weight.dtype, device=weight.device)
-            return _matrix(torch.linalg.inv((1 + alpha) * eye - alpha * weight))
-        height, width = self.shape[1:]
-        blocks = symbol(weight, height, width)
-        eye = torch.eye(self.shape[0], dtype=blocks.dtype, device=blocks.device)
-        inverse = torch.linalg.inv((1 + alpha) * eye - alpha * blocks)
-
-        def apply(v: Tensor) -> Tensor:
-            waves = torch.fft.rfft2(v).permute(2, 3, 1, 0)  # (H, W', C, B)
-            waves = (inverse @ waves).permute(3, 2, 0, 1)
-            back: Tensor = torch.fft.irfft2(waves, s=(height, width))
-            return back
-
-        return apply
 
 
 class ContractiveCell(InclusionCell):
@@ -157,8 +136,7 @@ class ContractiveCell(InclusionCell):
         self.raw = _parameter(self.shape, kernel, 1.0)
 
     def compute(self) -> Tensor:
-        blocks = self.raw if self.dense else symbol(self.raw, *self.shape[1:])
-        return self.raw * (self.contraction / gram_norm(blocks))
+        return self.raw * (self.contraction / gram_norm(self.operator(self.raw).blocks))
 
 
 class MonotoneCell(InclusionCell):
@@ -236,16 +214,3 @@ def _parameter(shape: tuple[int, ...], kernel: int, gain: float) -> nn.Parameter
     size = (n, n) if len(shape) == 1 else (n, n, kernel, kernel)
     terms = math.prod(size[1:])
     return nn.Parameter(torch.randn(size) * (gain / math.sqrt(terms)))
-
-
-def _matrix(weight: Tensor) -> Map:
-    return lambda z: F.linear(z, weight)
-
-
-def _convolution(weight: Tensor) -> Map:
-    edge = weight.shape[-1] // 2
-
-    def apply(z: Tensor) -> Tensor:
-        return F.conv2d(F.pad(z, (edge, edge, edge, edge), mode="circular"), weight)
-
-    return apply

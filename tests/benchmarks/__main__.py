@@ -53,6 +53,12 @@ def main(config: Config) -> None:
             f"the easy {hard['evaluations of the easy samples']}): "
             f"{hard['ratio']:.2f} x the time of 256 easy ones"
         )
+        status.update("some columns")
+        result["W z after a change of some channels"] = some = solvers.changed()
+        console.print(
+            f"W z after a change of {some['share']:.0%} of the channels, by their columns: "
+            f"{some['multiply-adds']:.0%} of the multiply-adds, {some['ratio']:.2f} x the time"
+        )
     console.print(f"Written to {record.write(result)}")
 
 

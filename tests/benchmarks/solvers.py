@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homotopy_deq.cells import MonotoneCell
 from solvers import Anderson, Broyden, Equilibrium, Picard, solve
+from solvers.operator import offered
 
 from .problems import BATCH, ConvCell, Tanh, race, residual
 
@@ -123,4 +125,22 @@ def hard_sample() -> dict[str, Any]:
         "evaluations of the hard sample": int(found["hard"].evals[17]),
         "all converged": bool(found["hard"].converged.all()),
         "ratio": times["hard"].median / times["easy"].median,
+    }
+
+
+def changed(share: float = 0.125) -> dict[str, Any]:
+    """W z after a change of some channels: by their columns beside all of it, on one image."""
+    torch.manual_seed(0)
+    linear = MonotoneCell((64, 32, 32)).equation((torch.zeros(1, 64, 32, 32),)).linear
+    columns, work = (offered(linear, name) for name in ("columns", "multiply_adds"))
+    assert columns is not None and work is not None
+    index = torch.arange(int(64 * share))
+    z, change = torch.randn(1, 64, 32, 32), torch.randn(1, len(index), 32, 32)
+    with torch.no_grad():
+        image, part = linear(z), columns(index)
+        times = race({"all": lambda: linear(z), "columns": lambda: image + part(change)})
+    return {
+        "share": share,
+        "multiply-adds": part.multiply_adds(change) / work(z),
+        "ratio": times["columns"].median / times["all"].median,
     }

@@ -1,0 +1,90 @@
+"""Maps that say more of themselves than their values, and how that is found behind a wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Map = Callable[..., Tensor]
+
+
+class Operator(Protocol):
+    """A map f(z, *condition) with structure. Each of its methods but the call may be missing."""
+
+    def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Evaluate f, of z's shape, (B, ...)."""
+        ...
+
+    def lipschitz(self) -> float:
+        """Return an upper bound of ||f(a, ...) - f(b, ...)|| / ||a - b||, whatever the condition.
+
+        Norms are 2-norms of a sample, and f is that of exact arithmetic.
+        """
+        ...
+
+    def columns(self, index: Tensor) -> Map:
+        """Return d -> W d for the linear part W of f and changes d of some entries alone.
+
+        W (z + d) = W z + columns(index)(d) then costs what those entries cost.
+
+        Arguments:
+            index: which entries of the state's first dimension behind the batch, features or
+                channels, int64 (k,); d is (B, k, ...).
+        """
+        ...
+
+    def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
+        """Return how many an evaluation at z, (B, ...), takes, all samples together."""
+        ...
+
+
+class Wrapped:
+    """A map around another, `function`, of the same values: it offers what that one offers."""
+
+    function: Map
+
+
+def offered(function: object, name: str) -> Callable[..., Any] | None:
+    """Return the method of `Operator` that a map, or the one in its wrappers, has; None if none."""
+    found: Any = getattr(function, name, None)
+    while not callable(found) and isinstance(function, Wrapped):
+        function = function.function
+        found = getattr(function, name, None)
+    return found if callable(found) else None
+
+
+class Counter(Wrapped):
+    """Call a map; count the calls and, where it says them, the multiply-adds.
+
+    Arguments:
+        function: the map.
+        whole: the counter that counts, where this is another map of the same problem.
+
+    Attributes:
+        count: calls; a Jacobian-vector product is one.
+        work: multiply-adds of all samples together; None once a map was called that says nothing.
+    """
+
+    def __init__(self, function: Map, whole: Counter | None = None) -> None:
+        self.function = function
+        self.count = 0
+        self.work: int | None = 0
+        self._says = offered(function, "multiply_adds")
+        self._each: int | None = None
+        self._whole = whole or self
+
+    def __call__(self, *args: Tensor) -> Tensor:
+        self._whole.add(1, None if self._says is None else self._says(*args))
+        return self.function(*args)
+
+    def add(self, calls: int, each: int | None) -> None:
+        """Count calls of so many multiply-adds each, None where that is not known."""
+        self.count += calls
+        self._each = each
+        self.work = None if each is None or self.work is None else self.work + calls * each
+
+    def repeat(self, calls: int) -> None:
+        """Count products with the Jacobian, at what the last evaluation took."""
+        self.add(calls, self._each)
