@@ -36,7 +36,7 @@ class Implicit(RootGradient):
     solver: Solver[Equilibrium, Any] = field(default_factory=lambda: Anderson(rtol=1e-6))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Solver) or self.solver.answers is not Equilibrium:
+        if not isinstance(self.solver, Solver) or not issubclass(Equilibrium, self.solver.answers):
             raise TypeError(
                 "Implicit solves u = J^T u + v by a solver of an Equilibrium such as Anderson(); "
                 f"got {named(self.solver)}."
