@@ -73,10 +73,11 @@ class Counter(Wrapped):
         self.work: int | None = 0
         self._says = offered(function, "multiply_adds")
         self._each: int | None = None
-        self._whole = whole or self
+        self._whole = whole
 
     def __call__(self, *args: Tensor) -> Tensor:
-        self._whole.add(1, None if self._says is None else self._says(*args))
+        each = None if self._says is None else self._says(*args)
+        (self._whole or self).add(1, each)
         return self.function(*args)
 
     def add(self, calls: int, each: int | None) -> None:
