@@ -94,28 +94,41 @@ class Form:
     def proved(self) -> float:
         """Return a Lipschitz constant that the inequality proves, in spite of rounding.
 
-        With Q >= -delta and P >= p > 0, the inequality holds for gamma (1 + delta / p), as
-        (1 - s) P + s Q >= 0 for s = p / (p + delta). delta and p are widened by the rounding of
-        Q, P and their eigenvalues.
+        Of two answers with Q >= -delta, as P >= Q + (V^T V + L U U^T L) / gamma,
+
+            ||y - y'||^2 <= gamma^2 ||x - x'||^2 + gamma delta ||z - z'||^2.
+
+        Where P >= p > 0 the inequality holds for gamma (1 + delta / p), as (1 - s) P + s Q >= 0
+        for s = p / (p + delta). Where W is strictly triangular the equilibrium is there whatever P
+        is, and ||z - z'|| <= ||(I - N)^-1|| ||U|| ||x - x'||, N the norms of W's entries. delta and
+        p are widened by the rounding of Q, P and their eigenvalues.
 
         Raises:
-            ValueError: P is not proved to be positive definite.
+            ValueError: P is not proved to be positive definite, and W is not triangular.
         """
         whole = self.without_feedthrough()
         p, q = whole._well_posed(), whole.inequality()
-        parts = [p, whole.v, whole.metric[:, None] * whole.u, whole.metric[:, None] * whole.w]
-        size = sum(float(torch.linalg.matrix_norm(t).amax()) ** k for t, k in
-                   zip(parts, (1, 2, 2, 1), strict=True))  # fmt: skip
-        n = len(self.b) + max(self.u.shape[2], self.v.shape[1])
-        slack = SLACK * n * UNIT * size * max(1.0, 1 / self.gamma)
+        lw, lu = (whole.metric[:, None] * t for t in (whole.w, whole.u))
+        v2, u2 = (float(torch.linalg.matrix_norm(t).amax()) ** 2 for t in (whole.v, lu))
+        size = float(torch.linalg.matrix_norm(p).amax() + torch.linalg.matrix_norm(lw).amax())
+        n = len(whole.b) + max(whole.u.shape[2], whole.v.shape[1])
+        slack = SLACK * n * UNIT * (size + (v2 + u2) / self.gamma)
+        delta = max(0.0, slack - _least(q))
         least = _least(p) - slack
-        if not least > 0:
+        bounds = [self.gamma * (1 + delta / least)] if least > 0 else []
+        if not bool(whole.w.triu().any()):
+            norms = whole.w.abs().amax(0)
+            inverse = torch.linalg.inv(torch.eye(len(norms)).to(norms) - norms)
+            reach = torch.linalg.matrix_norm(inverse) * torch.linalg.matrix_norm(
+                whole.u.abs().amax(0)
+            )
+            bounds.append(math.sqrt(self.gamma**2 + self.gamma * delta * float(reach) ** 2))
+        if not bounds:
             raise ValueError(
                 "the equilibrium is not proved to be well posed: the least eigenvalue of "
-                f"2 L - L W - W^T L is {_least(p):.3g}, where above {slack:.1g} is needed."
+                f"2 L - L W - W^T L is {_least(p):.3g}, where above {slack:.1g} is needed"
             )
-        delta = max(0.0, slack - _least(q))
-        return self.gamma * (1 + delta / least) * (1 + 16 * UNIT)
+        return min(bounds) * (1 + 16 * UNIT)
 
     def without_feedthrough(self) -> Form:
         """Return the same map with D = 0: identity neurons carry x to the output."""
