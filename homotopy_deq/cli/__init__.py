@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import __version__
-from . import (
-    attack,
-    certified_report,
-    certify,
-    decide,
-    evaluate,
-    info,
-    plot,
-    plot_certified,
-    predict,
-    smooth_predict,
-    train,
-)
-from .spec import load_model
+from . import certify_options, options
+from .command import command
+
+if TYPE_CHECKING:
+    from ..models import ImageModel
 
 __all__ = ["app", "load_model"]
 
@@ -30,6 +22,24 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+
+
+def load_model(path: Path | str) -> ImageModel:
+    """Rebuild a trained model, in eval mode, with the weights that were best on validation.
+
+    Arguments:
+        path: a run's folder or its checkpoint file. Loading runs no code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no checkpoint, or is damaged; the line names the file and the fault.
+
+    Example:
+        >>> model = load_model("runs/homoode-digits").with_solver(Anderson())
+    """
+    from .trained import Trained
+
+    return Trained.of(Path(path)).model
 
 
 def _version(asked: bool) -> None:
@@ -47,18 +57,20 @@ def main(
     """Implicit-layer image models: one equation, many paths to its answer."""
 
 
-COMMANDS: Mapping[str, Callable[..., None]] = {
-    "train": train.command,
-    "evaluate": evaluate.command,
-    "predict": predict.command,
-    "plot": plot.command,
-    "certify": certify.command,
-    "decide": decide.command,
-    "smooth-predict": smooth_predict.command,
-    "attack": attack.command,
-    "report": certified_report.command,
-    "plot-certified": plot_certified.command,
-    "info": info.command,
+COMMANDS: Mapping[str, tuple[type, str]] = {
+    "train": (options.Train, "train"),
+    "evaluate": (options.Evaluate, "evaluate"),
+    "predict": (options.Predict, "predict"),
+    "plot": (options.Plot, "plot"),
+    "certify": (certify_options.Certify, "certify"),
+    "decide": (certify_options.Decide, "decide"),
+    "smooth-predict": (certify_options.SmoothPredict, "smooth_predict"),
+    "attack": (certify_options.Attack, "attack"),
+    "report": (certify_options.Report, "certified_report"),
+    "plot-certified": (certify_options.PlotCertified, "plot_certified"),
+    "info": (options.Info, "info"),
 }
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+"""Commands by name: what each is told, and the module that does it."""
+
+for name, (kind, module) in COMMANDS.items():
+    app.command(name)(command(kind, module))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -18,67 +16,40 @@ from ..certification.falsify import CertificateViolated, attack_certificates, re
 from ..certification.noise import on_grid
 from ..certification.statistics import floor_radius
 from ..models import ImageModel
-from . import options
-from .report import console, counting, errors, fail, failing
+from . import certify_options as options
+from .options import TestImages
+from .report import console, counting, errors, fail
 from .runs import CertifiedRun, open_runs
-from .study import Choices, Study
+from .study import Study
+from .trained import Trained
 
 
-@failing
-def command(
-    run: options.RunArgument,
-    certificates: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder that certify (or decide) wrote.")
-    ],
-    data: options.Data = None,
-    images: Annotated[
-        int,
-        typer.Option(
-            "--limit",
-            "--images",
-            min=1,
-            help="Attack so many certificates, of the smallest radii first.",
-        ),
-    ] = 20,
-    attack_steps: Annotated[int, typer.Option("--attack-steps", help="Steps of an ascent.")] = 20,
-    restarts: Annotated[int, typer.Option(help="Ascents an image.")] = 1,
-    draws: Annotated[
-        int, typer.Option(help="Noise draws that an ascent's gradient is the mean of.")
-    ] = 32,
-    votes: Annotated[
-        int, typer.Option(help="Fresh noise samples that vote at the point found.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the attack.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Noisy images solved for at a time.")] = 512,
-    cpu: options.Cpu = False,
-) -> None:
-    """Attack the smoothed classifier inside its certified radii. A success is a false certificate.
-
-    Projected gradient ascent looks for a point in each certified ball where the smoothed
-    classifier names another class; fresh votes there tell. Exits with 1 if one is found.
-    """
+def command(chosen: options.Attack) -> None:
+    """Attack certificates, and tell whether one is false."""
+    chosen.machine.use()
+    certificates, votes = chosen.certificates, chosen.votes
     claimed = _claimed(certificates)
-    study = _study(run, data, claimed, cpu=cpu)
+    study = _study(chosen, claimed)
     held = [c for c in claimed.certificates if c.prediction != ABSTAIN]
     if not held:
         raise ValueError(f"{certificates} abstains on every image: there is nothing to attack.")
-    chosen = sorted(sorted(held, key=lambda c: c.radius)[:images], key=lambda c: c.index)
+    picked = sorted(sorted(held, key=lambda c: c.radius)[: chosen.limit], key=lambda c: c.index)
     place = {index: k for k, index in enumerate(study.indices)}
-    pixels = torch.stack([study.image(place[c.index]) for c in chosen])
-    with counting("certificates attacked", len(chosen)) as advance:
+    pixels = torch.stack([study.image(place[c.index]) for c in picked])
+    with counting("certificates attacked", len(picked)) as advance:
         trials = attack_certificates(
             _Logits(study.model),
             pixels,
-            torch.tensor([c.prediction for c in chosen], device=pixels.device),
-            [c.radius for c in chosen],
+            torch.tensor([c.prediction for c in picked], device=pixels.device),
+            [c.radius for c in picked],
             claimed.sigma,
-            Attack(attack_steps, restarts, draws, batch, seed),
+            Attack(chosen.attack_steps, chosen.restarts, chosen.draws, chosen.batch, chosen.seed),
             votes=votes,
             vote=_voter(study, pixels[0], claimed),
-            keys=[c.index for c in chosen],
+            keys=[c.index for c in picked],
             advance=advance,
         )
-    table = Table(title=f"{certificates}: {len(chosen)} of {len(held)} certificates attacked")
+    table = Table(title=f"{certificates}: {len(picked)} of {len(held)} certificates attacked")
     for column in ("image", "class", "radius", "attacked at", "votes", "rival", "its votes", ""):
         table.add_column(column, justify="right")
     for trial in trials:
@@ -127,25 +98,25 @@ def _claimed(folder: Path) -> CertifiedRun:
     return found[0]
 
 
-def _study(run: Path, data: Path | None, claimed: CertifiedRun, *, cpu: bool) -> Study:
+def _study(chosen: options.Attack, claimed: CertifiedRun) -> Study:
     """Return what was certified, or raise ValueError where this is not it."""
-    config = claimed.config
+    config, run = claimed.config, chosen.run.path
     path, policy, images = config["path"], config["policy"], config["images"]
+    votes = options.Votes(
+        policy=policy["name"],
+        warm_start=claimed.start,
+        steps=policy.get("steps"),
+        solver=path["solver"],
+        rtol=path["rtol"],
+        max_steps=path["max_steps"],
+    )
     study = Study.of(
-        Choices(
-            run,
-            data,
-            limit=images["count"],
-            skip=images["skip"],
-            solver=path["solver"],
-            rtol=path["rtol"],
-            max_steps=path["max_steps"],
-            policy=policy["name"],
-            warm_start=claimed.start,
-            steps=policy.get("steps"),
-            audit=policy.get("audit"),
-            cpu=cpu,
-        )
+        Trained.of(run),
+        votes,
+        TestImages(chosen.place.root, images["count"]),
+        skip=images["skip"],
+        audit=policy.get("audit"),
+        cpu=chosen.machine.cpu,
     )
     for key, what in (("weights sha256", "other weights"), ("data", "other test images")):
         if study.identity[key] != config[key]:

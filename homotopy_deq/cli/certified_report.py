@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Optional
-
-import typer
 
 from ..certification.summary import compare, grid
-from .report import console, failing
+from .certify_options import Report
+from .report import console
 from .runs import CertifiedRun, open_runs
 
 DASH = "–"
 
 
-@failing
-def command(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders that certify or decide wrote.")
-    ],
-    against: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            metavar="DIR",
-            help="A run of the same images and weights to compare each with, such as one of "
-            "--policy converged --warm-start none.",
-        ),
-    ] = None,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--out", metavar="FILE", help="Write the table to a file, too."),
-    ] = None,
-) -> None:
-    """Put certification runs side by side in a Markdown table.
-
-    Certified accuracy is the share of all images that are certified for their true class at the
-    radius; an abstention counts as an error. Speed-ups are of the whole run: time, and
-    evaluations of the map. The largest difference is that of certified accuracy at any radius.
-    A run that has not ended is shown with the images that are done, and named so.
-    """
-    runs = open_runs(folders, unfinished=True)
+def command(chosen: Report) -> None:
+    """Print the table of certification runs."""
+    against, out = chosen.against, chosen.out
+    runs = open_runs(chosen.folders, unfinished=True)
     cold = {} if against is None else {run.sigma: run for run in open_runs([against])}
     text = table(runs, cold)
     if out is not None:

@@ -1,143 +1,246 @@
-"""Options of the commands that sample the smoothed classifier."""
+"""The commands about certification: what each is told. No torch is needed here."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import ClassVar
 
-import typer
+from ..settings.data import Place
+from ..settings.declare import above, at_least, between, check, like, setting
+from ..settings.model import Limits
+from .options import Begun, Machine, Predict, Run, TestImages
 
-NOISE, VOTES, RUN = "The noise", "Which votes count, and what they cost", "The run"
+NOISE, VOTES = "The noise", "Which votes count, and what they cost"
 
-Sigmas = Annotated[
-    Optional[list[float]],  # noqa: UP045  (typer reads it under Python 3.10 too)
-    typer.Option(
-        "--sigma",
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """The smoothed classifier, and how often it is asked."""
+
+    PANEL: ClassVar[str] = NOISE
+
+    sigmas: list[float] | None = setting(
+        None,
+        "Standard deviation of the noise, in units of images in [0, 1]; once or more, each into a "
+        "folder of its own. Default: the --noise of the training.",
+        option="sigma",
         metavar="SIGMA",
-        help="Standard deviation of the noise, in units of images in [0, 1]; once or more, each "
-        "into a folder of its own. Default: the --noise of the training.",
-        rich_help_panel=NOISE,
-    ),
-]
-N = Annotated[
-    int,
-    typer.Option(
-        "--n",
-        "--samples",  # torchrun takes --n for the start of an option of its own
-        help="Noise samples an image to estimate with. Under torchrun write --samples.",
-        rich_help_panel=NOISE,
-    ),
-]
-N0 = Annotated[
-    int,
-    typer.Option("--n0", help="Noise samples that select the class.", rich_help_panel=NOISE),
-]
-Alpha = Annotated[
-    float,
-    typer.Option(
-        help="Probability, at most, that an image's certificate is wrong.", rich_help_panel=NOISE
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        help="Of the noise: each sample is a function of it, the image and its number, whatever "
-        "the batch, the processes and the interruptions.",
-        rich_help_panel=NOISE,
-    ),
-]
-PolicyName = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        "--policy",
-        help="verified (count what a bound proves of the exact equilibrium), converged (count "
-        "what is solved to the tolerance), audited (short solves, a random part done again in "
-        "full) or truncated (certify the network of --steps steps itself). Default: verified where "
-        "the model qualifies, else converged.",
-        rich_help_panel=VOTES,
-    ),
-]
-WarmStart = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="Where a sample's solve starts: none (the model's own start), clean (the image's "
+    )
+    n: int = setting(
+        10_000,
+        "Noise samples an image to estimate with. Under torchrun write --samples.",
+        also="samples",  # torchrun takes --n for the start of an option of its own
+    )
+    alpha: float = setting(1e-3, "Probability, at most, that the answer for an image is wrong.")
+    seed: int = setting(
+        0,
+        "Of the noise: each sample is a function of it, the image and its number, whatever the "
+        "batch, the processes and the interruptions.",
+    )
+    discrete: bool = setting(
+        False,
+        "Round noise to whole steps of 1/255, as 8-bit images are: no rounding of sums then "
+        "stands between the sampled and the certified classifier. Certifies the classifier that "
+        "rounds its input so.",
+    )
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Which votes count, and how they are solved for; None stands for the policy's own."""
+
+    PANEL: ClassVar[str] = VOTES
+
+    policy: str | None = setting(
+        None,
+        "verified (count what a bound proves of the exact equilibrium), converged (count what is "
+        "solved to the tolerance), audited (short solves, a random part done again in full) or "
+        "truncated (certify the network of --steps steps itself). Default: verified where the "
+        "model qualifies, else converged.",
+    )
+    warm_start: str | None = setting(
+        None,
+        "Where a sample's solve starts: none (the model's own start), clean (the image's "
         "equilibrium), tangent (its first-order prediction), serial (where the batch before "
         "ended) or along:T (the image's own path at time T). Default: the policy's: serial for "
         "audited, one from the clean image for verified, else none.",
-        rich_help_panel=VOTES,
-    ),
-]
-Steps = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        metavar="S",
-        help="Solver steps of truncated and audited. Default: 3.",
-        rich_help_panel=VOTES,
-    ),
-]
-Audit = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        metavar="K",
-        help="Samples that audited solves again in full. Default: 1000.",
-        rich_help_panel=VOTES,
-    ),
-]
-Solver = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="Forward pass, as in evaluate. It is part of what converged, audited and truncated "
+    )
+    steps: int | None = setting(
+        None, "Solver steps of truncated and audited. Default: 3.", metavar="S"
+    )
+    solver: str | None = setting(
+        None,
+        "Forward pass, as in evaluate. It is part of what converged, audited and truncated "
         "certify; verified certifies the exact equilibrium, by whatever solver evaluates the map "
         "at its iterates. Default: that of the training; for verified anderson.",
-        rich_help_panel=VOTES,
-    ),
-]
-Batch = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        min=1,
-        help="Noise samples solved for at a time. Default: by the size of a state, 100 to 4000.",
-        rich_help_panel=VOTES,
-    ),
-]
-Deterministic = Annotated[
-    bool,
-    typer.Option(
-        "--deterministic",
-        help="Solve in blocks of 64 whatever --batch says, so that rounding, too, is the same for "
-        "every batch size. Slower on a GPU.",
-        rich_help_panel=VOTES,
-    ),
-]
-Discrete = Annotated[
-    bool,
-    typer.Option(
-        "--discrete",
-        help="Round noise to whole steps of 1/255, as 8-bit images are: no rounding of sums then "
-        "stands between the sampled and the certified classifier. Certifies the classifier that "
-        "rounds its input so.",
-        rich_help_panel=NOISE,
-    ),
-]
-Skip = Annotated[
-    int, typer.Option(min=0, help="Leave out so many of the first images of that order.")
-]
-Out = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
+    )
+    rtol: float | None = like(Limits, "rtol")
+    max_steps: int | None = like(Limits, "max_steps")
+    batch: int | None = setting(
+        None,
+        "Noise samples solved for at a time. Default: by the size of a state, 100 to 4000.",
+        at_least(1),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What certify and decide have in common."""
+
+    run: Run
+    images: TestImages = TestImages()
+    skip: int = setting(
+        0, "Leave out so many of the first images of that order.", at_least(0), panel=Place.PANEL
+    )
+    noise: NoiseSettings = NoiseSettings()
+    n0: int = setting(100, "Noise samples that select the class.", panel=NOISE)
+    votes: Votes = Votes()
+    deterministic: bool = setting(
+        False,
+        "Solve in blocks of 64 whatever --batch says, so that rounding, too, is the same for every "
+        "batch size. Slower on a GPU.",
+        panel=VOTES,
+    )
+    out: Path | None = setting(
+        None,
+        "Folder to write to. Default: a folder in RUN named after command and policy.",
         metavar="DIR",
-        help="Folder to write to. Default: a folder in RUN named after command and policy.",
-        rich_help_panel=RUN,
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Go on with what --out holds; ends with the bytes of a run that never stopped.",
-        rich_help_panel=RUN,
-    ),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Discard what --out holds.", rich_help_panel=RUN)
-]
+        panel=Begun.PANEL,
+    )
+    begun: Begun = Begun()
+    machine: Machine = Machine()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Certify(Sampled):
+    """Certify test images: the class of the smoothed classifier, and an l2 radius within which
+    no change of the image changes it.
+
+    Noise is added to each image --n times, and the votes prove a lower bound on the probability
+    of the class (Cohen, Rosenfeld & Kolter 2019). DIR/certificates.tsv and .jsonl hold a line an
+    image: idx, label, predict (-1: abstains), radius, correct, evals.
+
+    Several processes: torchrun --nproc-per-node N -m homotopy_deq.cli certify RUN --samples 10000
+    """
+
+    audit: int | None = setting(
+        None,
+        "Samples that audited solves again in full. Default: 1000.",
+        metavar="K",
+        panel=VOTES,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decide(Sampled):
+    """Answer for test images whether the class holds within one radius, with few samples.
+
+    Sampling stops as soon as the votes prove the radius ("certified") or make it unlikely that
+    they ever will ("futile"), and at the latest after --n ("undecided"). Where the answer is
+    clear that takes some hundred samples, while certify draws all to find the largest radius.
+
+    Policies: verified, converged and truncated, whose votes may be judged at any time.
+    """
+
+    radius: float = setting(
+        ..., "The l2 radius asked about, in units of images in [0, 1].", above(0), metavar="R"
+    )
+
+
+@dataclass(frozen=True)
+class SmoothPredict:
+    """Predict by the smoothed classifier: the class that most noisy copies vote for, or abstain.
+
+    It abstains where the votes do not tell the first two classes apart at level --alpha; votes
+    that are undecided count for the second. Policies: verified, converged and truncated.
+    """
+
+    run: Run
+    files: list[Path] | None = setting(
+        None,
+        "PNG or JPEG files. Default: test images.",
+        option="images",
+        metavar="IMAGE...",
+        argument=True,
+    )
+    images: TestImages = TestImages(limit=10)
+    noise: NoiseSettings = NoiseSettings(n=1000)
+    votes: Votes = Votes()
+    json: bool = like(Predict, "json")
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Attack the smoothed classifier inside its certified radii. A success is a false certificate.
+
+    Projected gradient ascent looks for a point in each certified ball where the smoothed
+    classifier names another class; fresh votes there tell. Exits with 1 if one is found.
+    """
+
+    run: Run
+    certificates: Path = setting(..., "The folder that certify (or decide) wrote.", metavar="DIR")
+    place: Place = Place()
+    limit: int = setting(
+        20, "Attack so many certificates, of the smallest radii first.", at_least(1), also="images"
+    )
+    attack_steps: int = setting(20, "Steps of an ascent.")
+    restarts: int = setting(1, "Ascents an image.")
+    draws: int = setting(32, "Noise draws that an ascent's gradient is the mean of.")
+    votes: int = setting(1000, "Fresh noise samples that vote at the point found.")
+    seed: int = setting(0, "Of the attack.")
+    batch: int = setting(512, "Noisy images solved for at a time.", at_least(1))
+    machine: Machine = Machine()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Put certification runs side by side in a Markdown table.
+
+    Certified accuracy is the share of all images that are certified for their true class at the
+    radius; an abstention counts as an error. Speed-ups are of the whole run: time, and
+    evaluations of the map. The largest difference is that of certified accuracy at any radius.
+    A run that has not ended is shown with the images that are done, and named so.
+    """
+
+    folders: list[Path] = setting(
+        ..., "Folders that certify or decide wrote.", metavar="DIR...", argument=True
+    )
+    against: Path | None = setting(
+        None,
+        "A run of the same images and weights to compare each with, such as one of --policy "
+        "converged --warm-start none.",
+        metavar="DIR",
+    )
+    out: Path | None = setting(None, "Write the table to a file, too.", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class PlotCertified:
+    """Draw certified accuracy against radius, one curve a run, with binomial bands.
+
+    A folder of several sigmas gives a curve each.
+    """
+
+    folders: list[Path] = setting(
+        ..., "Folders that certify wrote.", metavar="DIR...", argument=True
+    )
+    out: Path | None = setting(
+        None, "The picture (.png, .pdf, .svg). Default: DIR/certified.png.", metavar="FILE"
+    )
+    level: float = setting(
+        0.95, "Confidence of the bands, which are of the sample of images.", between(0, 1)
+    )
+
+    def __post_init__(self) -> None:
+        check(self)

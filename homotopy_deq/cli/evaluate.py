@@ -5,73 +5,43 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Optional
 
 import torch
-import typer
 from torch import Tensor
 
 from solvers.ode.initial_value import LSODA_NUMBERS
 
 from ..data import loader, stratified_order
 from ..models import ImageModel
-from ..training import Evaluation, Objective, accelerator_for, evaluate, load_checkpoint
+from ..training import Evaluation, Objective, accelerator_for, evaluate
 from ..training.checkpoint import replace_file
 from ..training.folder import require_writable
 from . import options
-from .report import console, counting, evaluation_table, failing, warn
-from .spec import find_checkpoint, rebuild, spec_of
+from .report import console, counting, evaluation_table, warn
+from .resolve import images_of, path_of
+from .trained import Trained
 
 
-@failing
-def command(
-    run: options.RunArgument,
-    solver: options.Solvers = None,
-    data: options.Data = None,
-    limit: options.Limit = None,
-    batch: options.Batch = 256,
-    rtol: options.Rtol = None,
-    atol: options.Atol = None,
-    max_steps: options.MaxSteps = None,
-    step_size: options.StepSize = None,
-    horizon: options.Horizon = None,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--json", metavar="FILE", help="Write the figures to a JSON file, too."),
-    ] = None,
-    cpu: options.Cpu = False,
-    threads: options.Threads = None,
-) -> None:
-    """Measure a trained model on the test images, under one forward pass or several.
-
-    The residual is ||f(z) - z|| / ||f(z)|| at the answer, whatever solver found it.
-    Success is an equilibrium within tolerance (converged), or a flow that reached its end t1.
-    """
-    checkpoint = load_checkpoint(find_checkpoint(run))
-    spec, model = spec_of(checkpoint), rebuild(checkpoint)
-    given = {
-        "rtol": rtol,
-        "atol": atol,
-        "max_steps": max_steps,
-        "step_size": step_size,
-        "horizon": horizon,
-    }
-    paths = {name: spec.path_by(name, **given) for name in solver or [spec.solver]}
+def command(chosen: options.Evaluate) -> None:
+    """Measure a trained model under each forward pass, in one table."""
+    run, output = chosen.run.path, chosen.json
+    trained = Trained.of(run)
+    settings, model = trained.settings, trained.model
+    names = chosen.solvers.names or [settings.forward.solver]
+    paths = {name: path_of(settings, name, **asdict(chosen.limits)) for name in names}
     passes = {name: path.put(model) for name, path in paths.items()}
     if output is not None:
         require_writable(output.parent)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if not checkpoint.meta["best"]:
+    chosen.machine.use()
+    if not trained.checkpoint.meta["best"]:
         warn("no epoch of this run is done yet: these are the weights as they stood.")
-    images = spec.data(data)
+    images = images_of(settings, chosen.images.root)
     for name, each in passes.items():
-        _check_size(name, each, images.test_images[:1].float() / 255, batch)
-    order = stratified_order(images.test_labels, spec.seed)[:limit]
-    accelerator = accelerator_for(spec.config(0.0), cpu=cpu)
+        _check_size(name, each, images.test_images[:1].float() / 255, chosen.batch)
+    order = stratified_order(images.test_labels, settings.training.seed)[: chosen.images.limit]
+    accelerator = accelerator_for(settings.training, cpu=chosen.machine.cpu)
     batches = accelerator.prepare(
-        loader(images.test_images[order], images.test_labels[order], batch, shuffle=False)
+        loader(images.test_images[order], images.test_labels[order], chosen.batch, shuffle=False)
     )
     found: dict[str, Evaluation] = {}
     for name, each in passes.items():

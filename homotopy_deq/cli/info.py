@@ -5,35 +5,31 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Optional
 
 import torch
-import typer
 from rich.table import Table
 
 from .. import __version__
 from ..data import DATASETS
-from ..models import RECIPES, Recipe
+from ..settings import MODELS, RECIPES
+from ..settings.declare import values
+from ..settings.tree import NAMES
 from ..training import Checkpoint, load_checkpoint
 from ..training.header import check_header
-from . import names
-from .report import console, failing
-from .spec import find_checkpoint, rebuild
+from . import names, options
+from .command import OF_RECIPES
+from .report import console
+from .resolve import resolve
+from .trained import Trained, find_checkpoint
 
 PACKAGES = ("torch", "torchdiffeq", "accelerate", "safetensors", "numpy")
+OTHER = "imagefolder"  # a data set without a recipe of its own
 
 
-@failing
-def command(
-    run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="[RUN]", help="A run's folder or checkpoint file to look into."),
-    ] = None,
-) -> None:
-    """Show versions, devices, and the valid names; or what a checkpoint holds."""
-    if run is not None:
-        _checkpoint(load_checkpoint(find_checkpoint(run)))
+def command(chosen: options.Info) -> None:
+    """Show what there is, or what a checkpoint holds."""
+    if chosen.run is not None:
+        _checkpoint(load_checkpoint(find_checkpoint(chosen.run)))
         return
     facts = _table("installed")
     facts.add_row("homotopy-deq", __version__)
@@ -45,7 +41,7 @@ def command(
         facts.add_row(f"GPU {k}", torch.cuda.get_device_name(k))
     console.print(facts)
     valid = _table("names")
-    valid.add_row("models", ", ".join(names.MODELS))
+    valid.add_row("models", ", ".join(MODELS))
     valid.add_row("data sets", ", ".join(DATASETS))
     valid.add_row("solvers of equilibria", ", ".join(names.SOLVERS))
     valid.add_row("methods for flows", ", ".join(names.METHODS))
@@ -53,14 +49,14 @@ def command(
     valid.add_row("policies of certify", ", ".join(names.POLICIES))
     valid.add_row("warm starts of certify", ", ".join(names.STARTS))
     console.print(valid)
-    default = Recipe()
-    settings = [*default.model_arguments(), *default.training_arguments()]
-    columns: dict[Recipe, list[str]] = {}  # the data sets of each recipe
-    for name, recipe in {**RECIPES, "any other": default}.items():
-        columns.setdefault(recipe, []).append(name)
-    recipes = Table("", *("\n".join(names) for names in columns.values()), title="recipes")
-    for name in settings:
-        recipes.add_row(name, *(f"{getattr(recipe, name):g}" for recipe in columns))
+    columns: dict[str, list[str]] = {}  # the data sets of each recipe
+    for name in (*RECIPES, OTHER):
+        columns.setdefault(str(RECIPES.get(name)), []).append(name)
+    heads = ("\n".join(names).replace(OTHER, "any other") for names in columns.values())
+    recipes = Table("", *heads, title="recipes")
+    found = [values(resolve({"dataset": names[0]})) for names in columns.values()]
+    for name in filter(OF_RECIPES.__contains__, NAMES):
+        recipes.add_row(name, *(f"{each[name]:g}" for each in found))
     console.print(recipes)
 
 
@@ -68,14 +64,15 @@ def _checkpoint(checkpoint: Checkpoint) -> None:
     meta = checkpoint.meta
     check_header(checkpoint)
     if "spec" in meta["about"]:  # as train wrote it
-        rebuild(checkpoint)  # or what is shown might be of no model
+        Trained.from_checkpoint(checkpoint)  # or what is shown might be of no model
     place, best, test = meta["place"], meta["best"], meta["test"]
     state = _table("run")
     images = meta["about"]["images"]
     state.add_row("data", f"{images['name']}: {images['train']:,} train, {images['test']:,} test")
     state.add_row("source", images["source"])
-    if meta.get("root") is not None:
-        state.add_row("read from", meta["root"])
+    for key, what in (("root", "read from"), ("version", "written by homotopy-deq")):
+        if meta.get(key) is not None:
+            state.add_row(what, meta[key])
     state.add_row(
         "progress",
         f"epoch {place['epoch']} of {place['epochs']} done"

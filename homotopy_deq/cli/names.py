@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 from solvers import (
@@ -57,15 +56,9 @@ from ..certification import (
     Truncated,
     Verified,
 )
-from ..models import DEQ, AugmentedNeuralODE, HomoODE, ImageModel, MonotoneDEQ, NeuralODE
-
-MODELS: Mapping[str, type[ImageModel]] = {
-    "homoode": HomoODE,
-    "deq": DEQ,
-    "neural-ode": NeuralODE,
-    "augmented-neural-ode": AugmentedNeuralODE,
-    "monotone": MonotoneDEQ,
-}
+from ..models import ImageModel
+from ..settings import ForwardPass
+from ..settings.declare import pick
 
 SPLITTINGS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
     "forward-backward": ForwardBackward,
@@ -140,16 +133,6 @@ REST_STEP = 1.0
 whatever the step; all are stable there for a Jacobian of f with eigenvalues in the unit disk."""
 
 
-def pick(kind: str, name: str, valid: Iterable[str]) -> str:
-    """Return the name, or raise ValueError that lists the valid ones."""
-    names = list(valid)
-    if name in names:
-        return name
-    close = get_close_matches(name, names, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown {kind} {name!r}.{hint} Valid: {', '.join(names)}.")
-
-
 def start_by(text: str) -> Start:
     """Return the start of noise samples by its name, "along" with a time: "along:0.8"."""
     name, colon, time = text.partition(":")
@@ -191,7 +174,7 @@ def policy_by(name: str, start: str | None = None, **fields: int | None) -> Poli
 
 
 @dataclass(frozen=True)
-class Path:
+class Path(ForwardPass):
     """A forward pass by name.
 
     Arguments:
@@ -204,13 +187,6 @@ class Path:
             given.
         horizon: where the flow ends, where given.
     """
-
-    solver: str
-    rtol: float | None = None
-    atol: float | None = None
-    max_steps: int | None = None
-    step_size: float | None = None
-    horizon: float | None = None
 
     def __post_init__(self) -> None:
         parts = self.solver.split("+")

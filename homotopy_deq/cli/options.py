@@ -1,69 +1,186 @@
-"""Options that several commands share."""
+"""The commands about training and trained models: what each is told. No torch is needed here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Any, ClassVar
 
-import typer
+from ..settings import Settings
+from ..settings.data import Place
+from ..settings.declare import at_least, check, given, like, setting
+from ..settings.model import Limits
 
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's folder, or its checkpoint file.")
-]
-Data = Annotated[
-    Optional[Path],  # noqa: UP045  (typer reads it under Python 3.10 too)
-    typer.Option(
+
+@dataclass(frozen=True)
+class Run:
+    """A run that `train` made."""
+
+    path: Path = setting(
+        ..., "A run's folder, or its checkpoint file.", option="run", metavar="RUN", argument=True
+    )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a command may use."""
+
+    PANEL: ClassVar[str] = "The machine"
+
+    cpu: bool = setting(False, "Use the CPU even where there is a GPU.")
+    threads: int | None = setting(
+        None,
+        "CPU threads. Default: PyTorch's choice, or OMP_NUM_THREADS where it is set.",
+        at_least(1),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def use(self) -> None:
+        """Set the number of threads, where one is given."""
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True)
+class TestImages(Place):
+    """Which test images, and where they are looked for."""
+
+    limit: int | None = setting(
+        None, "Use so many test images, each class in its share. Default: all.", at_least(1)
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Solvers:
+    """Forward passes to compare."""
+
+    PANEL: ClassVar[str] = Limits.PANEL
+
+    names: list[str] | None = setting(
+        None,
+        "Forward pass, to be given once or more: a fixed-point or continuation solver (anderson, "
+        "newton-krylov, continuation, ...), a method of torchdiffeq (dopri5, rk4, ...), or several "
+        "joined by + (rk4+anderson). `homotopy-deq info` lists them. Default: the training's.",
+        option="solver",
+    )
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is done about what the folder holds."""
+
+    PANEL: ClassVar[str] = "The run"
+
+    resume: bool = setting(
+        False, "Go on with what --out holds; ends with the bytes of a run that never stopped."
+    )
+    overwrite: bool = setting(False, "Discard what --out holds.")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an image classifier. With no option: a rest-point HomoODE on the built-in digits.
+
+    Each run writes its settings to DIR/config.toml, which --config reads; options given beside it
+    go first. With --resume and more --epochs than it had, a run goes on to the new end, with
+    learning rates that start again.
+
+    Several GPUs: torchrun --nproc-per-node N -m homotopy_deq.cli train ...
+    """
+
+    PANEL: ClassVar[str] = "The run"
+
+    settings: Mapping[str, Any] = given(Settings)
+    download: bool = setting(
+        False, "Fetch the data set into --data if it is missing.", panel=Place.PANEL
+    )
+    config: Path | None = setting(
+        None, "Read settings from a file, such as the config.toml of another run.", metavar="FILE"
+    )
+    out: Path | None = setting(
+        None,
+        "Folder for checkpoint, metrics and TensorBoard logs. Default: runs/MODEL-DATASET.",
         metavar="DIR",
-        help="Folder (or zip file) to look for the images in. Default: where the run found "
-        "them, else ./data.",
-    ),
-]
-Limit = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Use so many test images, each class in its share. Default: all."),
-]
-Solvers = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--solver",
-        help="Forward pass, to be given once or more: a fixed-point or continuation solver "
-        "(anderson, newton-krylov, continuation, ...), a method of torchdiffeq (dopri5, rk4, "
-        "...), or several joined by + (rk4+anderson). `homotopy-deq info` lists them. "
-        "Default: that of the training.",
-    ),
-]
-Rtol = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(
-        help="Relative tolerance: of the residual ||f(z) - z|| / ||f(z)||, or of a flow's local "
-        "error. Default: the solver's, 1e-4 or 1e-3; 1e-2 for equilibria trained in bf16."
-    ),
-]
-Atol = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(help="Absolute tolerance. Default: the solver's, 0 or 1e-3."),
-]
-MaxSteps = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(help="Solver steps at most. Default: the solver's."),
-]
-StepSize = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(
-        help="Step in t of methods without error control (rk4, euler, ...). Default: 1 towards "
-        "a rest point (explicit_adams and the like: 0.1), else 0.1. Of forward-backward, "
-        "peaceman-rachford and douglas-rachford: alpha; default: of the best proved rate."
-    ),
-]
-Horizon = Annotated[
-    Optional[float],  # noqa: UP045
-    typer.Option(help="Time t at which a flow ends. Default: the model's."),
-]
-Batch = Annotated[int, typer.Option(min=1, help="Images solved for at a time.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
-Threads = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        min=1, help="CPU threads. Default: PyTorch's choice, or OMP_NUM_THREADS where it is set."
-    ),
-]
+    )
+    begun: Begun = Begun()
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained model on the test images, under one forward pass or several.
+
+    The residual is ||f(z) - z|| / ||f(z)|| at the answer, whatever solver found it.
+    Success is an equilibrium within tolerance (converged), or a flow that reached its end t1.
+    """
+
+    run: Run
+    solvers: Solvers = Solvers()
+    limits: Limits = Limits()
+    images: TestImages = TestImages()
+    batch: int = setting(256, "Images solved for at a time.", at_least(1))
+    json: Path | None = setting(None, "Write the figures to a JSON file, too.", metavar="FILE")
+    machine: Machine = Machine()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify image files: the most probable classes, and whether the solver succeeded.
+
+    Images are made grey or RGB and resized as the model's train images were. A file that cannot be
+    read is told after the answers for the others, and the exit status is then 1.
+    """
+
+    run: Run
+    images: list[Path] = setting(..., "PNG or JPEG files.", metavar="IMAGE...", argument=True)
+    solver: str | None = setting(
+        None, "Forward pass (homotopy-deq info lists them). Default: the training's."
+    )
+    top: int = setting(1, "Classes to name for each image.", at_least(1))
+    json: bool = setting(False, "Print JSON instead of a table.")
+    batch: int = like(Evaluate, "batch")
+    machine: Machine = Machine()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a trained model's paths, residuals and training curves as PNG files."""
+
+    run: Run
+    kind: list[str] | None = setting(
+        None,
+        "paths (of z, in the plane of its principal components), residuals (against evaluations), "
+        "training (curves) or branch (of roots of z = lambda f(z), lambda from 0 to 1); once or "
+        "more. Default: all but branch.",
+    )
+    solvers: Solvers = Solvers()
+    samples: int = setting(5, "Images whose paths are drawn.", at_least(1))
+    batch: int = setting(64, "Images that the residuals are of.", at_least(1))
+    place: Place = Place()
+    out: Path | None = setting(None, "Folder for the PNG files. Default: RUN/plots.", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show versions, devices, and the valid names; or what a checkpoint holds."""
+
+    run: Path | None = setting(
+        None, "A run's folder or checkpoint file to look into.", metavar="[RUN]", argument=True
+    )

@@ -5,55 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any
 
 import torch
-import typer
 from rich.table import Table
 
 from ..data import read_images
 from ..models import ImageModel
-from ..training import load_checkpoint
 from . import options
-from .report import console, fail, failing, warn
-from .spec import find_checkpoint, rebuild, spec_of
+from .report import console, fail, warn
+from .resolve import path_of
+from .trained import Trained
 
 
-@failing
-def command(
-    run: options.RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG or JPEG files.")],
-    solver: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Forward pass (homotopy-deq info lists them). Default: the training's."),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    batch: options.Batch = 256,
-    cpu: options.Cpu = False,
-) -> None:
-    """Classify image files: the most probable classes, and whether the solver succeeded.
-
-    Images are made grey or RGB and resized as the model's train images were. A file that cannot be
-    read is told after the answers for the others, and the exit status is then 1.
-    """
-    checkpoint = load_checkpoint(find_checkpoint(run))
-    model, path = rebuild(checkpoint), spec_of(checkpoint).path
-    if solver is not None:
-        path = spec_of(checkpoint).path_by(solver)
-        model = path.put(model)
-    success = path.success
-    classes = checkpoint.meta["about"]["classes"]
-    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
-    model.to(device)
+def command(chosen: options.Predict) -> None:
+    """Classify image files."""
+    chosen.machine.use()
+    trained, images, batch = Trained.of(chosen.run.path), chosen.images, chosen.batch
+    path = path_of(trained.settings, chosen.solver)
+    model, classes = path.put(trained.model), trained.classes
+    model.to("cuda" if torch.cuda.is_available() and not chosen.machine.cpu else "cpu")
     rows: list[dict[str, Any]] = []
     for k in range(0, len(images), batch):
-        rows += _rows(model, images[k : k + batch], classes, min(top, len(classes)))
+        rows += _rows(model, images[k : k + batch], classes, min(chosen.top, len(classes)))
     bad = [row["error"] for row in rows if "error" in row]
-    if as_json:
+    if chosen.json:
         print(json.dumps(rows, indent=2))
     elif len(bad) < len(rows):
-        console.print(_table(rows, success))
+        console.print(_table(rows, path.success))
     for error in bad:
         warn(error)
     if bad:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,38 +20,33 @@ from ..training.observers import HEARTBEAT
 console = Console()
 errors = Console(stderr=True)
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def failing(command: Callable[P, R]) -> Callable[P, R]:
+@contextmanager
+def failing(spelled: Callable[[str], str] = str) -> Iterator[None]:
     """Print what a user can mend as one message, without a traceback, and exit with 2.
 
     What Ctrl-C stopped exits with 130, as shells expect, and a diverged training with 1.
+
+    Arguments:
+        spelled: writes options where a message names settings.
     """
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _told  # of lines in our own files, which mean nothing here
-                return command(*args, **kwargs)
-        except (ValueError, OSError) as error:
-            fail(str(error), 2)
-        except Interrupted as stop:
-            _say(f"{stop} To go on, give the same command with --resume.")
-            raise typer.Exit(130) from None
-        except KeyboardInterrupt:
-            _say("Stopped.")
-            raise typer.Exit(130) from None
-        except Diverged as error:
-            fail(str(error), 1)
-        raise AssertionError("unreachable")
-
-    return wrapped
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _told  # of lines in our own files, which mean nothing here
+            yield
+    except (ValueError, OSError) as error:
+        fail(spelled(str(error)), 2)
+    except Interrupted as stop:
+        _say(f"{stop} To go on, give the same command with --resume.")
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        _say("Stopped.")
+        raise typer.Exit(130) from None
+    except Diverged as error:
+        fail(str(error), 1)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Print an error and leave."""
     _say(message, "[red]Error:[/] ")
     raise typer.Exit(code)

@@ -3,73 +3,49 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any
 
 import torch
-import typer
 from rich.table import Table
 
 from ..certification import ABSTAIN, Smoother
 from ..certification.reach import check_majority
 from ..data import ImageData, read_images
-from ..training import load_checkpoint
-from . import certify_options, options
-from .report import console, failing
-from .spec import find_checkpoint, rebuild
-from .study import Choices, Study
-
-SHOWN = 10
+from .certify_options import SmoothPredict
+from .report import console
+from .study import Study
+from .trained import Trained
 
 
-@failing
-def command(
-    run: options.RunArgument,
-    images: Annotated[
-        Optional[list[Path]],  # noqa: UP045
-        typer.Argument(metavar="IMAGE...", help="PNG or JPEG files. Default: test images."),
-    ] = None,
-    data: options.Data = None,
-    limit: Annotated[
-        int, typer.Option(min=1, help="Use so many test images, each class in its share.")
-    ] = SHOWN,
-    sigma: certify_options.Sigmas = None,
-    n: certify_options.N = 1000,
-    alpha: Annotated[
-        float, typer.Option(help="Probability, at most, of a class that is not the smoothed one.")
-    ] = 1e-3,
-    seed: certify_options.Seed = 0,
-    discrete: certify_options.Discrete = False,
-    policy: certify_options.PolicyName = None,
-    warm_start: certify_options.WarmStart = None,
-    steps: certify_options.Steps = None,
-    solver: certify_options.Solver = None,
-    rtol: options.Rtol = None,
-    max_steps: options.MaxSteps = None,
-    batch: certify_options.Batch = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    cpu: options.Cpu = False,
-    threads: options.Threads = None,
-) -> None:
-    """Predict by the smoothed classifier: the class that most noisy copies vote for, or abstain.
-
-    It abstains where the votes do not tell the first two classes apart at level --alpha; votes
-    that are undecided count for the second. Policies: verified, converged and truncated.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    given: dict[str, Any] = locals() | {"limit": None if images else limit}
-    own = {k: given[k] for k in Choices.__dataclass_fields__ if k in given}
-    study = Study.of(Choices(**own), _files(run, images) if images else None)
+def command(chosen: SmoothPredict) -> None:
+    """Predict by the smoothed classifier, and print it."""
+    chosen.machine.use()
+    trained, files, given = Trained.of(chosen.run.path), chosen.files, chosen.noise
+    study = Study.of(
+        trained,
+        chosen.votes,
+        replace(chosen.images, limit=None) if files else chosen.images,
+        cpu=chosen.machine.cpu,
+        data=_files(trained, files) if files else None,
+    )
     if not study.policy.anytime:
         raise ValueError(
             f"policy {study.name} audits the votes for one class, which certify selects "
             "beforehand: use --policy verified, converged or truncated."
         )
-    noise = {"n": n, "n0": 1, "alpha": alpha, "seed": seed, "batch": batch}
-    smoothings = study.smoothings(sigma, discrete=discrete, **noise)
-    check_majority(n, alpha)
-    classes = load_checkpoint(find_checkpoint(run)).meta["about"]["classes"]
+    smoothings = study.smoothings(
+        given.sigmas,
+        n=given.n,
+        n0=1,
+        alpha=given.alpha,
+        seed=given.seed,
+        batch=chosen.votes.batch,
+        discrete=given.discrete,
+    )
+    check_majority(given.n, given.alpha)
+    classes = trained.classes
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:
         smoother = Smoother(study.model, study.policy, smoothing)
@@ -79,15 +55,15 @@ def command(
             found, counts = smoother.predict(image, index)
             rows.append(
                 {
-                    "image": str(images[index]) if images else index,
+                    "image": str(files[index]) if files else index,
                     "sigma": smoothing.sigma,
                     "class": None if found == ABSTAIN else classes[found],
-                    "label": None if images else classes[study.labels[place]],
+                    "label": None if files else classes[study.labels[place]],
                     "counts": dict(zip(classes, counts.tolist(), strict=True)),
-                    "undecided": n - int(counts.sum()),
+                    "undecided": given.n - int(counts.sum()),
                 }
             )
-    if as_json:
+    if chosen.json:
         print(json.dumps(rows, indent=2))
         return
     table = Table("image", "sigma", "class", "label", "votes", "undecided")
@@ -99,11 +75,9 @@ def command(
     console.print(table)
 
 
-def _files(run: Path, images: list[Path]) -> ImageData:
+def _files(trained: Trained, files: list[Path]) -> ImageData:
     """Return image files as test images without a true class."""
-    checkpoint = load_checkpoint(find_checkpoint(run))
-    channels, height, width = rebuild(checkpoint).shape
-    pixels = read_images(images, (channels, height, width))
-    labels = torch.zeros(len(images), dtype=torch.int64)
-    classes = tuple(checkpoint.meta["about"]["classes"])
-    return ImageData("files", pixels, labels, pixels, labels, classes)
+    channels, height, width = trained.model.shape
+    pixels = read_images(files, (channels, height, width))
+    labels = torch.zeros(len(files), dtype=torch.int64)
+    return ImageData("files", pixels, labels, pixels, labels, tuple(trained.classes))

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,12 @@ from ..certification import Clean, Policy, Smoothing, Tangent, Verified
 from ..certification.requirements import state_size
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
-from ..training import load_checkpoint
+from ..settings import Settings
 from . import names
-from .spec import Spec, find_checkpoint, rebuild, spec_of
+from .certify_options import Votes
+from .options import TestImages
+from .resolve import images_of, path_of
+from .trained import Trained
 
 WAIT = timedelta(days=7)
 """How long a process waits for the others, whose images may take longer."""
@@ -33,35 +35,12 @@ ROOM = 2**19
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the commands' options say of model, images and votes; None is not given.
-
-    Arguments:
-        few: whether an image has too few samples for the matrix of the tangent start to pay.
-    """
-
-    run: Path
-    data: Path | None = None
-    limit: int | None = None
-    skip: int = 0
-    solver: str | None = None
-    rtol: float | None = None
-    max_steps: int | None = None
-    policy: str | None = None
-    warm_start: str | None = None
-    steps: int | None = None
-    audit: int | None = None
-    cpu: bool = False
-    few: bool = False
-
-
-@dataclass(frozen=True)
 class Study:
     """A trained model, the policy of its votes and the images to certify.
 
     Arguments:
         model: in eval mode, on its device, with the forward pass chosen.
-        spec: of the training.
+        settings: of the training.
         policy: sound for the model.
         name: of the policy.
         pixels: the images, uint8 (B, C, H, W).
@@ -73,7 +52,7 @@ class Study:
     """
 
     model: ImageModel
-    spec: Spec
+    settings: Settings
     policy: Policy
     name: str
     pixels: Tensor
@@ -84,27 +63,43 @@ class Study:
     processes: Any
 
     @classmethod
-    def of(cls, choices: Choices, images: ImageData | None = None) -> Study:
+    def of(
+        cls,
+        trained: Trained,
+        votes: Votes,
+        images: TestImages,
+        *,
+        skip: int = 0,
+        audit: int | None = None,
+        cpu: bool = False,
+        few: bool = False,
+        data: ImageData | None = None,
+    ) -> Study:
         """Load what the options name.
 
         Arguments:
-            choices: the options.
-            images: instead of those that the options name.
+            trained: the model.
+            votes: which count.
+            images: which.
+            skip: so many of the first are left out.
+            audit: samples that are solved again, where the policy does so.
+            cpu: whether to leave a GPU alone.
+            few: whether an image has too few samples for the matrix of the tangent start to pay.
+            data: instead of the images that are named.
 
         Raises:
             FileNotFoundError, ValueError: what is named is not there, is not valid, or the policy
                 is not sound for the model; says what to do.
         """
-        checkpoint = load_checkpoint(find_checkpoint(choices.run))
-        spec, model = spec_of(checkpoint), rebuild(checkpoint)
+        settings, model = trained.settings, trained.model
         check_weights(model)
-        name = choices.policy or ("verified" if model.verifiable else "converged")
-        policy = names.policy_by(name, choices.warm_start, steps=choices.steps, audit=choices.audit)
-        path = _path(spec, choices, policy)
+        name = votes.policy or ("verified" if model.verifiable else "converged")
+        policy = names.policy_by(name, votes.warm_start, steps=votes.steps, audit=audit)
+        path = _path(settings, votes, policy)
         model = path.put(model)
-        policy = _with_start(_with_solver(policy, model, choices), model, choices)
+        policy = _with_start(_with_solver(policy, model, votes), model, votes, few)
         policy.check(model)
-        data = images or spec.data(choices.data)
+        data = data or images_of(settings, images.root)
         if data.shape != model.shape:
             raise ValueError(
                 f"the images of {data.name} have shape {data.shape}; the model wants {model.shape}."
@@ -114,12 +109,12 @@ class Study:
                 f"the images of {data.name} are {data.test_images.dtype}; uint8 of 0 to 255 are "
                 "wanted, which the model sees as 0 to 1: sigma and radii are in these units."
             )
-        order = stratified_order(data.test_labels, spec.seed)[choices.skip :][: choices.limit]
+        order = stratified_order(data.test_labels, settings.training.seed)[skip:][: images.limit]
         if not len(order):
             raise ValueError(
-                f"--skip {choices.skip} leaves none of the {len(data.test_labels)} test images."
+                f"--skip {skip} leaves none of the {len(data.test_labels)} test images."
             )
-        processes: Any = PartialState(cpu=choices.cpu, timeout=WAIT)
+        processes: Any = PartialState(cpu=cpu, timeout=WAIT)
         device: torch.device = processes.device
         pixels, labels = data.test_images[order], data.test_labels[order]
         model.to(device)
@@ -131,7 +126,7 @@ class Study:
                 "test images": len(data.test_labels),
                 "crc32": [_crc(data.test_images), _crc(data.test_labels)],
             },
-            "images": {"skip": choices.skip, "count": len(order), "crc32": _crc(order)},
+            "images": {"skip": skip, "count": len(order), "crc32": _crc(order)},
             "path": asdict(path),
             "layer": [described(model.layer.solver), None],
             "policy": {"name": name, **described(policy)},
@@ -140,7 +135,16 @@ class Study:
         }
         indices = order.tolist()
         return cls(
-            model, spec, policy, name, pixels, labels.tolist(), indices, size, identity, processes
+            model,
+            settings,
+            policy,
+            name,
+            pixels,
+            labels.tolist(),
+            indices,
+            size,
+            identity,
+            processes,
         )
 
     def image(self, place: int) -> Tensor:
@@ -154,7 +158,8 @@ class Study:
         Raises:
             ValueError: there is none, one is given twice, or a number is out of range.
         """
-        chosen = list(sigmas or ([] if self.spec.noise is None else [self.spec.noise]))
+        trained = self.settings.training.smoothing
+        chosen = list(sigmas or ([] if trained is None else [trained.noise]))
         if not chosen:
             raise ValueError(
                 "the model was trained without noise, so there is no default for --sigma: give "
@@ -224,36 +229,36 @@ def described(value: object) -> Any:
     return getattr(value, "__qualname__", type(value).__name__)
 
 
-def _path(spec: Spec, choices: Choices, policy: Policy) -> names.Path:
+def _path(settings: Settings, votes: Votes, policy: Policy) -> names.Path:
     """Return the forward pass; the exact equilibrium is found by Anderson along a flow, too."""
-    given = {"rtol": choices.rtol, "max_steps": choices.max_steps}
-    path = spec.path_by(choices.solver or spec.solver, **given)
+    given = {"rtol": votes.rtol, "max_steps": votes.max_steps}
+    path = path_of(settings, votes.solver, **given)
     if not isinstance(policy, Verified) or path.at_root:
         return path
-    if choices.solver is not None:
+    if votes.solver is not None:
         raise ValueError(
-            f"policy verified looks for the equilibrium, and --solver {choices.solver} ends a flow "
-            f"before it: leave --solver out, or use {choices.solver}+anderson."
+            f"policy verified looks for the equilibrium, and --solver {votes.solver} ends a flow "
+            f"before it: leave --solver out, or use {votes.solver}+anderson."
         )
-    return spec.path_by("anderson", **given)
+    return path_of(settings, "anderson", **given)
 
 
-def _with_solver(policy: Policy, model: ImageModel, choices: Choices) -> Policy:
+def _with_solver(policy: Policy, model: ImageModel, votes: Votes) -> Policy:
     """Return the policy with the solver that the options give it, if it has one of its own."""
     if not isinstance(policy, Verified):
         return policy
-    if choices.solver is not None:
+    if votes.solver is not None:
         return replace(policy, solver=model.layer.solver)
-    limits = {"rtol": choices.rtol, "max_steps": choices.max_steps}
+    limits = {"rtol": votes.rtol, "max_steps": votes.max_steps}
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     return replace(policy, solver=replace(policy.solver, **given))
 
 
-def _with_start(policy: Policy, model: ImageModel, choices: Choices) -> Policy:
+def _with_start(policy: Policy, model: ImageModel, votes: Votes, few: bool) -> Policy:
     """Return the policy with another start than the tangent where that is default and too dear."""
-    if choices.warm_start is not None or not isinstance(policy.start, Tangent):
+    if votes.warm_start is not None or not isinstance(policy.start, Tangent):
         return policy
-    dear = choices.few or state_size(model) > PAYS
+    dear = few or state_size(model) > PAYS
     return replace(policy, start=Clean()) if dear else policy
 
 

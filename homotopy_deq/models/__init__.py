@@ -4,12 +4,10 @@ from .blocks import LinearHead
 from .equilibrium import DEQ, HomoODE, MonotoneDEQ
 from .image import ImageModel, ModelOutput
 from .neural_ode import AugmentedNeuralODE, NeuralODE
-from .recipes import RECIPES, Recipe
 from .start import InitialPoint, VectorPoint
 
 __all__ = [
     "DEQ",
-    "RECIPES",
     "AugmentedNeuralODE",
     "HomoODE",
     "ImageModel",
@@ -18,6 +16,5 @@ __all__ = [
     "ModelOutput",
     "MonotoneDEQ",
     "NeuralODE",
-    "Recipe",
     "VectorPoint",
 ]

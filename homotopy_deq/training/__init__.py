@@ -1,14 +1,13 @@
 """Train image models so that a killed run goes on as if nothing had happened."""
 
+from ..settings import SmoothTraining, TrainConfig
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
 from .interrupt import Interrupted
 from .loop import CHECKPOINT, METRICS, Outcome, check_folder, train
 from .objective import Objective
 from .observers import Bar, Observer, Place, read_metrics
 from .run import Diverged, Run, accelerator_for
-from .smoothing import SmoothTraining
 from .tally import Tally
 
 __all__ = [

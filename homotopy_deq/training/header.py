@@ -24,7 +24,7 @@ HEADER: Mapping[str, Any] = {
 TESTED = {"samples": int, "residual_median": Number, **FIGURES}
 FINISHED: Mapping[str, Any] = {"best": {"epoch": int, **FIGURES}, "test": TESTED}
 """These are null until there are any."""
-LATER: Mapping[str, Any] = {"since": int, "root": str | None}
+LATER: Mapping[str, Any] = {"since": int, "root": str | None, "version": str}
 """These came later: older runs lack them."""
 
 

@@ -14,9 +14,9 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from ..data import ImageData
 from ..models import ImageModel
+from ..settings import TrainConfig
 from .backward import FailedBackward
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import TrainConfig
 from .folder import locked, require_room, require_writable
 from .interrupt import Interrupt, Interrupted
 from .observers import MetricsFile, Observer, TensorBoard

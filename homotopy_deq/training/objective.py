@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from ..adversary import smoothed
 from ..models import ImageModel
 from ..regularization import jacobian_penalty, relative_residual, residual_penalty
-from .smoothing import SmoothTraining, consistency_loss, noisy
+from ..settings import SmoothTraining
+from .smoothing import consistency_loss, noisy
 
 
 class BatchResult(NamedTuple):

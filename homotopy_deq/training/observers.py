@@ -44,22 +44,29 @@ class Place:
 
 
 class Observer(Protocol):
-    """Be told of what happens in a run. Nothing that an observer does changes the run."""
+    """Be told of what happens in a run. Nothing that an observer does changes the run.
+
+    A class that names this one need not have all four.
+    """
 
     def begin(self, place: Place) -> None:
         """A run starts, or goes on, at this place."""
+        return
 
     def batch(self, place: Place, tally: Tally, rate: float) -> None:
         """A batch is done; `tally` sums the epoch so far."""
+        return
 
     def epoch(self, place: Place, record: Record) -> None:
         """An epoch and its validation are done."""
+        return
 
     def end(self) -> None:
         """The run ends, for whatever reason."""
+        return
 
 
-class MetricsFile:
+class MetricsFile(Observer):
     """Write one JSON line an epoch, with the seconds that it took, for plots and spreadsheets.
 
     A resumed run first takes out the lines of epochs that it will do again.
@@ -74,17 +81,11 @@ class MetricsFile:
         replace_file(self.path, "".join(json.dumps(r) + "\n" for r in records).encode())
         self._since = time.monotonic()
 
-    def batch(self, place: Place, tally: Tally, rate: float) -> None:
-        pass
-
     def epoch(self, place: Place, record: Record) -> None:
         now = time.monotonic()
         with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({**record, "seconds": round(now - self._since, 3)}) + "\n")
         self._since = now
-
-    def end(self) -> None:
-        pass
 
 
 def read_metrics(path: Path) -> Sequence[Record]:
@@ -100,7 +101,7 @@ def read_metrics(path: Path) -> Sequence[Record]:
     return records
 
 
-class TensorBoard:
+class TensorBoard(Observer):
     """Write scalars every few steps and each epoch, for `tensorboard --logdir FOLDER`."""
 
     def __init__(self, folder: Path, every: int = 10) -> None:
@@ -132,7 +133,7 @@ class TensorBoard:
             self._writer.add_scalar(f"{part}/{name}", value, step)
 
 
-class Bar:
+class Bar(Observer):
     """Show a progress bar for the epoch, and leave one line for each epoch that is done.
 
     Arguments:

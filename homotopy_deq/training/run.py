@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 
 from solvers import SolveError
 
+from .. import __version__
 from ..data import Augmentation, ImageData, loader, seek, split_validation
 from ..models import ImageModel
+from ..settings import TrainConfig
 from .checkpoint import Checkpoint, CheckpointError, differences
-from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
 from .header import check_header
 from .objective import BatchResult, Objective
@@ -226,6 +227,7 @@ class Run:
         tensors = {f"{g}.{name}": t for g, group in groups.items() for name, t in group.items()}
         meta = {
             "about": self.about,
+            "version": __version__,
             "rng": {"seed": self.config.seed, "drawn_from": "(seed, epoch, batch, process)"},
             "place": asdict(self.place),
             "since": self.since,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,67 +13,10 @@ from solvers.gradient.rows import BackwardWarning
 
 from ..adversary import ascend, frozen, project, slope, smoothed
 from ..models import ImageModel
+from ..settings import SmoothTraining
 
 HELD = 3  # tells the noise of validation and test from other random numbers; a part's adds to it
 VALIDATION, TEST = 0, 1
-
-
-@dataclass(frozen=True)
-class SmoothTraining:
-    """Say how to train a base classifier for randomized smoothing.
-
-    Each image is seen under `samples` draws of N(0, sigma^2) noise in input units, added after
-    the augmentation and not clipped. With `adversary_steps` the image is first moved within the
-    l2 ball to where the smoothed classifier under these very draws does worst; with `consistency`
-    the predictions under the draws are drawn together.
-
-    Arguments:
-        noise: sigma, above 0.
-        samples: number M of draws an image and step.
-        adversary_steps: steps of the attack, 0 for none.
-        adversary_radius: of its ball, in input units.
-        consistency: weight lambda of the divergence between the draws, 0 for none; needs M >= 2.
-        entropy: weight eta of the entropy of their mean, beside `consistency`.
-
-    References:
-        J. Cohen, E. Rosenfeld, J. Z. Kolter (2019), Certified adversarial robustness via
-        randomized smoothing.
-        H. Salman, G. Yang, J. Li, P. Zhang, H. Zhang, I. Razenshteyn, S. Bubeck (2019), Provably
-        robust deep learning via adversarially trained smoothed classifiers.
-        J. Jeong, J. Shin (2020), Consistency regularization for certified robustness of smoothed
-        classifiers.
-    """
-
-    noise: float
-    samples: int = 1
-    adversary_steps: int = 0
-    adversary_radius: float = 0.0
-    consistency: float = 0.0
-    entropy: float = 0.5  # Jeong & Shin 2020, section 4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.noise < math.inf:
-            raise ValueError(
-                f"noise must be a standard deviation above 0, in units of images in [0, 1]; got "
-                f"{self.noise}. Leave it out to train without noise."
-            )
-        if self.samples < 1:
-            raise ValueError(f"noise_samples must be at least 1; got {self.samples}.")
-        for name in ("adversary_steps", "adversary_radius", "consistency"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}.")
-        if not 0 <= self.entropy < math.inf:
-            raise ValueError(f"consistency_entropy must be 0 or more; got {self.entropy}.")
-        if (self.adversary_steps > 0) != (self.adversary_radius > 0):
-            raise ValueError(
-                "adversary_steps and adversary_radius must both be above 0, or neither; got "
-                f"{self.adversary_steps} and {self.adversary_radius}."
-            )
-        if self.consistency > 0 and self.samples < 2:
-            raise ValueError(
-                "consistency compares predictions under several draws of noise, so noise_samples "
-                f"must be at least 2; got {self.samples}."
-            )
 
 
 def noisy(model: ImageModel, images: Tensor, labels: Tensor, smoothing: SmoothTraining) -> Tensor:

@@ -1,0 +1,18 @@
+"""What can be chosen, declared once, and without anything that needs torch."""
+
+from .data import DataSettings
+from .model import MODELS, RECIPES, BackwardPass, ForwardPass, ModelSettings
+from .training import SmoothTraining, TrainConfig
+from .tree import Settings
+
+__all__ = [
+    "MODELS",
+    "RECIPES",
+    "BackwardPass",
+    "DataSettings",
+    "ForwardPass",
+    "ModelSettings",
+    "Settings",
+    "SmoothTraining",
+    "TrainConfig",
+]

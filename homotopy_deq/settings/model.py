@@ -1,0 +1,137 @@
+"""What is trained, and how its answer is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+from .declare import above, at_least, check, setting
+
+MODELS: dict[str, str] = {
+    "homoode": "homotopy_deq.models.equilibrium:HomoODE",
+    "deq": "homotopy_deq.models.equilibrium:DEQ",
+    "neural-ode": "homotopy_deq.models.neural_ode:NeuralODE",
+    "augmented-neural-ode": "homotopy_deq.models.neural_ode:AugmentedNeuralODE",
+    "monotone": "homotopy_deq.models.equilibrium:MonotoneDEQ",
+}
+"""Classes by name, as "module:Class". A model takes those of `ModelSettings` that its constructor
+names, beside `shape`, `num_classes`, `mean` and `std` of the images."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model and its sizes; None stands for the model's own choice."""
+
+    PANEL: ClassVar[str] = "What is trained"
+
+    name: str = setting("homoode", f"{', '.join(MODELS)}.", option="model")
+    rest_point: bool | None = setting(
+        None,
+        "homoode: dz/dt = f(z; x) - z, which rests at an equilibrium, or dz/dt = f(z; x) as "
+        "published. Default: --rest-point.",
+    )
+    contraction: float | None = setting(
+        None,
+        "deq, homoode: ||W|| in (0, 1) of a cell relu(W z + x), whose votes certify can verify. "
+        "Default: the published cell.",
+    )
+    monotonicity: float | None = setting(
+        None, "monotone: m in (0, 1] of I - W >= m I. Default: 0.1."
+    )
+    kernel: int | None = setting(
+        None,
+        "monotone, or with --contraction: side of the cell's kernel; 0 for a state that is a "
+        "vector of --hidden numbers (then 128). Default: 3.",
+        at_least(0),
+    )
+    hidden: int | None = setting(None, "Channels of the state.")
+    head: int | None = setting(None, "Channels of the head.")
+    pool: int | None = setting(None, "Side of the head's pooling grid.")
+    groups: int | None = setting(None, "GroupNorm groups at most.")
+    dropout: float | None = setting(None, "Probability of dropping a channel, one mask a solve.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a forward pass goes; None stands for the solver's own choice."""
+
+    PANEL: ClassVar[str] = "The forward pass"
+
+    rtol: float | None = setting(
+        None,
+        "Relative tolerance: of the residual ||f(z) - z|| / ||f(z)||, or of a flow's local error. "
+        "Default: the solver's, 1e-4 or 1e-3; 1e-2 for equilibria trained in bf16.",
+    )
+    atol: float | None = setting(None, "Absolute tolerance. Default: the solver's, 0 or 1e-3.")
+    max_steps: int | None = setting(None, "Solver steps at most. Default: the solver's.")
+    step_size: float | None = setting(
+        None,
+        "Step in t of methods without error control (rk4, euler, ...). Default: 1 towards a rest "
+        "point (explicit_adams and the like: 0.1), else 0.1. Of forward-backward, "
+        "peaceman-rachford and douglas-rachford: alpha; default: of the best proved rate.",
+    )
+    horizon: float | None = setting(None, "Time t at which a flow ends. Default: the model's.")
+
+
+@dataclass(frozen=True)
+class ForwardPass(Limits):
+    """A forward pass by name.
+
+    The solver is one of equilibria, or a method for flows. Several joined by "+" take over each
+    other's failed samples; after a method they polish the end of its flow: "rk4+anderson". Limits
+    are of every part.
+    """
+
+    solver: str = setting(
+        ...,
+        "Forward pass: anderson, ..., or a method of torchdiffeq (homotopy-deq info lists them). "
+        "Default: rk4 for homoode, anderson for equilibria, else dopri5.",
+    )
+
+
+@dataclass(frozen=True)
+class BackwardPass:
+    """How the answer is differentiated; None stands for what goes with the forward pass."""
+
+    PANEL: ClassVar[str] = "The forward pass"
+
+    gradient: str | None = setting(
+        None,
+        "implicit, phantom (of an equilibrium), unroll or adjoint (of a flow). Default: implicit "
+        "for an equilibrium, unroll for a flow.",
+    )
+    rtol: float | None = setting(
+        None,
+        "Relative tolerance of the implicit gradient's linear solve. Default: 1e-6; in bf16 1e-2.",
+        above(0),
+        option="backward_rtol",
+    )
+
+
+# Ours. Small centred images in which left and right, and the place of a stroke, matter: no flips,
+# a head that sees where things are; learning rates for runs of a few epochs.
+GREY = {
+    "hidden": 32, "head": 128, "pool": 4, "groups": 8, "lr": 3e-3, "start_every": 5,
+    "start_lr": 1.0,
+}  # fmt: skip
+
+RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "digits": GREY,
+        "mnist": GREY,
+        "fashion-mnist": GREY,
+        "svhn": {"pad": 4},
+        # Those of CIFAR are those of the release of Ding et al. (2023).
+        "cifar10": {"flip": 0.2, "pad": 4},
+        "cifar100": {
+            "hidden": 128, "head": 512, "dropout": 0.15, "start_every": 5, "start_lr": 0.01,
+            "flip": 0.5, "pad": 4,
+        },
+    }
+)  # fmt: skip
+"""What differs from the settings' defaults for a data set, by its name."""
