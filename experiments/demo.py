@@ -25,7 +25,7 @@ from homotopy_deq import plotting
 from homotopy_deq.cli.names import Path as Pass
 from homotopy_deq.cli.paths import trajectory
 from homotopy_deq.cli.report import evaluation_table
-from homotopy_deq.cli.spec import resolve
+from homotopy_deq.cli.resolve import build, images_of, path_of, resolve
 from homotopy_deq.data import loader
 from homotopy_deq.training import (
     Bar,
@@ -58,27 +58,26 @@ def main(config: Config, *, publish: bool = False) -> bool:
     torch.set_num_threads(1)  # the images are 8x8: more threads would only wait for each other
     console = Console()
     record = Record("demo", config)
-    spec = resolve({"epochs": config.epochs, "seed": config.seed})
-    data = spec.data(None)
-    model = spec.build(data)
+    settings = resolve({"epochs": config.epochs, "seed": config.seed})
+    data = images_of(settings, None)
+    model = build(settings, data)
     about = {
-        "spec": asdict(spec),
-        "model": {"name": spec.model, "config": model.config},
+        "spec": settings.named(),
+        "model": {"name": settings.model.name, "config": model.config},
         "classes": list(data.classes),
     }
-    settings = spec.config(save_every=30)
     outcome = train(
         model,
         data,
-        settings,
+        settings.training,
         config.folder,
         about=about,
         overwrite=True,
-        observers=[Bar(console, spec.path.success)],
+        observers=[Bar(console, path_of(settings).success)],
     )
     passes = {name: Pass(name).put(model) for name in PASSES}
     batches = loader(data.test_images, data.test_labels, 256, shuffle=False)
-    accelerator = accelerator_for(settings)
+    accelerator = accelerator_for(settings.training)
     found: dict[str, Evaluation] = {}
     with Progress(console=console, transient=True) as progress:
         for name in progress.track(PASSES, description="evaluating"):

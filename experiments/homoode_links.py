@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from experiments.results import Record
-from homotopy_deq.cli.spec import load_model, resolve
+from homotopy_deq.cli import load_model
+from homotopy_deq.cli.resolve import build, images_of, resolve
 from homotopy_deq.layers import FlowLayer
 from homotopy_deq.models import ImageModel
 from homotopy_deq.training import train
@@ -148,12 +149,12 @@ def main(config: Config) -> dict[str, Any]:
     """Train or load, compare, write."""
     torch.set_num_threads(1)
     record = Record("homoode_links", config)
-    spec = resolve({"epochs": config.epochs, "seed": config.seed})
-    data = spec.data(None)
+    settings = resolve({"epochs": config.epochs, "seed": config.seed})
+    data = images_of(settings, None)
     if config.run is None:
         with tempfile.TemporaryDirectory() as folder:
-            model = spec.build(data)
-            train(model, data, spec.config(save_every=1000), Path(folder), overwrite=True)
+            model = build(settings, data)
+            train(model, data, settings.training, Path(folder), overwrite=True)
     else:
         model = load_model(config.run)
     images = data.test_images[: config.images].float() / 255

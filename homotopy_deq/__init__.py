@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-from . import _origin as _origin  # isort: skip  (before anything imports solvers)
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from solvers import (
-    BOSH3,
-    DOPRI5,
-    DOPRI8,
-    EULER,
-    HEUN,
-    MIDPOINT,
-    ODE,
-    RK4,
-    TSIT5,
-    Adjoint,
-    Anderson,
-    ArcLength,
-    Broyden,
-    Continuation,
-    Equilibrium,
-    Flow,
-    Implicit,
-    InitialValue,
-    NewtonKrylov,
-    Phantom,
-    Picard,
-    PseudoTransient,
-    Robust,
-    RungeKutta,
-    Solution,
-    SolveError,
-    Status,
-    SteadyState,
-    Tableau,
-    Then,
-    Unroll,
-    solve,
-)
+from . import _origin as _origin  # before anything imports solvers
 
-from .layers import ConvergenceWarning, FlowLayer, ImplicitLayer
-from .models import DEQ, AugmentedNeuralODE, HomoODE, MonotoneDEQ, NeuralODE
+if TYPE_CHECKING:
+    from solvers import (
+        BOSH3,
+        DOPRI5,
+        DOPRI8,
+        EULER,
+        HEUN,
+        MIDPOINT,
+        ODE,
+        RK4,
+        TSIT5,
+        Adjoint,
+        Anderson,
+        ArcLength,
+        Broyden,
+        Continuation,
+        Equilibrium,
+        Flow,
+        Implicit,
+        InitialValue,
+        NewtonKrylov,
+        Phantom,
+        Picard,
+        PseudoTransient,
+        Robust,
+        RungeKutta,
+        Solution,
+        SolveError,
+        Status,
+        SteadyState,
+        Tableau,
+        Then,
+        Unroll,
+        solve,
+    )
+
+    from .layers import ConvergenceWarning, FlowLayer, ImplicitLayer
+    from .models import DEQ, AugmentedNeuralODE, HomoODE, MonotoneDEQ, NeuralODE
 
 __version__ = "0.1.0"
 
@@ -87,3 +92,14 @@ __all__ = [
     "__version__",
     "solve",
 ]
+
+if not TYPE_CHECKING:  # which would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for when it is asked for: a help text needs no torch."""
+        if name in __all__:
+            homes = (import_module(home, __name__) for home in ("solvers", ".layers", ".models"))
+            return next(getattr(home, name) for home in homes if hasattr(home, name))
+        if find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

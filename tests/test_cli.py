@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from homotopy_deq import ODE, Anderson, ImplicitLayer
 from homotopy_deq.cli import app, load_model, names
-from homotopy_deq.cli.spec import rebuild, resolve
+from homotopy_deq.cli.resolve import model_class, path_of, resolve
+from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 from solvers import DOPRI5, EULER, RK4, Flow, RungeKutta, Then
@@ -190,12 +191,15 @@ def test_a_run_remembers_where_its_images_are(
         (["--precision", "fp8"], "precision must be 'no' or 'bf16'"),
         (["--no-rest-point", "--residual-penalty", "1"], "no residual to penalise"),
         (["--no-rest-point", "--solver", "anderson"], "rest_point=True"),
-        (["--model", "deq", "--no-rest-point"], "homoode alone"),
+        (["--model", "deq", "--no-rest-point"], "is of homoode; got it for deq"),
         (["--contraction", "1.5"], "contraction must be in (0, 1); got 1.5"),
-        (["--contraction", "0.9", "--no-rest-point"], "homoode without one"),
-        (["--contraction", "0.9", "--model", "monotone"], "a choice of deq, and of homoode"),
-        (["--monotonicity", "0.5"], "a choice of monotone alone; got it for homoode"),
-        (["--kernel", "0"], "goes with --model monotone or with --contraction"),
+        (["--contraction", "0.9", "--no-rest-point"], "contraction is of f"),
+        (
+            ["--contraction", "0.9", "--model", "monotone"],
+            "is of homoode, deq; got it for monotone",
+        ),
+        (["--monotonicity", "0.5"], "is of monotone; got it for homoode"),
+        (["--kernel", "0"], "needs a contraction"),
         (["--kernel", "2", "--model", "monotone"], "kernel must be odd"),
         (["--solver", "peaceman-rachford"], "the equation of a monotone model"),
         (["--solver", "rk4+forward-backward"], "the equation of a monotone model"),
@@ -243,7 +247,7 @@ def test_models_whose_votes_can_be_verified_go_through_every_command(
 
 
 def test_step_size_reaches_the_splittings() -> None:
-    model = names.MODELS["monotone"]((1, 8, 8), 10, hidden=4)
+    model = model_class("monotone")((1, 8, 8), 10, hidden=4)
     for name in names.SPLITTINGS:
         solver = names.Path(name, step_size=0.5).put(model).layer.solver
         assert solver.step_size == 0.5  # type: ignore[attr-defined]
@@ -253,11 +257,11 @@ def test_a_run_of_before_a_choice_existed_still_loads(run: Path) -> None:
     checkpoint = load_checkpoint(run / CHECKPOINT)
     spec = checkpoint.meta["about"]["spec"]
     for name in ("contraction", "monotonicity", "kernel"):
-        assert spec.pop(name) is None
+        del spec[name]
     for name in ("contraction", "kernel"):
         del checkpoint.meta["about"]["model"]["config"][name]
     image = torch.rand(1, 1, 8, 8)
-    assert torch.equal(rebuild(checkpoint)(image), load_model(run)(image))
+    assert torch.equal(Trained.from_checkpoint(checkpoint).model(image), load_model(run)(image))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -266,31 +270,35 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_bf16_asks_for_no_more_than_it_can_resolve() -> None:
-    spec = resolve({"model": "deq", "precision": "bf16"})
-    assert spec.rtol == spec.backward_rtol == 1e-2
-    assert resolve({"model": "deq", "precision": "bf16", "rtol": 0.1}).rtol == 0.1
-    assert resolve({"precision": "bf16"}).rtol is None  # a flow has no such tolerance
+    found = resolve({"model": "deq", "precision": "bf16"})
+    assert found.forward.rtol == found.backward.rtol == 1e-2
+    assert resolve({"model": "deq", "precision": "bf16", "rtol": 0.1}).forward.rtol == 0.1
+    assert resolve({"precision": "bf16"}).forward.rtol is None  # a flow has no such tolerance
 
 
 def test_the_solver_of_the_training_keeps_its_settings_unless_others_are_given() -> None:
     settings = {"rtol": 0.1, "max_steps": 7, "horizon": 2.0}
-    spec = resolve({"model": "deq", "solver": "anderson", **settings})
-    assert spec.path_by("anderson", rtol=None) == names.Path("anderson", **settings)  # type: ignore[arg-type]
-    assert spec.path_by("anderson", rtol=1e-3).rtol == 1e-3
-    assert spec.path_by("anderson", rtol=1e-3).max_steps == 7
-    assert spec.path_by("broyden") == names.Path("broyden")
+    found = resolve({"model": "deq", "solver": "anderson", **settings})
+    assert (
+        path_of(found, "anderson", rtol=None)
+        == path_of(found)
+        == names.Path("anderson", **settings)
+    )  # type: ignore[arg-type]
+    assert path_of(found, "anderson", rtol=1e-3).rtol == 1e-3
+    assert path_of(found, "anderson", rtol=1e-3).max_steps == 7
+    assert path_of(found, "broyden") == names.Path("broyden")
 
 
 def test_other_solvers_of_a_run_in_bf16_ask_for_no_more_than_it_can_resolve() -> None:
-    spec = resolve({"precision": "bf16"})
-    assert spec.path_by("anderson").rtol == spec.path_by("rk4+anderson").rtol == 1e-2
-    assert spec.path_by("anderson", rtol=0.1).rtol == 0.1
-    assert spec.path_by("dopri5").rtol is None
-    assert resolve({}).path_by("anderson").rtol is None
+    found = resolve({"precision": "bf16"})
+    assert path_of(found, "anderson").rtol == path_of(found, "rk4+anderson").rtol == 1e-2
+    assert path_of(found, "anderson", rtol=0.1).rtol == 0.1
+    assert path_of(found, "dopri5").rtol is None
+    assert path_of(resolve({}), "anderson").rtol is None
 
 
 def test_every_name_makes_the_solver_that_it_names() -> None:
-    model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4, contraction=0.9)
+    model = model_class("homoode")((1, 8, 8), 10, hidden=4, contraction=0.9)
     for name, kind in names.SOLVERS.items():
         assert type(names.Path(name, rtol=1e-3).put(model).layer.solver) is kind
     pairs = {name: pair for name, pair in names.TABLEAUS.items() if pair.error}

@@ -20,7 +20,7 @@ from homotopy_deq import __version__
 from homotopy_deq.cli import app
 from homotopy_deq.cli.report import counting, failing
 from homotopy_deq.data import DATASETS, load
-from homotopy_deq.models import RECIPES
+from homotopy_deq.settings import RECIPES
 from homotopy_deq.training import Bar, Interrupted
 from tests.test_cli import call, done, refused
 from tests.training.tiny import run as train
@@ -68,12 +68,8 @@ def test_other_commands_tell_how_far_they_are_too(
 def test_what_a_user_stopped_is_no_error(
     stop: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @failing
-    def command() -> None:
+    with pytest.raises(typer.Exit) as left, failing():
         raise stop
-
-    with pytest.raises(typer.Exit) as left:
-        command()
     told = capsys.readouterr().err
     assert left.value.exit_code == 130
     assert told.startswith("Stopped") and "Error" not in told
@@ -82,11 +78,8 @@ def test_what_a_user_stopped_is_no_error(
 def test_a_warning_on_the_command_line_is_one_line_without_a_place_in_our_files(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    @failing
-    def command() -> None:
+    with failing():
         warnings.warn("mind the gap", stacklevel=1)
-
-    command()
     assert capsys.readouterr().err == "Warning: mind the gap\n"
 
 

@@ -17,7 +17,7 @@ from ..certification.noise import on_grid
 from ..certification.statistics import floor_radius
 from ..models import ImageModel
 from . import certify_options as options
-from .options import TestImages
+from .options import ImagesToTest
 from .report import console, counting, errors, fail
 from .runs import CertifiedRun, open_runs
 from .study import Study
@@ -113,7 +113,7 @@ def _study(chosen: options.Attack, claimed: CertifiedRun) -> Study:
     study = Study.of(
         Trained.of(run),
         votes,
-        TestImages(chosen.place.root, images["count"]),
+        ImagesToTest(chosen.place.root, images["count"]),
         skip=images["skip"],
         audit=policy.get("audit"),
         cpu=chosen.machine.cpu,

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ..settings.data import Place
 from ..settings.declare import above, at_least, between, check, like, setting
 from ..settings.model import Limits
-from .options import Begun, Machine, Predict, Run, TestImages
+from .options import Begun, ImagesToTest, Machine, Predict, Run
 
 NOISE, VOTES = "The noise", "Which votes count, and what they cost"
 
@@ -92,7 +92,7 @@ class Sampled:
     """What certify and decide have in common."""
 
     run: Run
-    images: TestImages = TestImages()
+    images: ImagesToTest = ImagesToTest()
     skip: int = setting(
         0, "Leave out so many of the first images of that order.", at_least(0), panel=Place.PANEL
     )
@@ -170,7 +170,7 @@ class SmoothPredict:
         metavar="IMAGE...",
         argument=True,
     )
-    images: TestImages = TestImages(limit=10)
+    images: ImagesToTest = ImagesToTest(limit=10)
     noise: NoiseSettings = NoiseSettings(n=1000)
     votes: Votes = Votes()
     json: bool = like(Predict, "json")

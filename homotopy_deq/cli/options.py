@@ -47,7 +47,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class TestImages(Place):
+class ImagesToTest(Place):
     """Which test images, and where they are looked for."""
 
     limit: int | None = setting(
@@ -125,7 +125,7 @@ class Evaluate:
     run: Run
     solvers: Solvers = Solvers()
     limits: Limits = Limits()
-    images: TestImages = TestImages()
+    images: ImagesToTest = ImagesToTest()
     batch: int = setting(256, "Images solved for at a time.", at_least(1))
     json: Path | None = setting(None, "Write the figures to a JSON file, too.", metavar="FILE")
     machine: Machine = Machine()

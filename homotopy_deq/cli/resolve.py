@@ -44,7 +44,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     for name in (own & chosen.keys()) - takes.keys() - {*SIZES}:
         having = [each for each in MODELS if name in _takes(each)]
         raise ValueError(f"{option(name)} is of {', '.join(having)}; got it for {model}.")
-    named = {name: takes[name].default if name in takes else None for name in own}
+    named: dict[str, Any] = {}
+    named |= {name: takes[name].default if name in takes else None for name in own}
     named |= {k: v for k, v in RECIPES.get(dataset, {}).items() if k not in own or k in takes}
     named |= {"hidden": DENSE_HIDDEN} if chosen.get("kernel") == 0 else {}
     named |= _noise(chosen)

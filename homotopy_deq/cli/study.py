@@ -20,7 +20,7 @@ from ..models import ImageModel
 from ..settings import Settings
 from . import names
 from .certify_options import Votes
-from .options import TestImages
+from .options import ImagesToTest
 from .resolve import images_of, path_of
 from .trained import Trained
 
@@ -67,7 +67,7 @@ class Study:
         cls,
         trained: Trained,
         votes: Votes,
-        images: TestImages,
+        images: ImagesToTest,
         *,
         skip: int = 0,
         audit: int | None = None,

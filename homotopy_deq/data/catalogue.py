@@ -10,7 +10,6 @@ import torch
 
 from solvers.caller import warn_caller
 
-from .augmentation import Augmentation
 from .digits import digits
 from .idx import idx_place
 from .image_data import ImageData
@@ -29,19 +28,17 @@ FASHION = (
 
 @dataclass(frozen=True)
 class DataSet:
-    """Describe one data set: how it is called, augmented and found.
+    """Describe one data set: how it is called, read.
 
     Arguments:
         title: its name in prose.
         shape: (C, H, W), or None where the files decide.
-        augment: what its train images are usually changed by; None leaves them as they are.
         places: lists where to look below a folder, most specific first.
         kind: torchvision's class, which can download it; None where there is none.
     """
 
     title: str
     shape: Shape | None
-    augment: Augmentation | None
     places: Callable[[Path], list[Place]]
     kind: str | None = None
 
@@ -80,36 +77,29 @@ def _svhn(root: Path) -> list[Place]:
     return [svhn_place(each) for each in roots] + named_places(root, "svhn", (3, 32, 32), 10)
 
 
-# The flips and crops are those that each set's results are usually reported with; a mirrored
-# digit or word is another one, so SVHN has no flip.
 DATASETS: dict[str, DataSet] = {
-    "digits": DataSet("digits", (1, 8, 8), None, lambda _: [Place("scikit-learn", digits)]),
-    "mnist": DataSet(
-        "MNIST", (1, 28, 28), None, _idx("mnist", "MNIST", tuple("0123456789")), "MNIST"
-    ),
+    "digits": DataSet("digits", (1, 8, 8), lambda _: [Place("scikit-learn", digits)]),
+    "mnist": DataSet("MNIST", (1, 28, 28), _idx("mnist", "MNIST", tuple("0123456789")), "MNIST"),
     "fashion-mnist": DataSet(
         "Fashion-MNIST",
         (1, 28, 28),
-        None,
         _idx("fashion-mnist", "FashionMNIST", FASHION),
         "FashionMNIST",
     ),
     "cifar10": DataSet(
         "CIFAR-10",
         (3, 32, 32),
-        Augmentation(flip=0.2, pad=4),
         _cifar("cifar10", "CIFAR10", "cifar-10-batches-py", 10),
         "CIFAR10",
     ),
     "cifar100": DataSet(
         "CIFAR-100",
         (3, 32, 32),
-        Augmentation(flip=0.5, pad=4),
         _cifar("cifar100", "CIFAR100", "cifar-100-python", 100),
         "CIFAR100",
     ),
-    "svhn": DataSet("SVHN", (3, 32, 32), Augmentation(pad=4), _svhn, "SVHN"),
-    "imagefolder": DataSet("image folder", None, None, lambda root: folder_places(root, None)),
+    "svhn": DataSet("SVHN", (3, 32, 32), _svhn, "SVHN"),
+    "imagefolder": DataSet("image folder", None, lambda root: folder_places(root, None)),
 }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -139,7 +140,7 @@ def leaves(kind: type) -> tuple[Leaf, ...]:
 def _leaves(
     kind: type, defaults: object = None, place: tuple[str, ...] = (), given: bool = False
 ) -> Iterator[Leaf]:
-    hints, panel = get_type_hints(kind), getattr(kind, "PANEL", None)
+    hints, panel = _hints(kind), getattr(kind, "PANEL", None)
     for each in sorted(fields(kind), key=lambda each: each.kw_only is True):
         at = (*place, each.name)
         default = each.default if defaults is None else getattr(defaults, each.name)
@@ -199,7 +200,7 @@ def assemble(kind: type[T], named: Mapping[str, Any]) -> T:
 
 def _assemble(kind: type, named: Mapping[str, Any], below: Iterable[Leaf], depth: int = 0) -> Any:
     made: dict[str, Any] = {}
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for each in fields(kind):
         own = [leaf for leaf in below if leaf.place[depth] == each.name]
         inner = group(each, hints)
@@ -218,6 +219,10 @@ def _assemble(kind: type, named: Mapping[str, Any], below: Iterable[Leaf], depth
                 if value is not MISSING:
                     made[each.name] = value
     return kind(**made)
+
+
+_hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
+"""What the fields of a dataclass are of: its annotations are evaluated once, and at import."""
 
 
 def pick(kind: str, name: str, valid: Iterable[str]) -> str:

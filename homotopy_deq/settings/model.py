@@ -125,7 +125,7 @@ RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "digits": GREY,
         "mnist": GREY,
         "fashion-mnist": GREY,
-        "svhn": {"pad": 4},
+        "svhn": {"pad": 4},  # a mirrored digit is another one
         # Those of CIFAR are those of the release of Ding et al. (2023).
         "cifar10": {"flip": 0.2, "pad": 4},
         "cifar100": {

@@ -11,7 +11,10 @@ from rich.console import Console
 from homotopy_deq.certification import Smoother, read
 from homotopy_deq.certification.noise import Noise
 from homotopy_deq.cli import load_model, sampling
-from homotopy_deq.cli.study import Choices, Study, weights_sha256
+from homotopy_deq.cli.certify_options import Votes
+from homotopy_deq.cli.options import ImagesToTest as Images
+from homotopy_deq.cli.study import Study, weights_sha256
+from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint, save_checkpoint
 from tests.certification.commands import LINES, TABLE, altered, certify
@@ -98,11 +101,10 @@ def test_images_in_other_units_are_refused(run: Path) -> None:
     images = load("digits")
     floats = replace(images, test_images=images.test_images.float())
     with pytest.raises(ValueError, match="uint8 of 0 to 255 are wanted"):
-        Study.of(Choices(run, cpu=True), floats)
+        Study.of(Trained.of(run), Votes(), Images(), cpu=True, data=floats)
     with pytest.raises(ValueError, match=r"shape \(1, 4, 8\); the model wants \(1, 8, 8\)"):
-        Study.of(
-            Choices(run, cpu=True), replace(images, train_images=images.train_images[:, :, :4])
-        )
+        cut = replace(images, train_images=images.train_images[:, :, :4])
+        Study.of(Trained.of(run), Votes(), Images(), cpu=True, data=cut)
 
 
 def test_certificates_are_written_as_lines_and_as_a_table(run: Path, tmp_path: Path) -> None:
@@ -124,8 +126,8 @@ def test_certificates_are_written_as_lines_and_as_a_table(run: Path, tmp_path: P
 
 def test_the_command_certifies_what_the_library_does(run: Path, tmp_path: Path) -> None:
     certify(run, tmp_path, "--policy", "audited", "--audit", 30, "--seed", 5)
-    choices = Choices(run, limit=4, policy="audited", audit=30, cpu=True)
-    study = Study.of(choices)
+    votes, few = Votes(policy="audited"), Images(limit=4)
+    study = Study.of(Trained.of(run), votes, few, audit=30, cpu=True)
     (noise,) = study.smoothings(None, n=128, n0=100, alpha=1e-3, seed=5, batch=500)
     smoother = Smoother(study.model, study.policy, noise)
     images = load("digits").test_images.float() / 255

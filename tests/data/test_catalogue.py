@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from homotopy_deq.data import DATASETS, Augmentation, ImageData, load
+from homotopy_deq.data import ImageData, load
 from homotopy_deq.data.idx import read_idx
 from tests.data.stored import below, pixels, tree, write_cifar10, write_idx
 
@@ -201,13 +201,6 @@ def test_limits_take_balanced_subsets(tmp_path: Path) -> None:
     data = load("mnist", tmp_path, limit=30, test_limit=20)
     assert data.train_labels.bincount().tolist() == [3] * 10
     assert data.test_labels.bincount().tolist() == [2] * 10
-
-
-def test_grey_sets_are_not_augmented() -> None:
-    changes = {name: data_set.augment for name, data_set in DATASETS.items()}
-    assert {name for name, change in changes.items() if change} == {"cifar10", "cifar100", "svhn"}
-    assert changes["cifar10"] == Augmentation(flip=0.2, pad=4)
-    assert changes["svhn"] == Augmentation(pad=4)  # a mirrored digit is another one
 
 
 def test_one_zip_that_holds_train_and_test_is_a_data_set(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ HEADERS: dict[str, tuple[Callable[[Any], None], str]] = {
     "an argument that nobody knows": (put("model", "config", "x", 1), "describes no model"),
     "a mean that is infinite": (put("model", "config", "mean", [math.inf]), "config.mean.0 is inf"),
     "a table for a list": (put("classes", {}), "classes should be an array"),
-    "a number for an object": (put("spec", 3), "written by this version"),
+    "a number for an object": (put("spec", 3), "spec should be dict, not 3"),
     "a number for the model": (put("model", 3), "about.model should be an object, not 3"),
 }
 

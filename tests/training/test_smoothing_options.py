@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from accelerate.state import AcceleratorState
 from typer.testing import CliRunner
 
 from homotopy_deq.cli import app
-from homotopy_deq.cli.spec import resolve, spec_of
+from homotopy_deq.cli.resolve import resolve
+from homotopy_deq.cli.trained import settings_of
 from homotopy_deq.training import (
     CHECKPOINT,
     SmoothTraining,
@@ -38,7 +39,7 @@ def test_a_run_from_before_there_was_noise_can_be_resumed(tmp_path: Path) -> Non
     assert len(spec) == len(about["spec"]) - 6 and len(training) == len(about["training"]) - 1
     old = {**stored.meta, "about": {**about, "spec": spec, "training": training}}
     save_checkpoint(tmp_path / CHECKPOINT, replace(stored, meta=old))
-    assert spec_of(load_checkpoint(tmp_path / CHECKPOINT)).noise is None
+    assert settings_of(load_checkpoint(tmp_path / CHECKPOINT)).training.smoothing is None
     done = CliRunner().invoke(app, [*words, "--resume"])
     assert done.exit_code == 0, done.output
 
@@ -81,6 +82,6 @@ def test_what_needs_noise_is_refused_without_it(
 def test_the_command_line_says_how_to_train() -> None:
     given = {"noise": 0.25, "consistency": 10.0, "adversary_steps": 2, "adversary_radius": 0.5}
     expected = SmoothTraining(0.25, 2, 2, 0.5, 10.0)  # two draws where they are to agree
-    assert resolve(given).config(0.0).smoothing == expected
-    assert resolve({}).config(0.0).smoothing is TrainConfig().smoothing is None
-    assert asdict(resolve({}))["noise"] is None
+    assert resolve(given).training.smoothing == expected
+    assert resolve({}).training.smoothing is TrainConfig().smoothing is None
+    assert resolve({}).named()["noise"] is None
