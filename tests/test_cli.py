@@ -313,7 +313,7 @@ def test_every_name_makes_the_solver_that_it_names() -> None:
 
 
 def test_methods_joined_by_a_plus_follow_the_flow_to_rest() -> None:
-    model = names.MODELS["homoode"]((1, 8, 8), 10, hidden=4)
+    model = model_class("homoode")((1, 8, 8), 10, hidden=4)
     path = names.Path("dopri5+anderson", rtol=1e-6, max_steps=7)
     limits = {"rtol": 1e-6, "max_steps": 7}
     layer = path.put(model).layer

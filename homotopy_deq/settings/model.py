@@ -83,8 +83,7 @@ class ForwardPass(Limits):
     """A forward pass by name.
 
     The solver is one of equilibria, or a method for flows. Several joined by "+" take over each
-    other's failed samples; after a method they polish the end of its flow: "rk4+anderson". Limits
-    are of every part.
+    other's failed samples: "rk4+anderson". Limits are of every part.
     """
 
     solver: str = setting(
