@@ -55,7 +55,7 @@ def test_every_flag_says_what_it_is(command: str) -> None:
         (["--alpha", "1"], "alpha must be in (0, 1); got 1"),
         (["--seed", "-1"], "seed must be 0 or more; got -1"),
         (["--solver", "andersen"], "Did you mean 'anderson'?"),
-        (["--solver", "dopri5"], "depends on its batch mates"),
+        (["--solver", "adaptive_heun"], "depends on its batch mates"),
         (["--policy", "truncated", "--solver", "rk4"], "stopped by its step size"),
         (["--limit", "0"], "--limit"),
         (["--skip", "359"], "leaves none of the 359"),
