@@ -2,7 +2,7 @@
 
 from .anderson import Anderson
 from .broyden import Broyden
-from .compose import Then
+from .compose import Then, solved_by
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
@@ -26,7 +26,7 @@ from .ode import (
 from .picard import Picard
 from .problem import Equilibrium, InitialValue
 from .pseudo_transient import PseudoTransient
-from .robust import Robust, solved_by
+from .robust import Robust
 from .solution import Solution, SolveError, Trajectory
 from .solver import Evaluated, Solver, State, Tracked
 from .splitting import DouglasRachford, ForwardBackward, MonotoneInclusion, PeacemanRachford

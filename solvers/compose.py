@@ -11,8 +11,9 @@ from torch import Tensor
 from .driver import run
 from .norms import expand
 from .problem import Equilibrium
+from .solution import Solution, V
 from .solver import Solver, State, earned, named, residual_norm, start
-from .status import Status
+from .status import Status, summarize
 
 NEAR = 10.0  # times the tolerance: from here a solver polishes, from farther off it starts anew
 
@@ -79,6 +80,13 @@ class Then(Solver[Equilibrium, ThenState]):
     def loosened(self, rtol: float) -> Then:
         return Then(*(solver.loosened(rtol) for solver in self.solvers))
 
+    def report(self, solution: Solution[V]) -> str:
+        """Say who solved how many: "Anderson solved 250, Continuation 5; 1 needed ..."."""
+        (name, count), *others = solved_by(self, solution).items()
+        parts = [f"{name} solved {count}", *(f"{name} {count}" for name, count in others)]
+        failed = summarize(solution.status)
+        return ", ".join(parts) + (f"; {failed}." if failed else ".")
+
     @property
     def compacts_below(self) -> float:
         return 1.0  # a step is a whole solve
@@ -112,4 +120,25 @@ class Then(Solver[Equilibrium, ThenState]):
             code=code,
             stage=stage,
             evals=evals + found.evals,
+            checks=state.checks + found.checks,
         )
+
+
+def solved_by(ladder: Solver[Equilibrium, Any], solution: Solution[V]) -> dict[str, int]:
+    """Return how many samples each solver of a `Then`, or of `Robust`, solved, in their order.
+
+    Arguments:
+        ladder: the solver that found the solution.
+        solution: what `solve` returned.
+
+    Raises:
+        TypeError: the solver is not one that escalates.
+    """
+    if not isinstance(ladder, Then):
+        raise TypeError(f"solved_by needs a Then or a Robust; got {type(ladder).__name__}.")
+    rung = solution.steps[solution.converged].clamp(min=1).tolist()
+    counts: dict[str, int] = {}
+    for k, solver in enumerate(ladder.solvers, start=1):
+        name = type(solver).__name__
+        counts[name] = counts.get(name, 0) + rung.count(k)
+    return counts

@@ -30,6 +30,7 @@ class State:
             the loop, which counts a call of the map for every sample in the batch.
         time: t or lambda of each sample, (B,), where the path has one.
         path: the states on the way, where one step is the whole way and they were asked for.
+        checks: `Solution.checks` of the solves that the steps were, shared by the batch.
     """
 
     z: Tensor
@@ -38,6 +39,7 @@ class State:
     evals: Tensor | None = field(default=None, kw_only=True)
     time: Tensor | None = field(default=None, kw_only=True)
     path: Trajectory[Tensor] | None = field(default=None, kw_only=True)
+    checks: int = field(default=0, kw_only=True)
 
     def rows(self: S, index: Tensor) -> S:
         """Return the state of the samples `index` alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from solvers import ODE, Continuation, Davidenko, Flow, Robust, Then
+from solvers import ODE, Continuation, Davidenko, Flow, Then
 from solvers.linear import INVERSE
 from solvers.ode.initial_value import GRID
 
@@ -134,7 +134,7 @@ def check_steps(model: ImageModel) -> None:
             "a flow is stopped by its step size, not after so many steps: choose an equilibrium "
             "solver (--solver anderson), or for a shorter flow --step-size."
         )
-    if isinstance(solver, (Then, Robust, Davidenko)):
+    if isinstance(solver, (Then, Davidenko)):
         raise ValueError(
             f"a step of {type(solver).__name__} is a whole solve, so --steps says nothing of it: "
             "choose a solver of one iteration (--solver anderson)."

@@ -63,7 +63,7 @@ def test_what_converges_on_hard_systems_is_a_root(solver: AnySolver, name: str) 
     system, start = SYSTEMS[name]
     solver = tuned(solver, rtol=0.0, atol=ATOL, max_steps=120)
     if isinstance(solver, Robust) and name == "trigonometric":
-        solver = Then(*solver.ladder.solvers[:3])  # its paths take a minute
+        solver = Then(*solver.solvers[:3])  # its paths take a minute
     found = solve(Equilibrium(lambda z: z - system(z)), solver, start)
     if bool(found.converged):
         assert float(system(found.value).norm()) <= 3 * ATOL

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from solvers import (
@@ -9,6 +11,7 @@ from solvers import (
     NewtonKrylov,
     Picard,
     PseudoTransient,
+    Robust,
     Status,
     Then,
     solve,
@@ -120,3 +123,17 @@ def test_a_last_solver_that_diverges_does_not_take_the_best_answer_with_it() -> 
     assert found.value.equal(alone.value)
     assert found.residual.equal(alone.residual)
     assert solve(problem, Then(wild, wild), start).status.tolist() == [Status.NONFINITE]
+
+
+def test_ladder_counts_the_checks_of_its_rungs() -> None:
+    problem, start = replace(slopes(0.1, 0.9), rowwise=False), normal(0, 2, 1)
+    alone = solve(problem, Picard(max_steps=200), start).check()
+    assert alone.checks == 1  # the rows stopped at different steps
+    assert solve(problem, Then(Picard(max_steps=200)), start).checks == alone.checks
+
+
+def test_robust_with_another_tolerance_hands_it_to_every_rung() -> None:
+    robust = replace(Robust(max_steps=3), rtol=1e-6)
+    assert robust == Robust(rtol=1e-6, max_steps=3)
+    assert {each.rtol for each in robust.solvers} == {1e-6}
+    assert robust.loosened(1e-2) == Robust(rtol=1e-2, max_steps=3)

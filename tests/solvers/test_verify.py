@@ -18,6 +18,7 @@ from solvers import (
     Picard,
     Solution,
     Status,
+    Then,
     Unroll,
     solve,
 )
@@ -183,7 +184,9 @@ def test_check_is_one_evaluation_beside_those_that_are_counted(solver: Any) -> N
 
     found = solve(Equilibrium(f, (x,)), solver, torch.zeros_like(x))
     assert bool(found.converged.all())
-    assert found.checks == (1 if len(set(found.steps.tolist())) > 1 else 0)
+    one = solver.solvers[0] if isinstance(solver, Then) else solver  # the rung that solves all
+    steps = solve(Equilibrium(f, (x,)), one, torch.zeros_like(x)).steps.tolist()
+    assert found.checks == (1 if len(set(steps)) > 1 else 0)
     calls.clear()
     promised = solve(Equilibrium(f, (x,), rowwise=True), solver, torch.zeros_like(x))
     assert promised.checks == 0 and torch.equal(promised.evals, found.evals)

@@ -1,0 +1,154 @@
+"""The books of a solve: which samples have finished, when, and with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .norms import expand, norm
+from .solution import Solution, SolveError, Trajectory
+from .solver import Evaluated, Solver, State, earned, residual_norm, verdict
+from .status import Status
+
+
+class Results:
+    """What is known of the samples that have finished, and which still run.
+
+    A finished sample is written once and never again, so the garbage that it may turn into while
+    its batch mates run on is not seen. The books are kept on the host: they are read every step.
+
+    Arguments:
+        z0: the start, (B, ...).
+        first: ||f(z) - z||, (B,), below which a residual must fall, see `earned`; None where z0 is
+            the caller's own, until a step is taken.
+        strict: whether a sample goes on whose convergence is not earned.
+    """
+
+    def __init__(self, z0: Tensor, first: Tensor | None, *, strict: bool = False) -> None:
+        batch = z0.shape[0]
+        self.first: Any = None if first is None else first.cpu().numpy()
+        self.strict = strict
+        self.value = z0.clone()
+        dtype = torch.promote_types(z0.dtype, torch.float32)
+        self.residual = torch.full((batch,), float("inf"), dtype=dtype, device=z0.device)
+        self.time = torch.zeros_like(self.residual)
+        self.status = np.zeros(batch, np.int8)
+        self.steps = np.zeros(batch, np.int64)
+        self.evals = np.zeros(batch, np.int64)
+        self.running = np.ones(batch, bool)  # of the rows that the solver still sees, which are
+        self.index: Any = np.arange(batch)  # these rows of the full batch
+        self.poisoned = False  # whether autograd saw a step of any row, finished or not, to NaN
+        self.trace: list[tuple[Tensor, ...]] = []
+        self.counts: list[int] = []
+
+    def retire(self, solver: Solver[Any, Any], state: State, step: int, evals: int) -> bool:
+        """Write down the samples that have finished; say whether there were any."""
+        code, over = verdict(solver, state), step >= solver.max_steps
+        if code is None and not over:
+            return False
+        codes = np.zeros(len(self.running), np.int8) if code is None else code.cpu().numpy()
+        self.poisoned |= torch.is_grad_enabled() and bool((codes == Status.NONFINITE).any())
+        if self.strict and isinstance(state, Evaluated):
+            codes = self._earned(solver, state, codes)
+        if over:
+            codes = np.where(codes == Status.RUNNING, np.int8(Status.MAX_STEPS), codes)
+        rows = np.flatnonzero((codes != Status.RUNNING) & self.running)
+        if rows.size == 0:
+            return False
+        self.running[rows] = False
+        full = self.index[rows]
+        self.status[full] = codes[rows]
+        self.steps[full] = step
+        self.evals[full] = evals if state.evals is None else state.evals.cpu().numpy()[rows]
+        usable = codes[rows] != Status.NONFINITE
+        source = torch.from_numpy(rows[usable]).to(state.z.device)
+        target = torch.from_numpy(full[usable]).to(state.z.device)
+        self.value = _put(self.value, target, state.z.index_select(0, source))
+        self.residual = _put(self.residual, target, state.residual.index_select(0, source))
+        if state.time is not None:
+            time = self.time.to(state.time.dtype)  # double, where a solver keeps it so
+            self.time = _put(time, target, state.time.index_select(0, source))
+        return True
+
+    def _earned(self, solver: Solver[Any, Any], state: Evaluated, codes: Any) -> Any:
+        """Return the codes with those that say CONVERGED and have not earned it RUNNING."""
+        rows = np.flatnonzero((codes == Status.CONVERGED) & self.running)
+        if rows.size == 0:
+            return codes
+        index = torch.from_numpy(rows).to(state.z.device)
+        z, residual, fz = (x.index_select(0, index) for x in (state.z, state.residual, state.fz))
+        first = self.first
+        if first is not None:
+            first = torch.from_numpy(first[self.index[rows]]).to(z.device)
+        codes = codes.copy()
+        fine = earned(solver, z, residual_norm(Evaluated(z, residual, fz)), first)
+        codes[rows] = fine.cpu().numpy()
+        return codes
+
+    def doubted(self, solver: Solver[Any, Any], own: bool) -> bool:
+        """Say whether a cheap bound leaves it open that a CONVERGED sample has `earned` it.
+
+        ||f(z)|| <= 2 ||z|| where the relative residual is below 1/2. A sample that took no step
+        need not have fallen where the start is the caller's `own`.
+        """
+        done = np.flatnonzero(self.status == Status.CONVERGED)
+        if done.size == 0:
+            return False
+        eps = torch.finfo(self.value.dtype).eps
+        size = norm(self.value.detach()).cpu().numpy()[done]
+        share = self.residual.detach().cpu().numpy()[done]
+        shown = (share < 0.5) & ((2 * share + eps) * size < self.first[done])
+        shown |= own & (self.steps[done] == 0)
+        return not bool((shown & (eps / 2 * size <= solver.rtol * size + solver.atol)).all())
+
+    def compact(self, like: Tensor) -> Tensor:
+        """Forget the finished rows; return the positions of the others in the current batch."""
+        keep = np.flatnonzero(self.running)
+        self.index = self.index[keep]
+        self.running = self.running[keep]
+        return torch.from_numpy(keep).to(like.device)
+
+    def explain(self, error: Exception) -> None:
+        """Say which rows the map was given, if it raised an error on a part of the batch."""
+        rows, batch = len(self.index), len(self.status)
+        known = isinstance(error, SolveError | torch.OutOfMemoryError)
+        if rows < batch and not known:
+            raise RuntimeError(
+                f"The map failed on {rows} of the {batch} rows, once the others had finished "
+                f"({type(error).__name__}: {error}). It must take any number of rows; say "
+                "coupled=True if the rows are one system."
+            ) from error
+
+    def keep(self, state: State, evals: int) -> None:
+        """Keep z, residual and time for the trajectory, each finished sample where it finished."""
+        running = torch.from_numpy(self.running).to(state.z.device)
+        z = torch.where(expand(running, state.z), state.z, self.value)
+        residual = torch.where(running, state.residual, self.residual.to(state.residual))
+        row: tuple[Tensor, ...] = z, residual
+        if state.time is not None:
+            row += (torch.where(running, state.time, self.time.to(state.time)),)
+        self.trace.append(row)
+        self.counts.append(evals)
+
+    def solution(self, state: State | None = None) -> Solution[Tensor]:
+        """Return what was found; the last state may hold a path, and checks, of its own."""
+        path = None if state is None else state.path
+        if path is None and self.trace:
+            z, residual, *time = (torch.stack(each) for each in zip(*self.trace, strict=True))
+            path = Trajectory(z, residual, torch.tensor(self.counts), *time)
+        status, steps, evals = (
+            torch.from_numpy(book).to(self.value.device)
+            for book in (self.status, self.steps, self.evals)
+        )
+        checks = 0 if state is None else state.checks
+        return Solution(self.value, status, steps, evals, self.residual, path, checks)
+
+
+def _put(full: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Write rows into a tensor, in place unless autograd is watching."""
+    if torch.is_grad_enabled():
+        return full.index_copy(0, target, rows.to(full.dtype))
+    return full.index_copy_(0, target, rows.to(full.dtype))
