@@ -25,7 +25,7 @@ from solvers import (
     solve,
 )
 from solvers.guard import Guard
-from tests.contract.every import every_solver, tuned
+from tests.contract.every import every_solver_of_any_map, tuned
 from tests.problems import DOUBLE
 
 X = torch.ones(3, 4, dtype=DOUBLE)
@@ -39,7 +39,7 @@ def writing_to_the_condition(z: Tensor, x: Tensor) -> Tensor:
     return x.sub_(-0.5 * z).add_(0)  # right at the first call alone, if x were the caller's
 
 
-@every_solver
+@every_solver_of_any_map
 @pytest.mark.parametrize("f", [scaled_in_place, writing_to_the_condition])
 def test_map_that_writes_into_its_arguments_has_the_root_that_its_formula_says(
     solver: Any, f: Any

@@ -11,7 +11,7 @@ from solvers import ODE, Equilibrium, InitialValue, Status, solve
 from solvers.homotopy import Custom, Family, FixedPoint, trace
 from solvers.homotopy.arclength import ArcLength
 from solvers.rows import Embedded
-from tests.contract.every import every_solver
+from tests.contract.every import every_solver_of_any_map
 from tests.problems import DOUBLE
 
 X = torch.linspace(-2, 2, 12, dtype=DOUBLE).view(6, 2)
@@ -39,7 +39,7 @@ def test_full_batch_of_a_closure_is_evaluated_as_it_is() -> None:
     assert seen[0] is z
 
 
-@every_solver
+@every_solver_of_any_map
 def test_closure_takes_the_path_of_the_same_map_with_a_condition(solver: Any) -> None:
     z0 = torch.zeros_like(X)
     given = solve(Equilibrium(g, (X,)), solver, z0)

@@ -24,7 +24,7 @@ from solvers import (
 )
 from solvers.norms import relative
 from solvers.until import Until
-from tests.contract.every import every_solver
+from tests.contract.every import every_solver_of_any_map
 from tests.problems import DOUBLE
 
 SPREAD = torch.logspace(-0.5, 0.5, 8)  # so different in size that rows end at different steps
@@ -100,7 +100,7 @@ def test_row_mixing_cell_has_no_converged_sample_that_is_no_root(
     assert all(word in found.report() for word in ("BatchNorm", "batch-first", "coupled=True"))
 
 
-@every_solver
+@every_solver_of_any_map
 def test_no_solver_calls_a_part_of_a_coupled_system_converged(solver: Any) -> None:
     x = condition().double()
     found = solve(Equilibrium(mean_coupled, (x,)), solver, torch.zeros_like(x))
@@ -109,7 +109,7 @@ def test_no_solver_calls_a_part_of_a_coupled_system_converged(solver: Any) -> No
     assert bool((true[found.converged] <= 3e-4).all())
 
 
-@every_solver
+@every_solver_of_any_map
 def test_coupled_rows_are_one_system_with_one_status(solver: Any) -> None:
     x = condition().double()
     found = solve(Equilibrium(mean_coupled, (x,), coupled=True), solver, torch.zeros_like(x))
@@ -173,7 +173,7 @@ def test_slow_map_that_is_one_keeps_its_status() -> None:
     assert "changes from call to call" not in found.report()
 
 
-@every_solver
+@every_solver_of_any_map
 def test_check_is_one_evaluation_beside_those_that_are_counted(solver: Any) -> None:
     calls = []
     x = condition()[:4]
