@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench check format docs clean
+.PHONY: help setup demo test test-slow bench mutants check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-slow: $(STAMP) ## run the tests that train, too
 
 bench: $(STAMP) ## time the solvers beside their peers
 	$(BIN)/python -m tests.benchmarks
+
+mutants: $(STAMP) ## put small faults in solvers/ and see which the tests miss (40 minutes)
+	$(BIN)/python -m tests.mutants
 
 check: $(STAMP) ## lint, check the format and the types
 	$(BIN)/ruff check .

@@ -103,7 +103,8 @@ def mutants(file: str, source: bytes) -> list[Mutant]:
                 " ".join((head + middle + tail).decode().split())
                 for middle in (source[start:end], after.encode())
             )
-            found.append(Mutant(file, where, *lines, line, last, changed))
+            if changed != source:
+                found.append(Mutant(file, where, *lines, line, last, changed))
         types = {id(part) for field in TYPES for part in _parts(getattr(node, field, None))}
         for child in ast.iter_child_nodes(node):
             if not isinstance(child, UNTOUCHED) and id(child) not in types:

@@ -61,9 +61,8 @@ class _Seconds:
             self.failed.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        passed = {name: each for name, each in self.seconds.items() if name not in self.failed}
-        told = {"seconds": passed, "left out": sorted(self.failed)}
-        (self.folder / "tests.json").write_text(json.dumps(told, indent=1))
+        told = {k: None if k in self.failed else v for k, v in self.seconds.items()}
+        (self.folder / "seconds.json").write_text(json.dumps(told))
 
 
 class _Chosen:
