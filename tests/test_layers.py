@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -334,26 +336,23 @@ def test_failures_warn_raise_or_pass_as_asked() -> None:
     assert not bool(solution.converged.any())  # solve leaves it to the caller
 
 
-def test_wrong_arguments_are_named() -> None:
-    cell = DenseCell(3, 4)
-    with pytest.raises(ValueError, match="on_failure must be one of warn, raise, ignore"):
-        ImplicitLayer(cell, on_failure="warning")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="ODE answers an InitialValue.*FlowLayer"):
-        ImplicitLayer(cell, ODE())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="Anderson answers an Equilibrium.*ImplicitLayer"):
-        FlowLayer(cell, Anderson())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="solver must be a Solver"):
-        ImplicitLayer(cell, "anderson")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="cell must be a torch.nn.Module"):
-        ImplicitLayer(lambda z, x: z)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="t1 must be above 0; got -1"):
-        FlowLayer(cell, t1=-1)
-    with pytest.raises(ValueError, match="t1 must be a finite number; got inf"):
-        FlowLayer(cell, t1=float("inf"))
-    with pytest.raises(TypeError, match="t1 must be a number; got a Parameter"):
-        FlowLayer(cell, t1=nn.Parameter(torch.ones(())))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="Picard answers an Equilibrium.*without polish"):
-        ImplicitLayer(cell).with_solver(Picard(), polish=Picard())
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        ("on_failure", lambda cell: ImplicitLayer(cell, on_failure="warning")),
+        ("FlowLayer", lambda cell: ImplicitLayer(cell, ODE())),
+        ("ImplicitLayer", lambda cell: FlowLayer(cell, Anderson())),
+        ("solver must", lambda cell: ImplicitLayer(cell, "anderson")),
+        ("cell must", lambda cell: ImplicitLayer(lambda z, x: z)),
+        ("above 0", lambda cell: FlowLayer(cell, t1=-1)),
+        ("finite", lambda cell: FlowLayer(cell, t1=float("inf"))),
+        ("Parameter", lambda cell: FlowLayer(cell, t1=nn.Parameter(torch.ones(())))),
+        ("polish", lambda cell: ImplicitLayer(cell).with_solver(Picard(), polish=Picard())),
+    ],
+)
+def test_wrong_arguments_are_named(named: str, wrong: Callable[[Any], Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=named):
+        wrong(DenseCell(3, 4))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -94,5 +94,5 @@ def test_residual_penalty_vanishes_at_an_equilibrium() -> None:
 
 
 def test_no_samples_is_an_error() -> None:
-    with pytest.raises(ValueError, match="samples must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="samples"):
         jacobian_penalty(torch.tanh, torch.randn(2, 2), samples=0)

@@ -113,6 +113,6 @@ def test_bound_is_of_the_precision_that_was_computed_in() -> None:
     single = error_bound(x, x, x, cell.bounds())  # fz = z: only rounding is left
     double = error_bound(x.double(), x.double(), x.double(), cell.bounds())
     torch.testing.assert_close(single, double * 2**29, rtol=1e-5, atol=0)
-    with pytest.raises(ValueError, match="computed in float32 or float64; got torch.bfloat16"):
+    with pytest.raises(ValueError, match="bfloat16"):
         error_bound(x, x.bfloat16(), x, cell.bounds())
     assert not bool(error_bound(x * math.nan, x, x, cell.bounds()).isfinite().any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,7 +118,7 @@ def test_layer_offers_the_equation_of_its_cell() -> None:
     assert isinstance(problem, MonotoneInclusion)
     torch.testing.assert_close(problem(x), (x @ cell.weight().mT + x).relu())
     torch.testing.assert_close(cell(x, x), problem(x))
-    with pytest.raises(ValueError, match=r"condition must have shape \(B, 4\); got \(3, 5\)"):
+    with pytest.raises(ValueError, match="condition"):
         layer(torch.randn(3, 5))
 
 
@@ -160,14 +161,20 @@ def test_a_fixed_cell_has_the_weight_of_its_moment() -> None:
     assert torch.equal(fixed(x, x), before)
 
 
-def test_wrong_settings_are_named() -> None:
-    for wrong in (0.0, 1.0, 1.5, math.nan):
-        with pytest.raises(ValueError, match=r"contraction must be in \(0, 1\)"):
-            ContractiveCell((3,), contraction=wrong)
-    for wrong in (0.0, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"monotonicity must be in \(0, 1\]"):
-            MonotoneCell((3,), monotonicity=wrong)
-    with pytest.raises(ValueError, match="kernel must be odd"):
-        MonotoneCell((3, 4, 4), kernel=2)
-    with pytest.raises(ValueError, match=r"shape must be \(n,\) or \(channels, height, width\)"):
-        MonotoneCell((3, 4))
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        ("contraction", lambda: ContractiveCell((3,), contraction=0.0)),
+        ("contraction", lambda: ContractiveCell((3,), contraction=1.0)),
+        ("contraction", lambda: ContractiveCell((3,), contraction=1.5)),
+        ("contraction", lambda: ContractiveCell((3,), contraction=math.nan)),
+        ("monotonicity", lambda: MonotoneCell((3,), monotonicity=0.0)),
+        ("monotonicity", lambda: MonotoneCell((3,), monotonicity=1.1)),
+        ("monotonicity", lambda: MonotoneCell((3,), monotonicity=math.nan)),
+        ("kernel", lambda: MonotoneCell((3, 4, 4), kernel=2)),
+        ("shape", lambda: MonotoneCell((3, 4))),
+    ],
+)
+def test_wrong_settings_are_named(named: str, wrong: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=named):
+        wrong()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -173,28 +175,34 @@ def test_settings_out_of_range_are_named(settings: dict[str, int], told: str) ->
         Attack(**settings)
 
 
-def test_what_does_not_fit_together_is_named_before_any_work() -> None:
-    def never(x: Tensor) -> Tensor:
-        raise AssertionError("work was started")
+X, Y = torch.rand(2, 1, 3, 3), torch.tensor([0, 1])
 
-    x, y = torch.rand(2, 1, 3, 3), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="labels must have shape"):
-        pgd(never, x, y[:1], 1.0)
-    with pytest.raises(ValueError, match="finite and 0 or more; got -1"):
-        pgd(never, x, y, -1.0)
-    with pytest.raises(ValueError, match="radius must be a number or 2 of them"):
-        pgd(never, x, y, torch.ones(3))
-    with pytest.raises(ValueError, match="floating point"):
-        pgd(never, x.to(torch.uint8), y, 1.0)
-    with pytest.raises(ValueError, match="keys must be 2"):
-        pgd(never, x, y, 1.0, keys=[1])
-    with pytest.raises(ValueError, match="sigma must be above 0"):
-        smoothed_pgd(never, x, y, 1.0, 0.0)
-    for labels, radii in ((y, [1.0, 0.0]), (torch.tensor([-1, 1]), [1.0, 1.0])):
-        with pytest.raises(ValueError, match="leave abstentions out"):
-            attack_certificates(never, x, labels, radii, SIGMA)
-    with pytest.raises(ValueError, match="finite"):
-        attack_certificates(never, x, y, [math.nan, 1.0], SIGMA)
-    with pytest.raises(ValueError, match="votes must be at least 1"):
-        attack_certificates(never, x, y, [1.0, 1.0], SIGMA, votes=0)
-    assert attack_certificates(never, x[:0], y[:0], [], SIGMA) == []
+
+def never(x: Tensor) -> Tensor:
+    raise AssertionError("work was started")
+
+
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        ("labels", lambda: pgd(never, X, Y[:1], 1.0)),
+        ("got -1", lambda: pgd(never, X, Y, -1.0)),
+        ("radius", lambda: pgd(never, X, Y, torch.ones(3))),
+        ("floating point", lambda: pgd(never, X.to(torch.uint8), Y, 1.0)),
+        ("keys", lambda: pgd(never, X, Y, 1.0, keys=[1])),
+        ("sigma", lambda: smoothed_pgd(never, X, Y, 1.0, 0.0)),
+        ("abstentions", lambda: attack_certificates(never, X, Y, [1.0, 0.0], SIGMA)),
+        ("abstentions", lambda: attack_certificates(never, X, Y - 1, [1.0, 1.0], SIGMA)),
+        ("finite", lambda: attack_certificates(never, X, Y, [math.nan, 1.0], SIGMA)),
+        ("votes", lambda: attack_certificates(never, X, Y, [1.0, 1.0], SIGMA, votes=0)),
+    ],
+)
+def test_what_does_not_fit_together_is_named_before_any_work(
+    named: str, wrong: Callable[[], Any]
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        wrong()
+
+
+def test_no_images_are_no_work() -> None:
+    assert attack_certificates(never, X[:0], Y[:0], [], SIGMA) == []

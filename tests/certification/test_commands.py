@@ -100,7 +100,7 @@ def test_what_is_not_finite_is_not_certified(
 def test_images_in_other_units_are_refused(run: Path) -> None:
     images = load("digits")
     floats = replace(images, test_images=images.test_images.float())
-    with pytest.raises(ValueError, match="uint8 of 0 to 255 are wanted"):
+    with pytest.raises(ValueError, match="uint8"):
         Study.of(Trained.of(run), Votes(), Images(), cpu=True, data=floats)
     with pytest.raises(ValueError, match=r"shape \(1, 4, 8\); the model wants \(1, 8, 8\)"):
         cut = replace(images, train_images=images.train_images[:, :, :4])

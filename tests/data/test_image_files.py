@@ -66,15 +66,15 @@ def test_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     whole = saved(tmp_path / "whole.png", pixels(1, 30, 30)[0]).read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
     for path in (text, cut):
-        with pytest.raises(ValueError, match=f"{path.name} is no image that Pillow can read"):
+        with pytest.raises(ValueError, match=path.name):
             read_images([path], (1, 8, 8))
-    with pytest.raises(FileNotFoundError, match="absent.png"):
+    with pytest.raises(FileNotFoundError):
         read_images([tmp_path / "absent.png"], (1, 8, 8))
 
 
 def test_shape_of_two_channels_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", pixels(1, 4, 4)[0])
-    with pytest.raises(ValueError, match=r"1 channel \(grey\) or 3"):
+    with pytest.raises(ValueError, match="channel"):
         read_images([path], (2, 4, 4))
 
 

@@ -58,7 +58,7 @@ def test_no_limit_keeps_all_and_a_limit_below_one_is_refused() -> None:
     labels = torch.arange(10)
     assert subset(labels, None, 0).equal(torch.arange(10))
     assert subset(labels, 99, 0).equal(torch.arange(10))
-    with pytest.raises(ValueError, match="at least 1, or None for all; got 0"):
+    with pytest.raises(ValueError, match="got 0"):
         subset(labels, 0, 0)
 
 
@@ -74,5 +74,5 @@ def test_validation_and_train_parts_share_nothing_and_miss_nothing(
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 0.001, 0.999])
 def test_split_that_leaves_a_part_empty_is_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match=f"10 images; got {fraction}"):
+    with pytest.raises(ValueError, match=f"got {fraction}"):
         split(torch.arange(10), fraction, 0)

@@ -185,12 +185,15 @@ def test_the_condition_has_both_signs() -> None:
         assert bool((x < 0).any()) and bool((x > 0).any())
 
 
-def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="kernel=None needs a contraction"):
-        DEQ(**SMALL, kernel=None)
-    with pytest.raises(ValueError, match="rest_point=False"):
-        HomoODE(**SMALL, contraction=0.5, rest_point=False)
-    with pytest.raises(ValueError, match=r"contraction must be in \(0, 1\); got 1.0"):
-        DEQ(**SMALL, contraction=1.0)
-    with pytest.raises(ValueError, match=r"monotonicity must be in \(0, 1\]; got 2"):
-        MonotoneDEQ(**SMALL, monotonicity=2)
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        ("kernel", lambda: DEQ(**SMALL, kernel=None)),
+        ("rest_point", lambda: HomoODE(**SMALL, contraction=0.5, rest_point=False)),
+        ("contraction", lambda: DEQ(**SMALL, contraction=1.0)),
+        ("monotonicity", lambda: MonotoneDEQ(**SMALL, monotonicity=2)),
+    ],
+)
+def test_wrong_settings_are_named(named: str, wrong: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=named):
+        wrong()

