@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from ..caller import warn_caller
 from ..driver import run
 from ..norms import TINY
 from ..ode import ODE
-from ..ode.clock import Clock
-from ..ode.initial_value import given_up
+from ..ode.clock import Clock, Steps
+from ..ode.initial_value import SCIPY, SLIVER, given_up
 from ..packing import pack
-from ..problem import InitialValue
+from ..problem import Counter, InitialValue
 from ..solution import Solution, V
 from ..transforms import check_untransformed, uncompiled
 from ..twice import by_formula
@@ -24,12 +25,18 @@ from .function import pulled
 from .graph import check_same, closure, cut, detached, evaluated, tied_to_nothing
 from .rows import BackwardWarning
 
-PARTS = (1, 4, 16, 64)
-"""Parts that the way back is cut into, each begun at the state that the forward pass had there:
-the next number where z, integrated back, misses the state that it came from."""
+MARKS = 32
+"""States of the forward pass that are kept at most, at which the way back begins anew: all of its
+steps, or each second, fourth, ... (of SciPy, whose steps are not seen, none at first)."""
+CUTS = 8  # that a way is cut into where no steps are seen
 
-DRIFT = 100.0  # tolerances that z may miss by: the sum of a part's local errors, and some
+DRIFT = 100.0  # tolerances that z may miss a mark by, before its way is cut
+FAR = 0.1  # of its size: beyond, the gradient is called approximate
 ROUNDING = 10.0  # units in the last place; no tolerance is taken to be smaller
+LONGER = 1.3  # times the last step: what the next one is tried with
+
+Mark: TypeAlias = tuple[float, Tensor]
+"""s = t - t0, and z there, (B, ...)."""
 
 ONCE = "The gradient of Adjoint has no derivative itself; use Unroll() for a second one."
 
@@ -41,11 +48,11 @@ class Adjoint:
         da/dt = -(df/dz)^T a,   dL/dparameter = -integral of a^T df/dparameter from t1 to t0.
 
     z is integrated backwards with a, so the gradient is as exact as the tolerance. Where the flow
-    contracts the way back expands, and z misses the start that it came from. That is seen: the
-    way is then cut into 4, 16 or 64 parts that begin at states of the forward pass, which is
-    done again for them. A `BackwardWarning` tells of samples that miss even so; one on which the
-    integrator gives up has no gradient. Parameters that the field closes over are found by
-    themselves.
+    contracts the way back expands, and z leaves the states that it came from. So it begins anew
+    where the forward pass's steps began: 32 of their states are kept at most, and on a longer way
+    that misses one, the steps between two are taken again. A `BackwardWarning` tells of samples
+    that miss even so; one on which the integrator gives up has no gradient. Parameters that the
+    field closes over are found by themselves.
 
     References:
         R. T. Q. Chen et al. (2018), Neural ordinary differential equations.
@@ -66,22 +73,38 @@ class Adjoint:
             )
         packed, start, unpack = pack(problem, z0)
         with torch.no_grad():
-            found = run(packed, solver, start, record=record)
+            seen = solver if solver.method == SCIPY else solver.recorded(MARKS)
+            found = run(packed, solver if record else seen, start, record=record)
+        marks = _marks(packed, start.detach(), found)
+        if not record:
+            found = replace(found, trajectory=None)
         if torch.is_grad_enabled():
             good = found.converged.nonzero().squeeze(1)
             if len(good) == 0:
                 value = tied_to_nothing(found.value, packed, start)
             elif len(good) == len(start):
-                value = _attach(packed, solver, start, found.value)
+                value = _attach(packed, solver, start, marks)
             else:
-                part = _attach(packed.rows(good), solver, start[good], found.value[good])
+                part = _attach(packed.rows(good), solver, start[good], _rows(marks, good))
                 value = found.value.index_copy(0, good, part)
             found = replace(found, value=value)
         return unpack(found)
 
 
-def _attach(problem: InitialValue, solver: ODE, z0: Tensor, z1: Tensor) -> Tensor:
-    """Return z(t1) as a function of its start, condition and parameters."""
+def _marks(problem: InitialValue, z0: Tensor, found: Solution[Tensor]) -> list[Mark]:
+    """Return the states that were recorded, the two ends where samples went apart."""
+    path = found.trajectory
+    if path is None or path.time is None or bool((path.time != path.time[:, :1]).any()):
+        return [(0.0, z0), (Clock(problem).span, found.value)]
+    return list(zip((path.time[:, 0] - problem.t0).tolist(), path.z, strict=True))
+
+
+def _rows(marks: list[Mark], index: Tensor) -> list[Mark]:
+    return [(s, z.index_select(0, index)) for s, z in marks]
+
+
+def _attach(problem: InitialValue, solver: ODE, z0: Tensor, marks: list[Mark]) -> Tensor:
+    """Return z(t1), the last of the marks, as a function of start, condition and parameters."""
     originals = (z0, *problem.inputs)
     # Reached through the condition, a parameter shared with what computed it would count twice.
     copies = detached(originals)
@@ -107,47 +130,26 @@ def _attach(problem: InitialValue, solver: ODE, z0: Tensor, z1: Tensor) -> Tenso
         with torch.enable_grad():  # the field is evaluated again
             check_same(before, closure(evaluate(), *copies))
         with torch.no_grad(), cut(hidden):
-            way = _Way(problem, solver, hidden)
-            found = way.back(copies[0].detach(), z1, v, PARTS)
-        found.tell(len(z1))
-        values: Sequence[Tensor] = found.gradients
+            values, lost, missed = _Way(problem, solver, hidden).back(marks, v)
+        if lost + missed:
+            warn_caller(
+                f"Adjoint: integrated back from t1 to t0, {lost + missed} of {len(v)} samples miss "
+                f"the states that they came from ({lost} of them get no gradient, the others an "
+                "approximate one). Use Unroll(), or another tolerance.",
+                BackwardWarning,
+            )
         if torch.is_grad_enabled():  # create_graph
             values = [pulled(value, (*sources, v), refuse) for value in values]
         kept = dict(zip(places, values, strict=True))
         return [kept.get(k) for k in range(len(sources))]
 
-    return pulled(z1, (*originals, *hidden), pull)
+    return pulled(marks[-1][1], (*originals, *hidden), pull)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What came of the way back.
-
-    Arguments:
-        gradients: in z0, in each tensor of the condition that has one, and in the parameters.
-        lost: samples that have no gradient.
-        missed: samples whose z is away from the state that it came from.
-    """
-
-    gradients: list[Tensor]
-    lost: int = 0
-    missed: int = 0
-
-    def tell(self, batch: int) -> None:
-        """Warn of the samples of a batch whose gradient is not exact."""
-        if self.lost + self.missed:
-            warn_caller(
-                f"Adjoint: integrated back from t1 to t0 in {PARTS[-1]} parts, "
-                f"{self.lost + self.missed} of {batch} samples miss the states that they came "
-                f"from ({self.lost} of them get no gradient, the others an approximate one). "
-                "Use Unroll(), or another tolerance.",
-                BackwardWarning,
-            )
-
-
-@dataclass(frozen=True)
 class _Way:
-    """The way back from z(t1) to z(t0) of some samples.
+    """The way back of some samples from z(t1) to z(t0).
+
+    As a field, the rates of z, of its costate a and of what is summed: f and -a^T df/d(z, sources).
 
     Arguments:
         problem: of these samples; the tensors of its condition lead to nothing else.
@@ -155,86 +157,105 @@ class _Way:
         hidden: the parameters that the field closes over.
     """
 
-    problem: InitialValue
-    solver: ODE
-    hidden: tuple[Tensor, ...]
+    def __init__(self, problem: InitialValue, solver: ODE, hidden: tuple[Tensor, ...]) -> None:
+        self.problem, self.solver, self.hidden = problem, solver, hidden
+        self.sources = (*(x for x in problem.inputs if x.requires_grad), *hidden)
+        self.clock = Clock(problem)
+        self.h = math.inf  # the last step
 
-    def back(self, z0: Tensor, z1: Tensor, v: Tensor, tries: Sequence[int]) -> _Found:
-        """Return the gradients for v = dL/dz(t1); a batch that fails is split by sample.
+    def __call__(self, s: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            z = state[0].detach().requires_grad_()
+            rate, inputs = self.clock(s, z), (z, *self.sources)
+            found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+            if rate.requires_grad:
+                found = torch.autograd.grad(
+                    rate, inputs, -state[1], allow_unused=True, retain_graph=True
+                )
+        pulls = zip(found, inputs, strict=True)
+        return rate.detach(), *(torch.zeros_like(x) if g is None else g for g, x in pulls)
+
+    def callback_step(self, s: Tensor, state: tuple[Tensor, ...], h: Tensor) -> None:
+        """Be told of a step that begins."""
+        self.h = abs(float(h))
+
+    def back(self, marks: list[Mark], v: Tensor) -> tuple[list[Tensor], int, int]:
+        """Return the gradients in z0 and all sources, and how many samples got none, or missed.
+
+        A batch that fails is split.
 
         Arguments:
-            z0: the start, (B, ...).
-            z1: the answer, (B, ...).
-            v: (B, ...).
-            tries: numbers of parts.
+            marks: states of the forward pass.
+            v: dL/dz(t1), (B, ...).
         """
-        for parts in tries:
-            try:
-                gradients, drift = self._integrate(z0, z1, v, parts)
-            except AssertionError as error:
-                given_up(error)
-                continue
-            missed = int((~(drift <= DRIFT)).sum())
-            if missed == 0 or (parts == tries[-1] and all(x.isfinite().all() for x in gradients)):
-                return _Found(gradients, missed=missed)
-        if len(z0) == 1:
-            return _Found([torch.zeros_like(x) for x in (z0, *self._sources)], lost=1)
-        one, two = (
-            self._rows(index).back(z0[index], z1[index], v[index], tries[-1:])
-            for index in torch.arange(len(z0), device=z0.device).chunk(2)
-        )
-        apart = len(one.gradients) - len(self.hidden)  # of each sample; the rest all share
-        gradients = [
-            torch.cat((a, b)) if k < apart else a + b
-            for k, (a, b) in enumerate(zip(one.gradients, two.gradients, strict=True))
-        ]
-        return _Found(gradients, one.lost + two.lost, one.missed + two.missed)
+        sums = [torch.zeros_like(x) for x in self.sources]
+        gradients, away = self._through(marks, [v, *sums])
+        if gradients:
+            far = max(DRIFT, FAR / max(self.solver.rtol, TINY))
+            return gradients, 0, int((~(away <= far)).sum())
+        if len(v) == 1:
+            return [torch.zeros_like(v), *sums], 1, 0
+        halves = []
+        for index in torch.arange(len(v), device=v.device).chunk(2):
+            with torch.enable_grad():  # so they require a gradient where the whole tensors do
+                part = _Way(self.problem.rows(index), self.solver, self.hidden)
+            halves.append(part.back(_rows(marks, index), v[index]))
+        (one, lost, missed), (two, lost_too, missed_too) = halves
+        apart = len(one) - len(self.hidden)  # of each sample; the rest all share
+        joined = [torch.cat(pair) for pair in zip(one[:apart], two[:apart], strict=True)]
+        shared = [a + b for a, b in zip(one[apart:], two[apart:], strict=True)]
+        return [*joined, *shared], lost + lost_too, missed + missed_too
 
-    def _rows(self, index: Tensor) -> _Way:
-        with torch.enable_grad():  # so they require a gradient where the whole tensors do
-            return replace(self, problem=self.problem.rows(index))
+    def _through(self, marks: list[Mark], costate: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the costate at the first of the marks, [] if it is lost, and what z missed, (B,).
 
-    @property
-    def _sources(self) -> tuple[Tensor, ...]:
-        return (*(x for x in self.problem.inputs if x.requires_grad), *self.hidden)
+        Once z misses a mark, the ways between those before are cut at each step.
 
-    def _integrate(
-        self, z0: Tensor, z1: Tensor, v: Tensor, parts: int
+        Arguments:
+            marks: at each of them z begins anew.
+            costate: dL/dz at the last, and what is summed so far.
+        """
+        most, cut = torch.zeros(len(costate[0]), device=costate[0].device), False
+        for before, after in zip(marks[-2::-1], marks[:0:-1], strict=True):
+            found, away = ([], most) if cut else self._between(before, after, costate)
+            if cut or not bool((away <= DRIFT).all()):
+                within = self._within(before, after)
+                cut = len(within) > 1
+                if cut:
+                    found, away = self._through([*within, after], costate)
+                if not found:
+                    return [], away
+            costate, most = found, torch.maximum(most, away.to(most))
+        return costate, most
+
+    def _between(
+        self, before: Mark, after: Mark, costate: list[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
-        """Return the gradients, and by how many tolerances each sample misses at most, (B,)."""
-        clock, sources = Clock(self.problem), self._sources
-
-        def back(s: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            with torch.enable_grad():
-                z = state[0].detach().requires_grad_()
-                rate, inputs = clock(s, z), (z, *sources)
-                found: tuple[Tensor | None, ...] = (None,) * len(inputs)
-                if rate.requires_grad:
-                    found = torch.autograd.grad(
-                        rate, inputs, -state[1], allow_unused=True, retain_graph=True
-                    )
-            pulls = zip(found, inputs, strict=True)
-            return rate.detach(), *(torch.zeros_like(x) if g is None else g for g, x in pulls)
-
-        times, states = clock.times, [z0, z1]
-        if parts > 1:
-            times = self.solver.cuts(clock.span, parts)
-            states = [*self.solver.integrate(clock, z0, times)[:-1], z1]
-        summed = tuple(torch.zeros_like(x) for x in sources)
-        drift = z0.new_zeros(len(z0))
-        for k in range(len(times) - 1, 0, -1):
-            state = (states[k], v, *summed)
-            ends = self.solver.integrate(back, state, (times[k], times[k - 1]))
-            z, v, *sums = (end[-1] for end in ends)
-            summed = tuple(sums)
-            drift = torch.maximum(drift, self._miss(z, states[k - 1], states[k]))
-        return [v, *summed], drift
-
-    def _miss(self, z: Tensor, wanted: Tensor, came: Tensor) -> Tensor:
-        """Return how many tolerances z is away from the state that it came from, (B,)."""
+        """Return the costate at a mark from that at the next, [] if lost, and what z missed."""
+        (end, wanted), (begin, came) = before, after
+        steps = math.ceil(abs(end - begin) / (LONGER * self.h)) or 1
+        h = (1 + SLIVER) * abs(end - begin) / steps
+        try:
+            ends = self.solver.integrate(self, (came, *costate), (begin, end), h)
+        except AssertionError as error:
+            given_up(error)
+            return [], came.new_full((len(came),), math.inf)
+        z, *found = (each[-1] for each in ends)
         smallest = ROUNDING * torch.finfo(z.dtype).eps
         size = torch.maximum(wanted.abs(), came.abs()).flatten(1)
         size = torch.maximum(size, size.amax(1, keepdim=True) * 0.1)
         tolerance = self.solver.atol + max(self.solver.rtol, smallest) * size
         ratio = (z - wanted).flatten(1) / tolerance.clamp_min(TINY)
-        return ratio.square().mean(1).sqrt()
+        return found, ratio.square().mean(1).sqrt()
+
+    def _within(self, before: Mark, after: Mark) -> list[Mark]:
+        """Return the first mark and those before the second, as many as the integrator has."""
+        (begin, z), (end, _) = before, after
+        if self.solver.method != SCIPY:
+            watch = Steps(self.problem, Counter(self.problem.field), MARKS)
+            self.solver.integrate(watch, z, (begin, end), (1 + SLIVER) * abs(end - begin))
+            return [(float(time[0]) - watch.t0, z) for time, z, _ in watch.seen]
+        if abs(end - begin) <= abs(self.clock.span) / MARKS:
+            return [before]
+        times = [begin + (end - begin) * k / CUTS for k in range(CUTS + 1)]
+        return list(zip(times, self.solver.integrate(self.clock, z, times), strict=True))[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -96,19 +97,32 @@ class Recorder(Clock):
 
 
 class Steps(Recorder):
-    """The states at which an integrator's steps begin, as torchdiffeq tells of them."""
+    """The states at which an integrator's steps begin, as torchdiffeq tells of them.
 
-    def __init__(self, problem: InitialValue, counter: Counter) -> None:
+    Arguments:
+        most: of more steps than this, keep each second, each fourth, ...
+    """
+
+    def __init__(self, problem: InitialValue, counter: Counter, most: float = math.inf) -> None:
         super().__init__(problem, counter)
-        self.seen: dict[float, Row] = {}
+        self.most, self.every = most, 1
+        self.begun: dict[float, None] = {}
+        self.seen: list[Row] = []
 
     def callback_step(self, s: Tensor, z: Tensor, h: Tensor) -> None:
         """Be told of a step that begins: again, where one was rejected."""
         at = float(s.detach())  # Unroll differentiates the sizes of steps as well
-        self.seen.setdefault(at, self.row(at, z, self.counter.count))
+        if at in self.begun:
+            return
+        if len(self.begun) % self.every == 0:
+            self.seen.append(self.row(at, z, self.counter.count))
+        self.begun[at] = None
+        if len(self.seen) > self.most:
+            del self.seen[1::2]
+            self.every *= 2
 
     def path(self, found: Tensor) -> list[Row]:
-        (time, z, _), *later = self.seen.values()
+        (time, z, _), *later = self.seen
         return [(time, z, 0), *later, self.row(self.span, found[-1], self.counter.count)]
 
 

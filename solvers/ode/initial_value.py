@@ -25,7 +25,8 @@ GRID = (
 )  # fmt: skip
 """Methods of torchdiffeq that take steps of `step_size`."""
 
-METHODS = (*ADAPTIVE, *GRID, "scipy_solver")
+SCIPY = "scipy_solver"
+METHODS = (*ADAPTIVE, *GRID, SCIPY)
 
 # torchdiffeq's own order of 12 diverges: explicit_adams on z' = -z reaches 1e3 at t = 2 with steps
 # of 0.05, and more with smaller ones.
@@ -82,8 +83,9 @@ class ODE(Solver[InitialValue, FlowState]):
         if not self.step_size > 0:
             raise ValueError(f"step_size must be above 0; got {self.step_size}.")
 
-    def recorded(self) -> ODE:
-        return _Recorded(**{each.name: getattr(self, each.name) for each in fields(self)})
+    def recorded(self, most: float = math.inf) -> ODE:
+        settings = {each.name: getattr(self, each.name) for each in fields(ODE)}
+        return _Recorded(**settings, most=most)
 
     def init(self, problem: InitialValue, z0: Tensor) -> FlowState:
         blank = torch.zeros(z0.shape[0], device=z0.device)
@@ -93,7 +95,13 @@ class ODE(Solver[InitialValue, FlowState]):
         z, code, _ = self._advance(problem, state.z, Clock)
         return _judged(state, z, code)
 
-    def integrate(self, f: Callable[..., Any], z0: Any, times: Sequence[float]) -> Any:
+    def integrate(
+        self,
+        f: Callable[..., Any],
+        z0: Any,
+        times: Sequence[float],
+        first_step: float | None = None,
+    ) -> Any:
         """Return z at the times, (T, B, ...), by torchdiffeq.
 
         Arguments:
@@ -101,6 +109,7 @@ class ODE(Solver[InitialValue, FlowState]):
             z0: the state at the first of the times, or a tuple of tensors, as f takes it: z, its
                 adjoint, and what is summed over the batch.
             times: in s, increasing or decreasing.
+            first_step: of an adaptive method, by default chosen by one more evaluation.
 
         Raises:
             AssertionError: torchdiffeq or SciPy gave up, see `given_up`.
@@ -110,12 +119,14 @@ class ODE(Solver[InitialValue, FlowState]):
         parts = z0 if isinstance(z0, tuple) else (z0,)
         precise = precision(parts[0].device)
         options: dict[str, Any] = {}
-        if self.method == "scipy_solver":
+        if self.method == SCIPY:
             _check_size(sum(part.numel() for part in parts))
             f = Bounded(f, self.max_steps)
         elif self.method in ADAPTIVE:
             norm = _worst_part if isinstance(z0, tuple) else _worst_sample
             options = {"norm": norm, "max_num_steps": self.max_steps, "dtype": precise}
+            if first_step is not None:
+                options["first_step"] = first_step
         else:
             options = {"grid_constructor": self._grid}
             if "adams" in self.method:
@@ -132,13 +143,6 @@ class ODE(Solver[InitialValue, FlowState]):
         if len(found[0] if isinstance(z0, tuple) else found) < len(times):
             raise AssertionError("underflow in dt of SciPy")  # which returns what it has
         return found
-
-    def cuts(self, span: float, parts: int) -> list[float]:
-        """Return times from 0 to span that are states of the method's own: in `parts` at most."""
-        if self.method not in GRID:
-            return [span * k / parts for k in range(parts + 1)]
-        grid = self._grid(None, None, torch.tensor([0.0, span], dtype=torch.float64)).tolist()
-        return [*grid[: -1 : math.ceil((len(grid) - 1) / parts)], grid[-1]]
 
     def _grid(self, f: object, z0: object, times: Tensor) -> Tensor:
         """Return the times of steps of `step_size`, counted from the first of `times`."""
@@ -171,12 +175,23 @@ class ODE(Solver[InitialValue, FlowState]):
 
 @dataclass(frozen=True)
 class _Recorded(ODE):
-    """The same integration, watched."""
+    """The same integration, watched.
+
+    Arguments:
+        most: steps to keep, see `Steps`.
+    """
+
+    most: float = math.inf
 
     def step(self, problem: InitialValue, state: FlowState) -> FlowState:
         problem, counter = problem.counted()
-        watch = Samples if self.method == "scipy_solver" else Steps
-        z, code, path = self._advance(problem, state.z, lambda part: watch(part, counter))
+
+        def watch(part: InitialValue) -> Clock:
+            if self.method == SCIPY:
+                return Samples(part, counter)
+            return Steps(part, counter, self.most)
+
+        z, code, path = self._advance(problem, state.z, watch)
         end = _judged(state, z, code)
         times, states, evals = zip(*path, strict=True)
         residual = torch.full((len(path), len(z)), float("nan"), device=z.device)

@@ -244,8 +244,9 @@ def test_gradient_does_not_depend_on_the_clock_either(rule: Unroll | Adjoint, me
     found = rule.apply(InitialValue(lambda t, z: -z, 59000.3, 59000.31), ODE(method), start)
     (got,) = torch.autograd.grad(found.value.sum(), start)
     exact = math.exp(59000.3 - 59000.31)  # both z1 and dz1/dz0: .99005
-    # Some single-precision ulps of 6e-8; the method's own error is 0.01^5.
-    assert abs(float(found.value.detach()) - exact) < 5e-7 and abs(float(got) - exact) < 5e-7
+    # Some single-precision ulps of 6e-8; the method's own error is 0.01^5. At the end of a step, to
+    # which Adjoint integrates, torchdiffeq interpolates by differences of 16 z: 16 of them.
+    assert abs(float(found.value.detach()) - exact) < 5e-7 and abs(float(got) - exact) < 5e-6
 
 
 def test_field_receives_the_time_of_the_clock_in_the_dtype_of_the_state() -> None:
