@@ -186,34 +186,43 @@ _keeps_graph = getattr(
 )
 
 
-def combine(z: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    """Return z + h sum_j w_j k_j, in one pass over memory a term; backward needs none of them.
+def spread(
+    slope: Tensor, h: Tensor, weights: Sequence[float], sums: Tensors, *, fresh: bool = False
+) -> Tensors:
+    """Return the sums with h w_i k added to each, in one pass over memory a sum, there and back.
 
     Arguments:
-        z: (B, ...).
-        h: 0-d or (B, 1, ..., 1); a constant.
-        weights: the w_j, not all 0.
-        slopes: the k_j, of z's shape and dtype.
+        slope: k, (B, ...).
+        h: 0-d or (B, 1, ..., 1), of k's dtype; a constant.
+        weights: the w_i.
+        sums: of k's shape and dtype. They are written to, unless the results are `fresh`.
     """
-    terms = [(w, k) for w, k in zip(weights, slopes, strict=True) if w]
-    weights, slopes = tuple(w for w, _ in terms), [k for _, k in terms]
-    combined: Tensor = _Combine.apply(z, h.to(z.dtype), weights, *slopes)
-    return combined
+    added: Tensors = _Spread.apply(slope, h, tuple(weights), fresh, *sums)
+    return added
 
 
-class _Combine(torch.autograd.Function):
-    """z + h sum_j w_j k_j: linear in z and the k_j, so nothing is saved."""
+class _Spread(torch.autograd.Function):
+    """Linear, so nothing is saved: a slope's cotangent is the sum of those of its sums."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, h: Tensor, weights: tuple[float, ...], *slopes: Tensor) -> Any:
+    def forward(
+        ctx: Any, slope: Tensor, h: Tensor, weights: Any, fresh: bool, *sums: Tensor
+    ) -> Any:
         ctx.h, ctx.weights = h, weights
-        total = slopes[0] * weights[0]
-        for w, k in zip(weights[1:], slopes[1:], strict=True):
-            total.add_(k, alpha=w)
-        return torch.addcmul(z, total, h, out=total)
+        ctx.set_materialize_grads(False)
+        terms = zip(weights, sums, strict=True)
+        if fresh:
+            return tuple(torch.addcmul(z, h, slope, value=w) for w, z in terms)
+        ctx.mark_dirty(*sums)
+        for w, total in terms:
+            if w:
+                total.addcmul_(h, slope, value=w)
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        (v,) = cotangents
-        scaled = v * ctx.h
-        return v, None, None, *(scaled * w for w in ctx.weights)
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        total = None
+        for w, v in zip(ctx.weights, cotangents, strict=True):
+            if w and v is not None:
+                total = v * w if total is None else total.add_(v, alpha=w)
+        return None if total is None else total.mul_(ctx.h), None, None, None, *cotangents

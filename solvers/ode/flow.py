@@ -74,7 +74,7 @@ class Flow(Solver[Equilibrium, FlowState]):
             return FlowState(end, residual, fend, state.h, time=time)
         with torch.no_grad():
             length = self.error * norm(end - z)
-            ratio = norm(missed(self.tableau, h, slopes)) / length.clamp_min(TINY)
+            ratio = state.h * norm(missed(self.tableau, slopes)) / length.clamp_min(TINY)
             ratio = torch.where(ratio >= 0, ratio, float("inf"))  # NaN is not
             accepted = ratio <= 1
             # The error has one order more than the method, and the length is of first order.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..gradient.function import combine
+from ..gradient.function import spread
 from ..norms import TINY, expand, finite, norm
 from ..problem import InitialValue
 from ..solver import S, Solver, State, verdict
@@ -140,13 +140,17 @@ class RungeKutta(Solver[InitialValue, PathState]):
             return problem((end if c == 1 else t + c * h).to(z.dtype), z)
 
         first = state.slope if embedded else slope(0.0, z)
+        h = h.to(z.dtype)
         new, slopes = advance(self.tableau, slope, z, first, h)
         if not embedded:
             return new, new, torch.where(finite(new), 0.0, float("inf"))
-        slopes.append(slope(1.0, new))
+        # The slope at t1 judges the step, and is part of no answer.
+        watched = torch.is_grad_enabled() and not bool((end == problem.t1).all())
+        with torch.set_grad_enabled(watched):
+            slopes.append(slope(1.0, new))
         with torch.no_grad():
-            scale = torch.maximum(z.abs(), new.abs()).mul_(self.rtol).add_(self.atol)
-            ratio = size(missed(self.tableau, h, slopes).div_(scale.clamp_min_(TINY)))
+            scale = torch.maximum(z.abs(), new.abs()).mul_(self.rtol).add_(max(self.atol, TINY))
+            ratio = size(missed(self.tableau, slopes).div_(scale)) * h.abs().flatten()
             ratio = torch.where(finite(scale) & (ratio >= 0), ratio, float("inf"))
         return new, slopes[-1], ratio
 
@@ -165,7 +169,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
                 1.0, span
             )
             (h,) = together(z0, near)
-            ahead = problem((problem.t0 + h).to(z0.dtype), combine(z0, h, (1.0,), [slope]))
+            ahead = problem((problem.t0 + h).to(z0.dtype), torch.addcmul(z0, h.to(z0.dtype), slope))
             d2 = size((ahead - slope) / scale) / near.abs()
             most = torch.maximum(d1, d2)
             far = torch.where(
@@ -211,10 +215,14 @@ def advance(
         first: the slope at z.
         h: the step, 0-d or (B, 1, ..., 1).
     """
-    slopes = [first]
-    for c, row in zip(tableau.c, tableau.a, strict=True):
-        slopes.append(slope(c, combine(z, h, row, slopes)))
-    return combine(z, h, tableau.b, slopes), slopes
+    rows, slopes = (*tableau.a, tableau.b), [first]
+    sums = (z,) * len(rows)
+    for k, c in enumerate(tableau.c):
+        state, *rest = spread(slopes[k], h, [row[k] for row in rows[k:]], sums, fresh=k == 0)
+        slopes.append(slope(c, state))
+        sums = tuple(rest)
+    (end,) = spread(slopes[-1], h, tableau.b[-1:], sums, fresh=not tableau.c)
+    return end, slopes
 
 
 def together(z: Tensor, *times: Tensor) -> tuple[Tensor, ...]:
@@ -224,9 +232,13 @@ def together(z: Tensor, *times: Tensor) -> tuple[Tensor, ...]:
     return tuple(expand(t, z) for t in times)
 
 
-def missed(tableau: Tableau, h: Tensor, slopes: list[Tensor]) -> Tensor:
-    """Return the error estimate of a step, from its slopes and the slope at its end."""
-    return combine(slopes[0].new_zeros(()), h, tableau.error, slopes)
+def missed(tableau: Tableau, slopes: list[Tensor]) -> Tensor:
+    """Return the error estimate of a step of 1, from its slopes and the slope at its end."""
+    total = torch.zeros_like(slopes[0])
+    for w, slope in zip(tableau.error, slopes, strict=True):
+        if w:
+            total.add_(slope, alpha=w)
+    return total
 
 
 def next_step(h: Tensor, ratio: Tensor, order: int, least: float) -> Tensor:
