@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from solvers import ODE, Anderson, Gradient, Solver
+from solvers import Anderson, Gradient, Solver
 
 from ..cells import ContractiveCell, ConvCell, MonotoneCell
 from ..layers import HORIZON, FlowLayer, ImplicitLayer, OnFailure
 from .blocks import linear_blocks, state_shape
-from .image import ImageModel, Statistic
+from .image import ImageModel, Statistic, integrator
 from .start import InitialPoint, VectorPoint
 
 GAIN = 0.5
@@ -45,7 +45,8 @@ class HomoODE(ImageModel):
         std: likewise.
         rest_point: which flow.
         horizon: where the flow ends; by default 5 with a rest point, 1 without.
-        solver: an `ODE` (dopri5 at 1e-3 by default), or with a rest point any other solver.
+        solver: an integrator, by default `RungeKutta()`, dopri5 at 1e-3 (`ODE()` under `Adjoint`);
+            with a rest point any other solver, too.
         gradient: by default `Unroll()` for a flow, `Implicit()` for a root.
         contraction: None, or ||W|| in (0, 1) of a `ContractiveCell` in the place of `ConvCell`. The
             head is then affine, with `head` and `groups` of no meaning to it, so that votes can
@@ -97,7 +98,7 @@ class HomoODE(ImageModel):
         gain = GAIN if rest_point else 1.0
         cell = _cell(shape, hidden, groups, dropout, gain, contraction, kernel)
         flow = FlowLayer(cell, rest_point=rest_point, t1=horizon, on_failure=on_failure)
-        self.layer = flow.with_solver(solver or ODE(), gradient)
+        self.layer = flow.with_solver(solver or integrator(gradient), gradient)
         self.initial_point = _start(hidden, groups, contraction, kernel)
         self.config |= {
             "dropout": dropout,

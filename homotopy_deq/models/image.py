@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from solvers import Equilibrium, Gradient, Solution, Solver, Status
+from solvers import ODE, Adjoint, Equilibrium, Gradient, RungeKutta, Solution, Solver, Status
 
 from ..cells import Bounds, FixedCell, InclusionCell
 from ..finite import finite_rows, put_back, rows_of, spread_rows
@@ -20,6 +20,11 @@ from .start import InitialPoint, VectorPoint
 
 Statistic = float | Sequence[float]
 M = TypeVar("M", bound="ImageModel")
+
+
+def integrator(gradient: Gradient[Any] | None) -> ODE | RungeKutta:
+    """Return dopri5 at 1e-3 for a flow: ours, but torchdiffeq's under `Adjoint`, which needs it."""
+    return ODE() if isinstance(gradient, Adjoint) else RungeKutta()
 
 
 @dataclass(frozen=True)

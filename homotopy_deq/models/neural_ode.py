@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from solvers import ODE, Gradient, Solver
+from solvers import Gradient, Solver
 
 from ..cells import ConvField
 from ..layers import FlowLayer, OnFailure
-from .image import ImageModel, Statistic
+from .image import ImageModel, Statistic, integrator
 
 
 class AugmentedNeuralODE(ImageModel):
     """Classify by z(horizon) of dz/dt = f(z), z(0) = (x, 0), with a `ConvField` f.
 
-    It has no equilibrium that depends on x, so `with_solver` takes an `ODE` alone. Arguments that
-    are not named here are as in `HomoODE`.
+    It has no equilibrium that depends on x, so `with_solver` takes integrators alone. Arguments
+    that are not named here are as in `HomoODE`.
 
     Arguments:
         augment: channels added to the `hidden` ones of x.
         horizon: where the flow ends.
-        solver: an `ODE`; dopri5 at 1e-3 by default.
+        solver: an integrator, as in `HomoODE`.
         gradient: `Unroll()` by default, or `Adjoint()`.
 
     References:
@@ -59,7 +59,7 @@ class AugmentedNeuralODE(ImageModel):
         )
         field = ConvField(hidden, augment=augment, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
-        self.layer = flow.with_solver(solver or ODE(), gradient)
+        self.layer = flow.with_solver(solver or integrator(gradient), gradient)
         self.config |= {
             "augment": augment,
             "dropout": dropout,
@@ -106,5 +106,5 @@ class NeuralODE(ImageModel):
         )
         field = ConvField(hidden, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
-        self.layer = flow.with_solver(solver or ODE(), gradient)
+        self.layer = flow.with_solver(solver or integrator(gradient), gradient)
         self.config |= {"dropout": dropout, "horizon": horizon, "on_failure": on_failure}
