@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operator import Map, Wrapped
 from .precision import Watch
+from .structure import Map, Wrapped
 
 LATE = (
     "The map wrote into its argument, which it did not in its first call (or promised not to by "

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor
 
-from .operator import Counter as Counter
-from .operator import Map as Map
 from .rows import Embedded, select
+from .structure import Counter as Counter
+from .structure import Map as Map
 
 Q = TypeVar("Q", bound="Problem")
 
@@ -84,8 +84,8 @@ class Equilibrium(Problem):
 
     Arguments:
         map: f(z, *condition) -> Tensor of z's shape, (B, ...). Row i of the output must depend on
-            row i of the state and of each condition tensor alone. It may be an `Operator`, which
-            offers bounds, columns and a count of its multiply-adds.
+            row i of the state and of each condition tensor alone. It may be `Structured` and
+            offer bounds, columns and a count of its multiply-adds.
         condition: tensors (B, ...) that f receives beside z. Solvers select their rows when they
             go on with the unfinished samples only. With `None` the map is f(z), closes over
             whatever it needs, and always runs on the full batch.

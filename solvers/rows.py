@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operator import Wrapped
+from .structure import Wrapped
 
 
 def select(condition: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:

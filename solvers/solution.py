@@ -47,7 +47,7 @@ class Solution(Generic[V]):
         raised_rtol: the relative tolerance that was used, where the map computes in so little
             precision that the solver's own cannot be met, as under autocast; None elsewhere.
         work: multiply-adds of these evaluations, all samples together, where the map says them
-            (`Operator.multiply_adds`) and the loop counted them; None elsewhere.
+            (`Structured.multiply_adds`) and the loop counted them; None elsewhere.
     """
 
     value: V

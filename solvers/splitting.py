@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .norms import relative
-from .operator import Counter, Map, Wrapped, offered
 from .problem import Equilibrium
 from .solver import Evaluated, S, Solver
+from .structure import Counter, Map, Wrapped, offered
 
 Moduli = tuple[float, float]
 
@@ -44,7 +44,7 @@ class MonotoneInclusion(Equilibrium):
     Arguments:
         map: left out; derived from `linear` and `prox`.
         condition: (x,), of the state's shape (B, ...).
-        linear: z -> W z; may be an `Operator`.
+        linear: z -> W z; may be `Structured`.
         resolvent: alpha -> (v -> (I + alpha (I - W))^-1 v). Called once per solve, so that it may
             factorise. Needed by `PeacemanRachford` and `DouglasRachford`.
         prox: the projection P. The splittings use the same for every step size, which a proximal

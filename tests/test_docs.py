@@ -7,12 +7,14 @@ comment above it, `<!-- not run: why -->`.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import sys
 import types
 import warnings
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,11 +25,13 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import solvers
 from homotopy_deq import Equilibrium, solve
 from homotopy_deq.cli import app
+from solvers import Solver
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 PACKAGE = {"CONTRIBUTING.md": "solvers"}  # whose block is a file of that package
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
@@ -187,8 +191,40 @@ def test_every_picture_is_on_a_page() -> None:
 
 
 def test_every_page_is_in_the_menu() -> None:
-    menu = (ROOT / "mkdocs.yml").read_text()
-    assert [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in menu] == []
+    menu, docs = (ROOT / "mkdocs.yml").read_text(), ROOT / "docs"
+    pages = [str(page.relative_to(docs)) for page in docs.rglob("*.md")]
+    assert [page for page in pages if f": {page}\n" not in menu] == []
+
+
+def test_page_of_solvers_says_of_every_export_where_it_is_and_what_it_is() -> None:
+    page = ROOT / "docs" / "solvers.md"
+    shown: dict[str | None, set[str]] = {}
+    for _, code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom):
+                shown.setdefault(node.module, set()).update(name.name for name in node.names)
+    told = set(re.findall(r"\w+", FENCE.sub("", page.read_text())))
+    for package in ("solvers", "solvers.homotopy"):
+        missing = set(public(package)) - shown[package]
+        # solvers.homotopy offers its paths, too, which the page takes from solvers.
+        assert missing <= shown["solvers"] & set(public("solvers")), missing
+        assert set(public(package)) <= told
+
+
+def test_first_page_names_every_solver_and_every_gradient() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    for kind in (solvers.Equilibrium, solvers.InitialValue):
+        (row,) = re.findall(rf"^\| `{kind.__name__}` \|(.*)\|$", text, re.MULTILINE)
+        exported = [getattr(solvers, name) for name in public("solvers")]
+        paths = {
+            each.__name__
+            for each in exported
+            if isinstance(each, type) and issubclass(each, Solver) and each is not Solver
+            if issubclass(each.answers, kind)
+        }
+        assert len(paths) >= 2 and paths <= set(re.findall(r"`(\w+)", row))
+    rules = {name for name in public("solvers.gradient") if is_dataclass(getattr(solvers, name, 0))}
+    assert len(rules) >= 4 and rules <= set(re.findall(r"`(\w+)`", text))
 
 
 def test_reference_has_every_public_name() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from solvers.operator import Map
+from solvers.structure import Map
 
 from .bounds import SLACK, UNIT, Bounds, gram_norm, symbol
 
@@ -22,7 +22,7 @@ L = TypeVar("L", bound="Linear")
 class Linear(ABC):
     """A linear map z -> W z of features or channels, which is block-diagonal in some unitary basis.
 
-    It is an `Operator` of the solvers.
+    It is `Structured`, as the solvers have it.
 
     Arguments:
         weight: (m, n), or (m, n, k, k) with k odd.

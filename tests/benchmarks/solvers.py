@@ -10,7 +10,7 @@ from torch import Tensor
 
 from homotopy_deq.cells import MonotoneCell
 from solvers import Anderson, Broyden, Equilibrium, Picard, solve
-from solvers.operator import offered
+from solvers.structure import offered
 
 from .problems import BATCH, ConvCell, Tanh, race, residual
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from homotopy_deq.cells import MonotoneCell
 from homotopy_deq.cells.linear import Circular, Linear, Matrix
 from solvers import Anderson, PeacemanRachford, solve
-from solvers.operator import offered
+from solvers.structure import offered
 from tests.problems import DOUBLE, normal
 
 from .cases import SHAPES, every_shape, made, matrix, norm

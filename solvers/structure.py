@@ -10,7 +10,7 @@ from torch import Tensor
 Map = Callable[..., Tensor]
 
 
-class Operator(Protocol):
+class Structured(Protocol):
     """A map f(z, *condition) with structure. Each of its methods but the call may be missing."""
 
     def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Wrapped:
 
 
 def offered(function: object, name: str) -> Callable[..., Any] | None:
-    """Return the method of `Operator` that a map, or the one in its wrappers, has; None if none."""
+    """Return a method of `Structured` that a map, or the one in its wrappers, has, or None."""
     found: Any = getattr(function, name, None)
     while not callable(found) and isinstance(function, Wrapped):
         function = function.function

@@ -26,8 +26,8 @@ from solvers import (
     Solver,
     solve,
 )
-from solvers.operator import Counter, offered
 from solvers.packing import pack
+from solvers.structure import Counter, offered
 from tests.problems import DOUBLE, normal
 
 N = 6
