@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operator import Counter
 from .packing import pack
 from .precision import fitted
 from .problem import Equilibrium, InitialValue, check_start
 from .results import Results
 from .solution import Solution, SolveError, V
 from .solver import Evaluated, P, Solver, named, residual_norm
+from .structure import Counter
 from .transforms import uncompiled
 from .verify import verified
 
