@@ -1,0 +1,53 @@
+"""What is known of DEQs in the limit of width, of training and of both: kernels of infinitely wide
+networks, neural collapse, and gradient flow of linear and single-index models."""
+
+from .activations import Activation, Erf, LeakyReLU, ReLU, Smooth, gelu, tanh
+from .features import UnconstrainedFeatures, minority_cosine
+from .gaussianity import Gaussianity, gaussianity
+from .gradient_flow import (
+    ExplicitSingleIndex,
+    LinearDEQ,
+    SingleIndexDEQ,
+    singular_distance,
+    truncated,
+)
+from .kernels import DEQKernel, KernelWarning, MLPKernel, deq_nngp, deq_ntk, least_eigenvalue
+from .networks import DEQSample, empirical_nngp, empirical_ntk, sample_deq, sample_mlp
+from .neural_collapse import Collapse, CollapseMeter, make_imbalanced, simplex_etf, simplex_gram
+from .regression import KernelRegression
+
+__all__ = [
+    "Activation",
+    "Collapse",
+    "CollapseMeter",
+    "DEQKernel",
+    "DEQSample",
+    "Erf",
+    "ExplicitSingleIndex",
+    "Gaussianity",
+    "KernelRegression",
+    "KernelWarning",
+    "LeakyReLU",
+    "LinearDEQ",
+    "MLPKernel",
+    "ReLU",
+    "SingleIndexDEQ",
+    "Smooth",
+    "UnconstrainedFeatures",
+    "deq_nngp",
+    "deq_ntk",
+    "empirical_nngp",
+    "empirical_ntk",
+    "gaussianity",
+    "gelu",
+    "least_eigenvalue",
+    "make_imbalanced",
+    "minority_cosine",
+    "sample_deq",
+    "sample_mlp",
+    "simplex_etf",
+    "simplex_gram",
+    "singular_distance",
+    "tanh",
+    "truncated",
+]

@@ -1,0 +1,257 @@
+"""Kernels of infinitely wide networks: the DEQ's Gaussian process and tangent kernel."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers import Equilibrium, Picard, Solver, solve
+
+from .activations import Activation, ReLU
+
+EXACT = Picard(rtol=1e-13, max_steps=2000)
+ANTIPODAL = 1e-9
+
+
+class KernelWarning(UserWarning):
+    """A kernel is singular, or a network need not have one equilibrium."""
+
+
+@dataclass(frozen=True)
+class DEQKernel:
+    """The kernels of an infinitely wide DEQ f = V h*, h* = phi(W h* + U x), without biases:
+
+        K* = sigma_w^2 E_{u ~ N(0, K*)}[phi(u) phi(u)^T] + sigma_u^2 X X^T / n_in,
+        nngp = sigma_v^2 E_{K*}[phi phi^T],
+        ntk = sigma_v^2 (E phi phi^T + K* o E phi' phi'^T / (1 - sigma_w^2 E phi' phi'^T)),
+
+    W ~ N(0, sigma_w^2 / n), U ~ N(0, sigma_u^2 / n_in), V ~ N(0, sigma_v^2 / n). W is shared over
+    the depth; an explicit network of `depth` layers with injection has the same limits whether its
+    weights are shared or not, as layers' gradients are uncorrelated.
+
+    Calling it returns the NNGP kernel, in double precision. The fixed point is solved by a solver
+    of this library, row by row, so memory is a few times that of the result.
+
+    Arguments:
+        activation: phi.
+        sigma_w: of W.
+        sigma_u: of U.
+        sigma_v: of V.
+        depth: layers, or None for the equilibrium.
+        solver: of the fixed point.
+
+    Example:
+        >>> DEQKernel(ReLU())(torch.eye(2)).shape
+        torch.Size([2, 2])
+
+    References:
+        T. Gao, X. Huo, H. Liu, H. Gao (2023), Wide neural networks as Gaussian processes: lessons
+        from deep equilibrium models. Differs in that W is not scaled to guarantee one equilibrium;
+        see `check`.
+    """
+
+    activation: Activation = ReLU()
+    sigma_w: float = 0.6
+    sigma_u: float = 1.0
+    sigma_v: float = 1.0
+    depth: int | None = None
+    solver: Solver[Equilibrium, Any] = EXACT
+
+    def __post_init__(self) -> None:
+        for name in ("sigma_w", "sigma_u", "sigma_v"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}.")
+        if self.depth is not None and self.depth < 1:
+            raise ValueError(f"depth must be at least 1, or None; got {self.depth}.")
+
+    def __call__(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
+        """Return the NNGP kernel of the output, (N, M), or its diagonal, (N,).
+
+        Arguments:
+            x1: inputs, (N, n_in).
+            x2: others, (M, n_in); x1 by default.
+            diag: return k(x1_i, x2_i) alone.
+        """
+        return self.sigma_v**2 * self._moments(x1, x2, diag)[1]
+
+    def preactivation(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
+        """Return K*, the covariance of W h* + U x."""
+        return self._moments(x1, x2, diag)[0]
+
+    def recurrent(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
+        """Return sigma_w^2 E phi phi^T at K*, the covariance of W h*: the paper's Sigma*."""
+        return self.sigma_w**2 * self._moments(x1, x2, diag)[1]
+
+    def ntk(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
+        """Return the tangent kernel of the output, (N, M), or its diagonal."""
+        if self.depth is not None:
+            return self.sigma_v**2 * self._finite_ntk(x1, x2, diag)
+        k, image, slope = self._moments(x1, x2, diag)
+        return self.sigma_v**2 * (image + k * slope / (1 - self.sigma_w**2 * slope))
+
+    def check(self, x: Tensor) -> None:
+        """Warn where what this kernel says of networks may not hold.
+
+        A kernel of an odd activation is singular at x and -x. And where sigma_w^2 E phi'^2 >= 1 the
+        iteration of a wide network does not contract on average, so that it need not have one
+        equilibrium. (2 sigma_w sup |phi'| < 1, which implies one with high probability, is not
+        needed.)
+        """
+        if self.activation.odd and len(x) > 1:
+            unit = torch.nn.functional.normalize(x.double())
+            if float((unit @ unit.mT).amin()) < -1 + ANTIPODAL:
+                warnings.warn(
+                    "two inputs are antipodal and the activation is odd: the kernel is singular.",
+                    KernelWarning,
+                    stacklevel=2,
+                )
+        k, _, slope = self._moments(x, None, True)
+        gain = float((self.sigma_w**2 * slope).amax()) if len(k) else 0.0
+        if gain >= 1:
+            warnings.warn(
+                f"sigma_w^2 E phi'^2 is {gain:.3g}, not below 1: a wide network need not have one "
+                "equilibrium. Take a smaller sigma_w.",
+                KernelWarning,
+                stacklevel=2,
+            )
+
+    def _moments(self, x1: Tensor, x2: Tensor | None, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return K, E phi phi and E phi' phi', each (N, M), or (N,)."""
+        x1 = _inputs(x1)
+        x2 = x1 if x2 is None else _inputs(x2)
+        if x1.shape[1] != x2.shape[1] or (diag and len(x1) != len(x2)):
+            raise ValueError(
+                f"inputs must fit each other; got {tuple(x1.shape)} and {tuple(x2.shape)}."
+            )
+        scale = self.sigma_u**2 / x1.shape[1]
+        p1, p2 = (scale * x.square().sum(1, keepdim=True) for x in (x1, x2))  # of U x alone
+        if diag:
+            k0 = scale * (x1 * x2).sum(1, keepdim=True)
+        else:
+            k0, p2 = scale * (x1 @ x2.mT), p2.mT
+        k, q1, q2 = self._explicit(k0, p1, p2) if self.depth else self._equilibrium(k0, p1, p2)
+        moments = k, self.activation.dual(q1, q2, k), self.activation.dual_slope(q1, q2, k)
+        return tuple(t[:, 0] for t in moments) if diag else moments  # type: ignore[return-value]
+
+    def _explicit(self, k0: Tensor, p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return K and the variances of the last of `depth` layers."""
+        dual, gain = self.activation.dual, self.sigma_w**2
+        k, q1, q2 = k0, p1, p2
+        for _ in range((self.depth or 1) - 1):
+            k = gain * dual(q1, q2, k) + k0
+            q1, q2 = (gain * dual(q, q, q) + p for q, p in ((q1, p1), (q2, p2)))
+        return k, q1, q2
+
+    def _equilibrium(self, k0: Tensor, p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return K* and its variances: these first, as they do not depend on the others."""
+        dual, gain = self.activation.dual, self.sigma_w**2
+        q1, q2 = (
+            self._solved(lambda q, p: gain * dual(q, q, q) + p, p.view(-1, 1), p.view(-1, 1))
+            for p in (p1, p2)
+        )
+        q2 = q2.view(p2.shape)
+        # At full correlation K is the variance, also where other correlations draw away from it.
+        start = k0 * (q1 * q2).sqrt() / (p1 * p2).sqrt().clamp_min(1e-300)
+        if len(p2) == len(k0):
+
+            def step(k: Tensor, k0: Tensor, q1: Tensor, q2: Tensor) -> Tensor:
+                return gain * dual(q1, q2, k) + k0
+
+            return self._solved(step, start, k0, q1, q2), q1, q2
+
+        def block(k: Tensor, k0: Tensor, q1: Tensor) -> Tensor:
+            return gain * dual(q1, q2, k) + k0
+
+        return self._solved(block, start, k0, q1), q1, q2
+
+    def _solved(self, step: Any, start: Tensor, *condition: Tensor) -> Tensor:
+        if start.numel() == 0:
+            return start
+        problem = Equilibrium(step, condition, rowwise=True)
+        return solve(problem, self.solver, start).check().value
+
+    def _finite_ntk(self, x1: Tensor, x2: Tensor | None, diag: bool) -> Tensor:
+        """Return the tangent kernel over sigma_v^2 of `depth` layers."""
+        tangent = torch.zeros(())
+        for depth in range(1, (self.depth or 1) + 1):
+            k, image, slope = replace(self, depth=depth)._moments(x1, x2, diag)
+            tangent = slope * (self.sigma_w**2 * tangent + k)
+        return image + tangent
+
+
+@dataclass(frozen=True)
+class MLPKernel:
+    """The kernels of an infinitely wide plain network of `depth` hidden layers, without injection:
+
+        K_1 = sigma_u^2 X X^T / n_in,   K_{l+1} = sigma_w^2 E_{K_l}[phi phi^T].
+
+    As the depth grows they degenerate, where those of `DEQKernel` have a limit.
+
+    Arguments:
+        activation, sigma_w, sigma_u, sigma_v: as in `DEQKernel`.
+        depth: hidden layers.
+    """
+
+    activation: Activation = ReLU()
+    sigma_w: float = 1.0
+    sigma_u: float = 1.0
+    sigma_v: float = 1.0
+    depth: int = 1
+
+    def __call__(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
+        """Return the NNGP kernel of the output, (N, M), or its diagonal."""
+        return self.sigma_v**2 * self._layers(x1, x2, diag)[0]
+
+    def ntk(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
+        """Return the tangent kernel of the output."""
+        image, tangent = self._layers(x1, x2, diag)
+        return self.sigma_v**2 * (image + tangent)
+
+    def _layers(self, x1: Tensor, x2: Tensor | None, diag: bool) -> tuple[Tensor, Tensor]:
+        x1 = _inputs(x1)
+        x2 = x1 if x2 is None else _inputs(x2)
+        scale = self.sigma_u**2 / x1.shape[1]
+        q1, q2 = (scale * x.square().sum(1) for x in (x1, x2))
+        if diag:
+            k = scale * (x1 * x2).sum(1)
+        else:
+            k, q1, q2 = scale * (x1 @ x2.mT), q1[:, None], q2[None]
+        phi = self.activation
+        tangent = torch.zeros_like(k)
+        for layer in range(self.depth):
+            tangent = phi.dual_slope(q1, q2, k) * (k + tangent)
+            image = phi.dual(q1, q2, k)
+            if layer + 1 < self.depth:
+                tangent = self.sigma_w**2 * tangent
+                k = self.sigma_w**2 * image
+                q1, q2 = (self.sigma_w**2 * phi.dual(q, q, q) for q in (q1, q2))
+        return image, tangent
+
+
+def deq_nngp(
+    x1: Tensor, x2: Tensor | None = None, *, diag: bool = False, **settings: Any
+) -> Tensor:
+    """Return the NNGP kernel of a DEQ, see `DEQKernel` for the settings."""
+    return DEQKernel(**settings)(x1, x2, diag=diag)
+
+
+def deq_ntk(x1: Tensor, x2: Tensor | None = None, *, diag: bool = False, **settings: Any) -> Tensor:
+    """Return the tangent kernel of a DEQ, see `DEQKernel` for the settings."""
+    return DEQKernel(**settings).ntk(x1, x2, diag=diag)
+
+
+def least_eigenvalue(kernel: Tensor) -> float:
+    """Return the least eigenvalue of a symmetric kernel matrix, in double precision."""
+    return float(torch.linalg.eigvalsh(kernel.double())[0])
+
+
+def _inputs(x: Tensor) -> Tensor:
+    if x.dim() != 2 or not x.is_floating_point() or x.shape[1] == 0:
+        raise ValueError(f"inputs must be floats (N, n_in); got {x.dtype}, {tuple(x.shape)}.")
+    if not bool(x.isfinite().all()):
+        raise ValueError("inputs must be finite.")
+    return x.double()

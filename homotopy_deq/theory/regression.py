@@ -1,0 +1,76 @@
+"""Regression with a kernel: the limit of training a wide network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+
+
+class KernelRegression:
+    """Predict by k(x, X) (K + ridge I)^-1 y; with a tangent kernel, also at a time of training.
+
+    Arguments:
+        kernel: k(x1, x2) -> (N, M), such as `DEQKernel()` or `DEQKernel().ntk`.
+        ridge: added to the diagonal, relative to its mean.
+
+    Raises:
+        ValueError: the matrix is not positive definite; the message gives its least eigenvalue.
+    """
+
+    def __init__(self, kernel: Kernel, ridge: float = 0.0) -> None:
+        if not ridge >= 0:
+            raise ValueError(f"ridge must be 0 or more; got {ridge}.")
+        self.kernel = kernel
+        self.ridge = ridge
+
+    def fit(self, x: Tensor, y: Tensor) -> KernelRegression:
+        """Factor the kernel of the training inputs.
+
+        Arguments:
+            x: (N, n_in).
+            y: targets (N, K), or classes (N,) of integers, which become +-1 / K codes of mean 0.
+        """
+        self.x, self.y = x, _targets(y)
+        matrix = self.kernel(x, x).double()
+        matrix = matrix + self.ridge * matrix.diagonal().mean() * torch.eye(len(x)).to(matrix)
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        if int(info):
+            least = float(torch.linalg.eigvalsh(matrix)[0])
+            raise ValueError(
+                f"the kernel matrix of {len(x)} inputs is not positive definite: its least "
+                f"eigenvalue is {least:.3g}. Drop inputs that occur twice (and, for odd "
+                "activations, antipodal ones), or raise ridge."
+            )
+        self.matrix, self.factor = matrix, factor
+        self.weights = torch.cholesky_solve(self.y, factor)
+        return self
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the predictions, (M, K), float64."""
+        return self.kernel(x, self.x).double() @ self.weights
+
+    def at(self, x: Tensor, time: float) -> Tensor:
+        """Return what gradient flow from 0 predicts at a time, of the loss ||f - y||^2 / 2:
+
+        f_t(x) = k(x, X) K^-1 (I - exp(-K t)) y.
+        """
+        values, vectors = torch.linalg.eigh(self.matrix)
+        share = -torch.expm1(-values.clamp_min(0) * time) / values
+        weights = vectors @ (share[:, None] * (vectors.mT @ self.y))
+        found: Tensor = self.kernel(x, self.x).double() @ weights
+        return found
+
+    def score(self, x: Tensor, classes: Tensor) -> float:
+        """Return the share of inputs whose largest prediction is their class."""
+        return float((self.predict(x).argmax(1) == classes).double().mean())
+
+
+def _targets(y: Tensor) -> Tensor:
+    if y.is_floating_point():
+        return y.double() if y.dim() == 2 else y.double()[:, None]
+    count = int(y.max()) + 1
+    return torch.nn.functional.one_hot(y.long(), count).double() - 1 / count
