@@ -28,8 +28,10 @@ class Guard(Wrapped):
 
     Arguments:
         function: the map.
-        lowered: the dtype that autocast lowers operations to, where it is on. The first call then
-            shows whether the map computes in it: `precision`, of the result otherwise.
+        lowered: the dtype that autocast lowers operations to, where it is on for the caller. The
+            map is then called under it wherever it is: the solvers' own arithmetic and backward
+            passes are not. The first call shows whether it computes in it: `precision`, of the
+            result otherwise.
         trusted: the map promises to write nothing: no copies, but a write is still refused.
 
     Raises:
@@ -50,13 +52,13 @@ class Guard(Wrapped):
         if self.writes is False and self.reuses is False and self.precision is not None:
             # all that is left to watch
             before = [arg._version for arg in args]
-            out = self.function(*args)
+            out = self._evaluate(*args)
             if before != [arg._version for arg in args]:
                 raise RuntimeError(LATE)
             return out
         given = args if self.writes is False else tuple(arg.clone() for arg in args)
         before = [arg._version for arg in given]
-        out = self.function(*given) if self.precision is not None else self._watched(*given)
+        out = self._evaluate(*given) if self.precision is not None else self._watched(*given)
         if self.writes is not True:
             wrote = before != [arg._version for arg in given]
             if self.writes is None:
@@ -65,13 +67,19 @@ class Guard(Wrapped):
                 raise RuntimeError(LATE)
         return self._kept(out)
 
+    def _evaluate(self, *args: Tensor) -> Any:
+        if self.lowered is None:
+            return self.function(*args)
+        with torch.autocast(args[-1].device.type, self.lowered):
+            return self.function(*args)
+
     def _watched(self, *args: Tensor) -> Any:
         """Return the map's result, and see in which precision it was computed."""
         if self.lowered is None:
-            out = self.function(*args)
+            out = self._evaluate(*args)
         else:
             with Watch(self.lowered) as watch:
-                out = self.function(*args)
+                out = self._evaluate(*args)
             if watch.seen:
                 self.precision = self.lowered
         if self.precision is None and isinstance(out, Tensor) and out.is_floating_point():

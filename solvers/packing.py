@@ -33,7 +33,6 @@ def pack(
         ways.append(way)
     if isinstance(start, Tensor):
         lowered = _lowered(start.device.type)
-        problem = _keep_autocast(problem, start.device.type, lowered)
         if 0 in start.stride():  # expanded: its elements share memory
             start = start.contiguous()
         if problem.coupled and start.numel() > 0:
@@ -155,22 +154,3 @@ def _embedded(problem: P, start: Tensor) -> P:
 def _lowered(device: str) -> torch.dtype | None:
     """Return what autocast lowers operations to, or None where it is off."""
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-
-def _keep_autocast(problem: P, device: str, dtype: torch.dtype | None) -> P:
-    """Return the problem with a map that computes in the caller's precision wherever it is called.
-
-    The solvers' own arithmetic never runs under autocast, and backward passes run outside it: the
-    map alone is in half precision, in all of them.
-    """
-    if dtype is None:
-        return problem
-
-    def wrap(function: Map) -> Map:
-        def cast_map(*args: Tensor) -> Tensor:
-            with torch.autocast(device, dtype):
-                return function(*args)
-
-        return cast_map
-
-    return problem.wrapped(wrap)

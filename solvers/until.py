@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +24,7 @@ class UntilState(State):
     inner: Evaluated
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Until(Solver[Equilibrium, UntilState]):
     """Iterate as `solver` does until a decision holds at f(z).
 
@@ -48,20 +48,15 @@ class Until(Solver[Equilibrium, UntilState]):
     solver: Solver[Equilibrium, Any]
     decision: Decision
 
-    def __init__(self, solver: Solver[Equilibrium, Any], decision: Decision) -> None:
+    def __post_init__(self) -> None:
+        solver: object = self.solver
         if not isinstance(solver, Solver) or not issubclass(solver.answers, Equilibrium):
             raise TypeError(f"Until takes a solver of an Equilibrium; got {named(solver)}.")
-        settings: dict[str, Any] = {
-            "rtol": solver.rtol,
-            "atol": solver.atol,
-            "max_steps": solver.max_steps,
-        }
-        settings |= {"answers": solver.answers, "solver": solver, "decision": decision}
-        for name, value in settings.items():
-            object.__setattr__(self, name, value)
+        for name in ("answers", "rtol", "atol", "max_steps"):
+            object.__setattr__(self, name, getattr(solver, name))
 
     def loosened(self, rtol: float) -> Until:
-        return Until(self.solver.loosened(rtol), self.decision)
+        return replace(self, solver=self.solver.loosened(rtol))
 
     @property
     def compacts_below(self) -> float:

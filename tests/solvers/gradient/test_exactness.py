@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from solvers import Equilibrium, Gradient, Implicit, Unroll
-from tests.contract.every import EQUILIBRIUM, AnySolver, every_solver, name, tuned
+from tests.contract.every import EQUILIBRIUM, AnySolver, every_solver_of_any_map, name, tuned
 from tests.problems import (
     DOUBLE,
     contractions,
@@ -41,7 +41,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-@every_solver
+@every_solver_of_any_map
 @pytest.mark.parametrize("rule", ["Implicit", "Unroll"])
 def test_gradient_does_not_depend_on_the_path(solver: AnySolver, rule: str) -> None:
     w, u, x = leaves = inputs()
@@ -54,7 +54,7 @@ def test_gradient_does_not_depend_on_the_path(solver: AnySolver, rule: str) -> N
         assert relative_error(got, want) <= 1e-7  # the contract's figure
 
 
-@every_solver
+@every_solver_of_any_map
 def test_any_solver_may_solve_the_backward_equation(solver: AnySolver) -> None:
     w, u, x = leaves = inputs()
     problem = Equilibrium(lambda z, x: cell(z, w, u, x), (x,))
