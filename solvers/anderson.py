@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -98,16 +98,16 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         images, gaps = z0.new_empty(2, batch, self.memory if self.delay == 0 else 0, n).unbind()
         none = z0.new_empty(batch)
         blank = AndersonState(z0, none, z0, images, gaps, None, none, none, -self.delay)
-        return self._evaluate(problem, z0, blank)
+        return self._evaluate(problem, z0, blank, none, None)
 
     def step(self, problem: Equilibrium, state: AndersonState) -> AndersonState:
         if state.count > 0 and state.count % self.period == 0:
             best, void = self._restart(state)
             z = self._mix(state, void).view_as(state.z)
-            state = replace(state, best=best, void=void)
         else:
+            best, void = state.best, state.void
             z = state.fz if self.damping == 1 else state.z.lerp(state.fz, self.damping)
-        return self._evaluate(problem, z, state)
+        return self._evaluate(problem, z, state, best, void)
 
     def _mix(self, state: AndersonState, void: Tensor | None) -> Tensor:
         """Return sum alpha_i (z_i + damping F_i), (B, 1, n), with the Gram system's alpha."""
@@ -139,7 +139,14 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         void[:, (state.count - 1) % self.memory] = 0
         return torch.where(grew, state.size, best), void
 
-    def _evaluate(self, problem: Equilibrium, z: Tensor, last: AndersonState) -> AndersonState:
+    def _evaluate(
+        self,
+        problem: Equilibrium,
+        z: Tensor,
+        last: AndersonState,
+        best: Tensor,
+        void: Tensor | None,
+    ) -> AndersonState:
         """Evaluate f at z and put the result in the place of the oldest."""
         fz, count, images, gaps = problem(z), last.count, last.images, last.gaps
         slot = count % self.memory
@@ -155,6 +162,6 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             images = write(images, slot, image)
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
-        void = None if last.void is None else write(last.void, slot, 0.0)
-        best = size if count <= 0 else last.best
+        void = None if void is None else write(void, slot, 0.0)
+        best = size if count <= 0 else best
         return AndersonState(z, residual, fz, images, gaps, void, size, best, count + 1)
