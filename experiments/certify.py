@@ -26,6 +26,7 @@ from rich.console import Console
 
 from experiments.kept import made, making
 from experiments.results import ROOT, Record
+from homotopy_deq.certification import Probable
 from homotopy_deq.certification.summary import compare
 from homotopy_deq.cli.runs import CertifiedRun
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
@@ -124,7 +125,7 @@ def described(run: CertifiedRun, cold: CertifiedRun) -> dict[str, Any]:
 
 def decided(run: CertifiedRun, cold: CertifiedRun) -> dict[str, Any]:
     """Return the figures of decisions at one radius, beside those of the same task done cold."""
-    stops = [c.stop for c in run.certificates]
+    stops = [c.claim.stop for c in run.certificates if isinstance(c.claim, Probable)]
     beside = compare(run.summary, cold.summary)
     return {
         "certified and correct": sum(c.correct for c in run.certificates) / len(stops),

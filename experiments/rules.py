@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from homotopy_deq.certification import Audited
+from homotopy_deq.certification import Audited, Tally
 from homotopy_deq.certification.binomial import EPS, SLACK, clopper_pearson, lowered, tail
-from homotopy_deq.certification.policies import Bound, Redo
+from homotopy_deq.certification.policies import Redo
 from homotopy_deq.certification.statistics import SPLIT
+from homotopy_deq.certification.votes import UNDECIDED
 
 
 def randomized_clopper_pearson(successes: int, trials: int, alpha: float, u: float) -> float:
@@ -101,10 +102,22 @@ def srs_theorem_lower(
 
 
 @dataclass(frozen=True)
+class PaperTally(Tally):
+    """The votes as the released code counts them, the number of samples audited included.
+
+    No `Journal` takes it for evidence.
+    """
+
+    def lower(self, alpha: float) -> float:
+        if not self.audited:
+            return 0.0
+        counts = self.votes, self.samples, self.audited, self.disagreements or 0
+        return srs_paper_lower(*counts, alpha)
+
+
+@dataclass(frozen=True)
 class SrsPaper(Audited):
     """Count as the released code of serialized randomized smoothing does: NOT SOUND.
-
-    What it returns does not follow from its counts, so that no `Journal` takes it.
 
     References:
         W. Gao, Z. Hou, H. Xu, X. Liu (2024), as above.
@@ -116,16 +129,13 @@ class SrsPaper(Audited):
     def certifies(self) -> str:
         return "nothing: its bound leaves the bias of the short solves in"
 
-    def bound(
-        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
-    ) -> Bound:
+    def tally(
+        self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
+    ) -> tuple[Tally, int]:
         chosen = np.arange(min(self.audit, len(labels)))  # the first, as released
         again = redo(chosen)
         counted = labels[chosen] == target
-        if not counted.any():
-            return Bound(0.0, again.evaluations)
-        audited = int(counted.sum())
+        votes, undecided = (int((labels == label).sum()) for label in (target, UNDECIDED))
         wrong = int((counted & (again.labels != target)).sum())
-        votes = int((labels == target).sum())
-        lower = srs_paper_lower(votes, len(labels), audited, wrong, alpha)
-        return Bound(lower, again.evaluations, {"audited": audited, "disagreements": wrong})
+        audit = int(counted.sum()), wrong
+        return PaperTally(target, votes, undecided, len(labels), *audit), again.evaluations

@@ -23,8 +23,8 @@ from rich.table import Table
 from experiments.certify import MODELS, Config, config_of, sampled, train
 from experiments.kept import made, making
 from experiments.results import Record
-from experiments.rules import SrsPaper
-from homotopy_deq.certification import Certificate, Smoother, Smoothing
+from experiments.rules import PaperTally, SrsPaper
+from homotopy_deq.certification import Certificate, Probable, Smoother, Smoothing
 from homotopy_deq.certification.summary import Summary
 from homotopy_deq.cli import load_model
 from homotopy_deq.data import load, stratified_order
@@ -124,9 +124,10 @@ def paper_rule(config: Config, folder: Path, out: Path, steps: Any) -> Summary:
                 done.append((found.body(), time.perf_counter() - since))
             out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(done))
-    kept = [(Certificate.of(body), seconds) for body, seconds in json.loads(file.read_text())]
-    seconds = {each.index: spent for each, spent in kept}
-    return Summary.of([each for each, _ in kept], seconds, n0=smoothing.n0)
+    kept = json.loads(file.read_text())
+    certificates = [Certificate.of(body, Probable, PaperTally) for body, _ in kept]
+    seconds = {body["index"]: spent for body, spent in kept}
+    return Summary.of(certificates, seconds, n0=smoothing.n0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
-"""Certify the smoothed classifier: what may be claimed of noisy votes, and at which radius."""
+"""Certify classifiers: claims about images, the evidence that they follow from, and who makes them.
 
-from .certificate import ABSTAIN, Certificate
+A `Certifier` claims what is certain (`Certain`) or, of a smoothed classifier, what noisy votes make
+probable (`Probable`). Either goes with its evidence, and one journal, one table and one figure show
+them, each by its label.
+"""
+
+from .certificate import ABSTAIN, Certain, Certificate, Certifier, Claim, Probable, Rule
+from .evidence import Lipschitz, Margin, Sampling, Tally
 from .journal import Journal, JournalError, read
 from .noise import Noise, Phase
 from .policies import Audited, Converged, Policy, Truncated
-from .smoothing import Smoother, Smoothing, settings
+from .smoothing import Smoother, Smoothing
 from .starts import Along, Clean, Cold, Serial, Start, Tangent
 from .verified import Verified
 
@@ -12,22 +18,30 @@ __all__ = [
     "ABSTAIN",
     "Along",
     "Audited",
+    "Certain",
     "Certificate",
+    "Certifier",
+    "Claim",
     "Clean",
     "Cold",
     "Converged",
     "Journal",
     "JournalError",
+    "Lipschitz",
+    "Margin",
     "Noise",
     "Phase",
     "Policy",
+    "Probable",
+    "Rule",
+    "Sampling",
     "Serial",
     "Smoother",
     "Smoothing",
     "Start",
+    "Tally",
     "Tangent",
     "Truncated",
     "Verified",
     "read",
-    "settings",
 ]

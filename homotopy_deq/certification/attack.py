@@ -65,9 +65,14 @@ def pgd(
     radius: float | Tensor,
     attack: Attack = Attack(),  # noqa: B008  (frozen)
     *,
+    sigma: float | None = None,
     keys: Sequence[int] | None = None,
 ) -> Tensor:
     """Return points of the l2 balls around the images at which the cross entropy is large.
+
+    With sigma it is that of the smoothed classifier,
+
+        -log (1/M) sum_i softmax(model(x + e_i))_y,   e_i from N(0, sigma^2 I).
 
     The gradient is that of the model, through its implicit layer; the point returned is the best
     of all that were visited. It is not clipped to [0, 1], as certificates are not.
@@ -78,6 +83,7 @@ def pgd(
         labels: (B,), the class to be left.
         radius: of the balls, 0 or more, one number or (B,).
         attack: how to search.
+        sigma: standard deviation of the noise in input units, above 0; None for none.
         keys: the images' numbers, which decide their random starts; 0, 1, ... by default.
 
     Returns:
@@ -85,52 +91,23 @@ def pgd(
 
     Raises:
         ValueError: the arguments do not fit together, or a radius is negative or not finite.
-    """
-    balls, named = check_balls(images, labels, radius, keys)
-    found = []
-    with frozen(model):
-        for rows in slices(len(images), attack.batch):
-            loss = _cross_entropy(model, labels[rows])
-            losses = [loss] * attack.restarts
-            ball = images[rows], balls[rows], named[rows]
-            found.append(_search(losses, loss, *ball, attack))
-    return torch.cat(found) if found else images.clone()
-
-
-def smoothed_pgd(
-    model: Logits,
-    images: Tensor,
-    labels: Tensor,
-    radius: float | Tensor,
-    sigma: float,
-    attack: Attack = Attack(),  # noqa: B008
-    *,
-    keys: Sequence[int] | None = None,
-) -> Tensor:
-    """Return points of the l2 balls at which the smoothed classifier's loss is large:
-
-        -log (1/M) sum_i softmax(model(x + e_i))_y,   e_i from N(0, sigma^2 I).
-
-    Arguments:
-        sigma: standard deviation of the noise in input units, above 0.
-
-    Other arguments, what is returned and errors are those of `pgd`.
 
     References:
         H. Salman, G. Yang, J. Li, P. Zhang, H. Zhang, I. Razenshteyn, S. Bubeck (2019), Provably
         robust deep learning via adversarially trained smoothed classifiers.
     """
     balls, named = check_balls(images, labels, radius, keys)
-    noise = Noise(sigma, attack.seed)
+    noise = None if sigma is None else Noise(sigma, attack.seed)
+    size = attack.batch if noise is None else attack.batch // attack.draws
     found = []
     with frozen(model):
-        for rows in slices(len(images), attack.batch // attack.draws):
-            some = named[rows]
+        for rows in slices(len(images), size):
+            some = images[rows], labels[rows], named[rows]
             losses = [
-                _smoothed_loss(model, images[rows], labels[rows], noise, some, part, attack.draws)
+                _loss(model, *some, noise, part, attack.draws)
                 for part in range(attack.restarts + 1)
             ]
-            ball = images[rows], balls[rows], some
+            ball = images[rows], balls[rows], named[rows]
             found.append(_search(losses[1:], losses[0], *ball, attack))
     return torch.cat(found) if found else images.clone()
 
@@ -216,20 +193,18 @@ def _start(images: Tensor, radius: Tensor, keys: Sequence[int], restart: int, se
     return (images.double() + away).to(images.dtype)
 
 
-def _cross_entropy(model: Logits, labels: Tensor) -> Loss:
-    return lambda points: F.cross_entropy(model(points), labels, reduction="none")
-
-
-def _smoothed_loss(
+def _loss(
     model: Logits,
     images: Tensor,
     labels: Tensor,
-    noise: Noise,
     keys: Sequence[int],
+    noise: Noise | None,
     part: int,
     draws: int,
 ) -> Loss:
-    """Return the smoothed loss under one part of the images' noise."""
+    """Return the cross entropy, under one part of the images' noise where there is any."""
+    if noise is None:
+        return lambda points: F.cross_entropy(model(points), labels, reduction="none")
     first, shape = part * draws, images.shape[1:]
     each = [noise.draw(k, Phase.ATTACK, first, first + draws, shape) for k in keys]
     many = torch.stack(each, 1).to(images).flatten(0, 1)  # (draws * B, C, H, W)

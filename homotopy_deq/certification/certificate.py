@@ -1,84 +1,160 @@
-"""What a certification says of one image."""
+"""What is claimed of one image, the evidence that it follows from, and who claims it."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from .statistics import floor_radius
 
 ABSTAIN = -1
 DIGITS = 6
 """Decimals that a radius is printed with, rounded down."""
+HEADER = "idx\tlabel\tpredict\tradius\tcorrect\tevals"
+DRIFT = 1e-9
+"""Relative difference to what another SciPy may have computed; each bound is lowered by as much."""
+
+
+@dataclass(frozen=True)
+class Claim(ABC):
+    """The classifier's class is `prediction` within `radius` of the image.
+
+    Arguments:
+        prediction: the class, or -1 for an abstention.
+        radius: in input units, rounded down; 0 for an abstention, and for nothing else.
+
+    Raises:
+        ValueError: for a number that is not finite, or a radius that does not go with the class.
+    """
+
+    prediction: int
+    radius: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not 0 <= value < math.inf:
+                raise ValueError(f"a {name} must be finite and 0 or more; got {value}.")
+        if (self.prediction == ABSTAIN) != (self.radius == 0):
+            raise ValueError(
+                f"class {self.prediction} with radius {self.radius:g}; an abstention (-1) has "
+                "radius 0, and nothing else has."
+            )
+
+    @property
+    @abstractmethod
+    def holds(self) -> str:
+        """In which sense it holds: a label for curves and tables."""
+
+
+@dataclass(frozen=True)
+class Certain(Claim):
+    """A claim that holds for certain, in l2."""
+
+    @property
+    def holds(self) -> str:
+        return "for certain"
+
+
+@dataclass(frozen=True)
+class Probable(Claim):
+    """A claim about a smoothed classifier, which noise samples may have made falsely, in l2.
+
+    Arguments:
+        lower: bound on the probability of the class under noise.
+        stop: why sampling ended.
+        alpha: probability, at most, over the noise that was drawn, that it is false.
+    """
+
+    lower: float
+    stop: str
+    alpha: float
+
+    @property
+    def holds(self) -> str:
+        return f"each with probability {1 - self.alpha:g}"
+
+
+class Evidence(Protocol):
+    """The numbers that a claim follows from: a frozen dataclass.
+
+    Attributes:
+        samples: looked at, to judge what an evaluation is of.
+        undecided: of these, those that count for no class.
+    """
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def undecided(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The smoothed classifier's class is `prediction` within `radius` of the image (l2).
-
-    It holds with probability at least 1 - alpha over the noise that was drawn, for the base
-    classifier that the run's policy names. `prediction` is -1 and `radius` 0 where it abstains.
+    """A claim about one image, and its evidence.
 
     Arguments:
         index: of the image in the test set.
         label: its true class.
-        prediction: the certified class, or -1.
-        radius: in input units, rounded down.
-        lower: lower bound on the probability of the class under noise.
-        votes: noise samples counted for the class.
-        undecided: noise samples that count for no class: not converged, or not proven.
-        samples: noise samples drawn to estimate.
-        evaluations: evaluations of the map for all of the image's samples, selection included.
-        detail: what else the policy has to say: audited k, disagreements b, D, alphas.
-        stop: why sampling ended.
+        claim: `Probable` or `Certain`.
+        evidence: the numbers that it follows from.
+        evaluations: of the map for the image, all that went before included.
+        note: what else there is to say.
     """
 
     index: int
     label: int
-    prediction: int
-    radius: float
-    lower: float
-    votes: int
-    undecided: int
-    samples: int
+    claim: Claim
+    evidence: Evidence
     evaluations: int
-    detail: Mapping[str, Any] = field(default_factory=dict)
-    stop: str = "all samples drawn"
+    note: str = ""
+
+    @property
+    def prediction(self) -> int:
+        """The certified class, or -1."""
+        return self.claim.prediction
+
+    @property
+    def radius(self) -> float:
+        """The certified radius."""
+        return self.claim.radius
 
     @property
     def correct(self) -> bool:
         """Whether the class is the true one."""
         return self.prediction == self.label
 
-    def check(self) -> None:
-        """Raise ValueError unless the numbers can go together, nan and infinity refused."""
-        for name in ("radius", "lower"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(
-                    f"image {self.index}: a {name} must be finite and 0 or more; got "
-                    f"{getattr(self, name)}."
-                )
-        if (self.prediction == ABSTAIN) != (self.radius == 0):
-            raise ValueError(
-                f"image {self.index}: class {self.prediction} with radius {self.radius:g}; an "
-                "abstention (-1) has radius 0, and nothing else has."
-            )
-        if not 0 <= self.votes <= self.samples - self.undecided:
-            raise ValueError(
-                f"image {self.index}: {self.votes} votes and {self.undecided} undecided of "
-                f"{self.samples} samples are impossible."
-            )
-
     def body(self) -> dict[str, Any]:
         """Return the certificate as JSON."""
-        return asdict(self) | {"correct": self.correct}
+        seen = {name: value for name, value in vars(self.evidence).items() if value is not None}
+        cost = {"evaluations": self.evaluations, "note": self.note, "correct": self.correct}
+        return {"index": self.index, "label": self.label, **vars(self.claim), **seen, **cost}
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> Certificate:
-        """Read back what `body` returned."""
-        return cls(**{name: value for name, value in body.items() if name != "correct"})
+    def of(cls, body: Mapping[str, Any], claim: type[Claim], evidence: type[Any]) -> Certificate:
+        """Return what `body` wrote, of these kinds.
+
+        Raises:
+            ValueError: it is impossible.
+        """
+        flat = {**body, **body.get("detail", {})}  # where journals of format 2 had a part of it
+
+        def made(kind: Any) -> Any:
+            return kind(
+                **{each.name: flat[each.name] for each in fields(kind) if each.name in flat}
+            )
+
+        try:
+            said, seen = made(claim), made(evidence)
+        except ValueError as error:
+            raise ValueError(f"image {body['index']}: {error}") from None
+        note = flat.get("note", flat.get("start", ""))
+        return cls(body["index"], body["label"], said, seen, body["evaluations"], note)
 
     def row(self) -> str:
         """Return the row of a table: idx, label, predict, radius, correct, evaluations."""
@@ -87,4 +163,84 @@ class Certificate:
         return "\t".join(map(str, (*cells, self.evaluations)))
 
 
-HEADER = "idx\tlabel\tpredict\tradius\tcorrect\tevals"
+class Rule(ABC):
+    """How a claim follows from its evidence, in one run: certificates are made and checked by it.
+
+    Attributes:
+        claims: the kind of claim.
+        evidence: the kind of evidence.
+    """
+
+    claims: ClassVar[type[Claim]]
+    evidence: ClassVar[type[Any]]
+
+    @abstractmethod
+    def claim(self, evidence: Any, near: Any = None) -> Claim:
+        """Return what the evidence proves, no more and no less.
+
+        Arguments:
+            evidence: of one image.
+            near: a claim of the same evidence that was computed elsewhere: what follows from one
+                of its numbers is computed from that number, so that last digits agree.
+
+        Raises:
+            ValueError: it is no evidence that this run can have.
+        """
+
+    def check(self, found: Certificate) -> None:
+        """Raise ValueError unless the claim is what its evidence, of this kind, proves."""
+        try:
+            for part, kind in ((found.claim, self.claims), (found.evidence, self.evidence)):
+                if type(part) is not kind:
+                    raise ValueError(f"{type(part).__name__} for a {kind.__name__}.")
+            right = self.claim(found.evidence, found.claim)
+        except ValueError as error:
+            raise ValueError(f"image {found.index}: {error}") from None
+        for name, value in vars(right).items():
+            given = getattr(found.claim, name)
+            if not same(given, value):
+                raise ValueError(
+                    f"image {found.index}: {name} is {given}, and its counts give {value}."
+                )
+
+    def read(self, body: Mapping[str, Any]) -> Certificate:
+        """Return the certificate that `body` wrote, checked.
+
+        Raises:
+            ValueError: it is impossible, or does not follow from its evidence.
+        """
+        found = Certificate.of({**vars(self), **body}, self.claims, self.evidence)
+        self.check(found)
+        return found
+
+
+class Certifier(Protocol):
+    """Claims something of images, one at a time.
+
+    Attributes:
+        rule: by which its claims follow from its evidence.
+        certifies: the classifier that they are about.
+    """
+
+    @property
+    def rule(self) -> Rule: ...
+
+    @property
+    def certifies(self) -> str: ...
+
+    def certify(self, image: Tensor, label: int, index: int) -> Certificate:
+        """Return what can be claimed of an image, (C, H, W) in [0, 1].
+
+        Arguments:
+            image: to certify.
+            label: its true class.
+            index: its number in the test set.
+        """
+        ...
+
+
+def same(given: Any, right: Any) -> bool:
+    """Whether two numbers are equal, but for what another SciPy may have rounded otherwise."""
+    if isinstance(given, float) and isinstance(right, float):
+        return math.isclose(given, right, rel_tol=DRIFT)
+    return bool(given == right)

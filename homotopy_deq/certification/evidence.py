@@ -1,14 +1,13 @@
-"""What a certificate must follow from: all that is claimed, computed again from its counts."""
+"""The kinds of evidence, and the rules by which claims follow from them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .binomial import clopper_pearson
-from .certificate import ABSTAIN, Certificate
+from .certificate import ABSTAIN, Certain, Probable, Rule, same
 from .noise import Noise
 from .sequence import BettingSequence, Decision
 from .statistics import audited_lower, radius, required_probability
@@ -18,75 +17,132 @@ STOPS = {
     Decision.FUTILE: "futile",
     Decision.UNDECIDED: "all samples drawn",
 }
-DRIFT = 1e-9
-"""Relative difference to what another SciPy may have computed; each bound is lowered by as much."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The rule by which a run's claims follow from the counts of an image.
+class Tally:
+    """The votes of noise samples.
 
     Arguments:
-        sigma: the deviation of the noise that radii may be computed with.
+        selected: the class that is voted on.
+        votes: samples counted for it.
+        undecided: samples that count for no class: not converged, or not proven.
+        samples: drawn to estimate.
+        audited: votes for the class that were solved again in full; None without an audit.
+        disagreements: of these, those that turned out otherwise.
+
+    Raises:
+        ValueError: for counts that cannot go together.
+    """
+
+    selected: int
+    votes: int
+    undecided: int
+    samples: int
+    audited: int | None = None
+    disagreements: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.votes <= self.samples - self.undecided:
+            raise ValueError(
+                f"{self.votes} votes and {self.undecided} undecided of {self.samples} samples are "
+                "impossible."
+            )
+
+    def lower(self, alpha: float) -> float:
+        """Return the lower bound on the probability of the class."""
+        if self.audited is None:
+            return clopper_pearson(self.votes, self.samples, alpha)
+        if self.audited == 0:
+            return 0.0
+        counts = self.votes, self.samples, self.audited, self.disagreements or 0
+        return audited_lower(*counts, alpha)[0]
+
+
+@dataclass(frozen=True)
+class Sampling(Rule):
+    """What votes prove of a smoothed classifier, by `Tally.lower` or, of one radius, by a bet.
+
+    Arguments:
+        deviation: of the noise, that radii may be computed with.
         alpha: of a certificate.
-        samples: to estimate with.
-        policy: its name; "audited" has bounds of its own.
+        planned: samples to estimate with.
+        audits: whether votes count only after an audit.
         asked: the one radius that is decided on, or None.
     """
 
-    sigma: float
+    claims: ClassVar = Probable
+    evidence: ClassVar = Tally
+
+    deviation: float
     alpha: float
-    samples: int
-    policy: str = "converged"
+    planned: int
+    audits: bool = False
     asked: float | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Evidence:
+    def of(cls, config: Mapping[str, Any]) -> Sampling:
         """Read the rule from what decides a run's results, see `Journal`."""
         noise = config["smoothing"]
-        policy, asked = config["policy"]["name"], config.get("radius")
         drawn = Noise(noise["sigma"], discrete=noise.get("discrete", False))
-        return cls(drawn.deviation, noise["alpha"], noise["n"], policy, asked)
+        audits = config["policy"]["name"] == "audited"
+        return cls(drawn.deviation, noise["alpha"], noise["n"], audits, config.get("radius"))
 
-    def check(self, found: Certificate) -> None:
-        """Raise ValueError unless the certificate is what its counts prove, no more and no less."""
-        found.check()
-        lower, reach, stop = self._claim(found)
-        drawn = self.samples if stop == STOPS[Decision.UNDECIDED] else found.samples
-        wanted = {
-            "lower": (found.lower, lower),
-            "radius": (found.radius, reach),
-            "prediction": (found.prediction, found.detail.get("selected") if reach else ABSTAIN),
-            "stop": (found.stop, stop),
-            "samples": (found.samples, min(drawn, self.samples)),
-        }
-        for name, (given, right) in wanted.items():
-            if not _same(given, right):
-                raise ValueError(
-                    f"image {found.index}: {name} is {given}, and its counts give {right}."
-                )
-
-    def _claim(self, found: Certificate) -> tuple[float, float, str]:
-        """Return lower bound, radius and reason to stop, as the counts give them."""
-        votes, samples, detail = found.votes, found.samples, found.detail
-        if self.asked is not None:
-            threshold = required_probability(self.asked, self.sigma)
-            bets = BettingSequence(threshold, self.alpha).at(votes, samples)
-            certified = bets.decision == Decision.CERTIFIED
-            return bets.lower(), self.asked if certified else 0.0, STOPS[bets.decision]
-        if self.policy != "audited":
-            lower = clopper_pearson(votes, samples, self.alpha)
-        elif detail.get("audited") == 0:
-            lower = 0.0
+    def claim(self, evidence: Tally, near: Probable | None = None) -> Probable:
+        if (evidence.audited is not None) != self.audits:
+            raise ValueError(f"audited is {evidence.audited}: an audit and its policy go together.")
+        if self.asked is None:
+            lower, stop = evidence.lower(self.alpha), Decision.UNDECIDED
+            if near is not None and same(near.lower, lower):
+                lower = near.lower
+            reach = radius(lower, self.deviation)
         else:
-            looked, wrong = (detail.get(name) for name in ("audited", "disagreements"))
-            lower, _ = audited_lower(votes, samples, looked, wrong, self.alpha)  # type: ignore[arg-type]
-        # The radius follows from the bound as it is stored, so that their last digits agree.
-        near = found.lower if _same(found.lower, lower) else lower
-        return lower, radius(near, self.sigma), STOPS[Decision.UNDECIDED]
+            threshold = required_probability(self.asked, self.deviation)
+            bets = BettingSequence(threshold, self.alpha).at(evidence.votes, evidence.samples)
+            lower, stop = bets.lower(), bets.decision
+            reach = self.asked if stop == Decision.CERTIFIED else 0.0
+        drawn = self.planned if stop == Decision.UNDECIDED else evidence.samples
+        if evidence.samples != min(drawn, self.planned):
+            raise ValueError(f"samples is {evidence.samples}, and the run draws {self.planned}.")
+        prediction = evidence.selected if reach else ABSTAIN
+        return Probable(prediction, reach, lower, STOPS[stop], self.alpha)
 
 
-def _same(given: Any, right: Any) -> bool:
-    if isinstance(given, float) and isinstance(right, float):
-        return math.isclose(given, right, rel_tol=DRIFT)
-    return bool(given == right)
+@dataclass(frozen=True)
+class Margin:
+    """A margin that no rival closes faster than at a known rate.
+
+    Arguments:
+        selected: the class.
+        margin: its logit less the rival's, all slack taken off, of the rival that is nearest.
+        gain: Lipschitz constant of that difference, above 0.
+    """
+
+    selected: int
+    margin: float
+    gain: float
+    samples: ClassVar[int] = 1
+    undecided: ClassVar[int] = 0
+
+
+@dataclass(frozen=True)
+class Lipschitz(Rule):
+    """A class holds within margin / gain, in l2."""
+
+    claims: ClassVar = Certain
+    evidence: ClassVar = Margin
+
+    def claim(self, evidence: Margin, near: Certain | None = None) -> Certain:
+        if not evidence.gain > 0:
+            raise ValueError(f"a gain must be above 0; got {evidence.gain}.")
+        reach = max(0.0, evidence.margin / evidence.gain * (1 - 2.0**-52))  # rounded down
+        return Certain(evidence.selected if reach else ABSTAIN, reach)
+
+
+BOUNDS: Mapping[str, type[Rule]] = {"lipschitz": Lipschitz}
+"""Rules of claims that are certain, by what a journal names them."""
+
+
+def rule_of(config: Mapping[str, Any]) -> Rule:
+    """Return the rule of a run, by what its settings say: `bound`, or else `smoothing`."""
+    return BOUNDS[config["bound"]]() if "bound" in config else Sampling.of(config)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adversary import distance, frozen
-from .attack import Attack, Logits, check_balls, slices, smoothed_pgd
+from .attack import Attack, Logits, check_balls, pgd, slices
 from .noise import Noise, Phase
 
 Vote = Callable[[Tensor], Tensor]
@@ -71,7 +71,7 @@ def attack_certificates(
 ) -> list[Trial]:
     """Attack the smoothed classifier inside certified balls; say where a certificate fails.
 
-    `smoothed_pgd` goes as far as `INSIDE` the radius; at the point that it finds the classes are
+    `pgd` goes as far as `INSIDE` the radius; at the point that it finds the classes are
     counted under fresh noise. `require_consistent` raises for what is violated. A certificate may
     itself be wrong with the alpha that it was made with: one violation in many is not yet proof
     of a fault, but is to be looked into.
@@ -104,8 +104,8 @@ def attack_certificates(
     trials: list[Trial] = []
     for rows in slices(len(images), attack.batch // attack.draws):
         some = named[rows]
-        group = images[rows], labels[rows], INSIDE * balls[rows], sigma
-        points = smoothed_pgd(model, *group, attack, keys=some)
+        group = images[rows], labels[rows], INSIDE * balls[rows]
+        points = pgd(model, *group, attack, sigma=sigma, keys=some)
         far = distance(points, images[rows]).tolist()
         for k, point, away, key in zip(range(len(images))[rows], points, far, some, strict=True):
             counts = _count(model, vote, point, noise, key, votes, attack.batch)

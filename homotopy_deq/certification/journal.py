@@ -12,8 +12,8 @@ from typing import Any
 
 from ..training.checkpoint import differences, replace_file
 from .alone import Alone
-from .certificate import HEADER, Certificate
-from .evidence import Evidence
+from .certificate import HEADER, Certificate, Rule
+from .evidence import rule_of
 from .sealed import digest, seal, unseal
 
 CONFIG, LINES, TABLE, TIMING = (
@@ -23,8 +23,8 @@ CONFIG, LINES, TABLE, TIMING = (
     "timing.jsonl",
 )
 PARTS, ALONE = "parts", "alone.json"
-FORMAT = 2
-"""Of the folder; the first had no checksums."""
+FORMAT, OLDER = 3, 2
+"""Of the folder; the first had no checksums, the second a part of the counts in `detail`."""
 
 
 class JournalError(ValueError):
@@ -49,8 +49,9 @@ class Journal:
 
     Arguments:
         folder: where to write.
-        config: JSON of all that decides the results; `smoothing` (sigma, alpha, n), `policy` (its
-            name) and, of a decision, `radius` say how they follow from the counts.
+        config: JSON of all that decides the results. By `smoothing` (sigma, alpha, n), `policy`
+            (its name) and, of a decision, `radius` claims follow from votes; by `bound`, the name
+            of a deterministic rule, from its evidence.
         rank: of this process.
     """
 
@@ -69,22 +70,24 @@ class Journal:
         """
         file = folder / CONFIG
         if not file.exists():
-            raise FileNotFoundError(f"{folder} holds no {CONFIG}: give the --out of a certify run.")
+            raise FileNotFoundError(
+                f"{folder} holds no {CONFIG}: give a folder that was certified into."
+            )
         try:
             body = json.loads(file.read_bytes())
             stored = body.pop("sha256")
             if "format" not in body and stored == digest(body["config"]):
                 raise JournalError(
                     f"{file} was written by a homotopy-deq whose lines had no checksums (torch "
-                    f"{body['config'].get('torch')}): certify again with --overwrite, or read it "
-                    "with that version."
+                    f"{body['config'].get('torch')}): certify again with overwrite=True, or "
+                    "read it with that version."
                 )
             if stored != digest(body):
                 raise JournalError(f"{file} was altered: its checksum does not fit. {AGAIN}")
-            if body["format"] != FORMAT:
+            if body["format"] not in (FORMAT, OLDER):
                 raise JournalError(
-                    f"{file} is of format {body['format']}, and this version reads {FORMAT}: read "
-                    "it with the homotopy-deq that wrote it."
+                    f"{file} is of format {body['format']}, and this version reads {OLDER} and "
+                    f"{FORMAT}: read it with the homotopy-deq that wrote it."
                 )
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
             raise JournalError(f"{file} was altered: it is no settings. {AGAIN}") from None
@@ -95,9 +98,9 @@ class Journal:
         return cls(folder, body["config"])
 
     @cached_property
-    def evidence(self) -> Evidence:
-        """How a certificate follows from its counts."""
-        return Evidence.of(self.config)
+    def rule(self) -> Rule:
+        """How a claim follows from its evidence."""
+        return rule_of(self.config)
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise before any work unless the run may begin, or go on, in its folder.
@@ -109,20 +112,22 @@ class Journal:
         """
         file = self.folder / CONFIG
         if resume and overwrite:
-            raise ValueError("--resume goes on with a run and --overwrite discards it: give one.")
+            raise ValueError(
+                "resume=True goes on with a run, overwrite=True discards it: give one."
+            )
         if resume and not file.exists():
             raise FileNotFoundError(f"{self.folder} holds no {CONFIG} to resume from.")
         if file.exists() and not (resume or overwrite):
             raise FileExistsError(
-                f"{self.folder} already holds a run: --resume it, --overwrite it or choose another "
-                "--out."
+                f"{self.folder} already holds a run: resume=True, overwrite=True or another "
+                "folder= is needed."
             )
         if resume:
             stored = Journal.open(self.folder)
             if other := differences(stored.config, self.config):
                 raise JournalError(
                     f"{self.folder} was started with other settings or another version: "
-                    f"{'; '.join(other)}. Give the same, or --overwrite it."
+                    f"{'; '.join(other)}. Give the same, or overwrite=True."
                 )
             self.done()
 
@@ -164,7 +169,7 @@ class Journal:
         """
         found: dict[int, tuple[Certificate, float]] = {}
         for part in sorted((self.folder / PARTS).glob("rank-*.jsonl")):
-            for where, body in _lines(part, "Delete the line, and --resume does its image again."):
+            for where, body in _lines(part, "Delete it, and resume=True does its image again."):
                 certificate = self._certificate(body["certificate"], where)
                 before, _ = found.get(certificate.index, (certificate, 0))
                 if before != certificate:
@@ -181,7 +186,7 @@ class Journal:
         Raises:
             ValueError: the certificate does not follow from its counts, or a number is nan.
         """
-        self.evidence.check(certificate)
+        self.rule.check(certificate)
         line = seal({"certificate": certificate.body(), "seconds": round(seconds, 4)})
         with self.part.open("ab") as file:
             if file.tell() and not self._ends_whole():
@@ -210,7 +215,7 @@ class Journal:
         if missing := [k for k in order if k not in done]:
             raise JournalError(
                 f"{len(missing)} of {len(order)} images are not done ({missing[:5]}, ...): "
-                "--resume the run."
+                "go on with resume=True."
             )
         ordered = [done[k] for k in sorted(order)]
         lines = b"".join(seal(certificate.body()) for certificate, _ in ordered)
@@ -226,7 +231,7 @@ class Journal:
         Raises:
             JournalError: a line was altered, does not follow from its counts, or is missing.
         """
-        anew = "--resume the run, which writes this file anew."
+        anew = "go on with resume=True, which writes this file anew."
         times = _lines(self.folder / TIMING, anew, ended=True)
         seconds = {body["idx"]: float(body["seconds"]) for _, body in times}
         lines = _lines(self.folder / LINES, anew, ended=True)
@@ -240,19 +245,17 @@ class Journal:
         return {index: (certificate, seconds[index]) for index, certificate in found.items()}
 
     def _certificate(self, body: Mapping[str, Any], where: str) -> Certificate:
-        found = Certificate.of(body)
         try:
-            self.evidence.check(found)
+            return self.rule.read(body)
         except ValueError as error:
             raise JournalError(f"{where}: {error} {AGAIN}") from None
-        return found
 
     def _write_table(self, certificates: Iterable[Certificate]) -> None:
         rows = "".join(certificate.row() + "\n" for certificate in certificates)
         replace_file(self.folder / TABLE, f"{HEADER}\n{rows}".encode())
 
 
-AGAIN = "Nothing of it can be believed: certify again with --overwrite."
+AGAIN = "Nothing of it can be believed: certify again with overwrite=True."
 
 
 def _lines(file: Path, advice: str, *, ended: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -283,7 +286,7 @@ def read(
     journal = Journal.open(folder)
     ended = (folder / LINES).exists()
     if not (ended or unfinished):
-        raise FileNotFoundError(f"{folder} is not finished: go on with certify --resume.")
+        raise FileNotFoundError(f"{folder} is not finished: go on with resume=True.")
     found = journal.published() if ended else journal.done()
     certificates = [found[index][0] for index in sorted(found)]
     return journal.config, certificates, {index: spent for index, (_, spent) in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from solvers import InitialValue
 
 from ..models import ImageModel
-from .binomial import clopper_pearson
+from .evidence import Tally
 from .proof import Proof, VerifiedSession
 from .requirements import (
     check_count,
+    check_fixed,
     check_flow,
     check_rows,
     check_start,
     check_steps,
 )
 from .starts import Along, Cold, Serial, Start
-from .statistics import audited_lower
-from .votes import Session, Votes
+from .votes import UNDECIDED, Classifier, LayerSession, Session, Votes
 
 EXACT = "the classifier at the exact equilibrium"
 SIZE = ", as it is computed at this batch size"
@@ -32,21 +32,6 @@ OWN = "the classifier at the answer of the model's own forward pass, from its ow
 
 Redo = Callable[[np.ndarray], Votes]
 """Solve the noise samples of the given indices again, in full and from the model's own start."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A lower bound on the probability of a class under noise.
-
-    Arguments:
-        lower: the bound.
-        evaluations: of the map, that it took beside the votes.
-        detail: the numbers behind it.
-    """
-
-    lower: float
-    evaluations: int = 0
-    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,25 +60,30 @@ class Policy(ABC):
         """Whether a vote that counts is proven, whatever the sample is solved beside."""
         return False
 
-    def check(self, model: ImageModel) -> None:
+    def check(self, model: Classifier) -> None:
         """Raise ValueError with the reason unless the policy is sound for the model."""
+        if not isinstance(model, ImageModel):
+            raise ValueError(
+                f"policy {type(self).__name__} counts what a solver's iterates say, and a "
+                f"{type(model).__name__} is no ImageModel: choose policy=Converged()."
+            )
         check_start(model, self.start)  # the cheap one first
         check_rows(model)
 
-    def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
+    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
         """Return what begins an image, (C, H, W); work that all images share is done here."""
         ready = model.fixed() if model.verifiable else model  # W is then computed once
-        return lambda image: Session(ready, image, self.start)
+        return lambda image: LayerSession(ready, image, self.start)
 
     @abstractmethod
-    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: Any, images: Tensor, target: int | None) -> Votes:
         """Vote for each noise sample; with a target, a vote need only say whether it is that."""
 
-    def propose(self, session: Session, images: Tensor) -> Votes:
+    def propose(self, session: Any, images: Tensor) -> Votes:
         """Vote to select a class: nothing rests on these votes being right."""
         return self.vote(session, images, None)
 
-    def base(self, session: Session, images: Tensor) -> Votes:
+    def base(self, session: Any, images: Tensor) -> Votes:
         """Vote as the base classifier that is certified."""
         return self.vote(session, images, None)
 
@@ -101,13 +91,24 @@ class Policy(ABC):
         """Return the largest lower bound that n samples can give: all of them agree."""
         votes = np.zeros(n, np.int64)
         draw = np.random.default_rng(0)
-        return self.bound(votes, 0, alpha, draw, lambda chosen: Votes(votes[chosen], 0)).lower
+        return self.tally(votes, 0, draw, lambda chosen: Votes(votes[chosen], 0))[0].lower(alpha)
 
-    def bound(
-        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
-    ) -> Bound:
-        """Return the lower bound on the target's probability from the votes of all samples."""
-        return Bound(clopper_pearson(int((labels == target).sum()), len(labels), alpha))
+    def tally(
+        self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
+    ) -> tuple[Tally, int]:
+        """Return the evidence for a class from the votes of all samples, and what it took.
+
+        Arguments:
+            labels: what each voted for.
+            target: the class.
+            draw: for choices at random.
+            redo: solves samples again.
+
+        Returns:
+            The counts, and evaluations of the map beside those of the votes.
+        """
+        votes, undecided = (int((labels == label).sum()) for label in (target, UNDECIDED))
+        return Tally(target, votes, undecided, len(labels)), 0
 
 
 @dataclass(frozen=True)
@@ -127,26 +128,34 @@ class Converged(Policy):
     def proven(self) -> bool:
         return self.start.follows_image
 
-    def check(self, model: ImageModel) -> None:
-        super().check(model)
+    def check(self, model: Classifier) -> None:
         check_flow(model)
+        if not isinstance(model, ImageModel) and not self.start.follows_image:
+            check_fixed(model)
+            return
+        super().check(model)
         if not self.start.follows_image:
             return
+        assert isinstance(model, ImageModel)
         if not model.verifiable:
             raise ValueError(
-                f"policy converged with a start that follows from the clean image: {model.reason} "
+                f"policy Converged with a start that follows from the clean image: {model.reason} "
                 "So another start may lead to another answer than the base classifier's. Use "
-                "--warm-start none, --policy audited, or a model trained with --contraction."
+                "start=Cold(), policy=Audited(), or a model trained with contraction=."
             )
         Proof.of(model)
 
-    def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
-        if not self.start.follows_image:
+    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
+        if self.start.follows_image:
+            return Proof.sessions(model, self.start)
+        if isinstance(model, ImageModel):
             return super().prepare(model)
-        return Proof.sessions(model, self.start)
+        return lambda image: Session(model, image)
 
     def propose(self, session: Session, images: Tensor) -> Votes:
-        return session.vote(images, session.model.layer.solver, stopped=True)
+        if isinstance(session, LayerSession):
+            return session.vote(images, session.model.layer.solver, stopped=True)
+        return session.full(images)
 
     def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
         if isinstance(session, VerifiedSession):
@@ -174,17 +183,17 @@ class Truncated(Policy):
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
 
-    def check(self, model: ImageModel) -> None:
+    def check(self, model: Any) -> None:
         super().check(model)
         if self.start.follows_image:
             raise ValueError(
-                "policy truncated certifies the network of so many steps from an "
+                "policy Truncated certifies the network of so many steps from an "
                 "input-independent start; a start that follows from the clean image makes it "
-                "another network for each image. Use --warm-start none, or --policy audited."
+                "another network for each image. Use start=Cold(), or policy=Audited()."
             )
         check_steps(model)
 
-    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> Votes:
         solver = replace(session.model.layer.solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 
@@ -215,13 +224,13 @@ class Audited(Policy):
         check_count("steps", self.steps)
         check_count("audit", self.audit)
 
-    def check(self, model: ImageModel) -> None:
+    def check(self, model: Any) -> None:
         super().check(model)
         check_flow(model)
         if not isinstance(self.start, Along):
             check_steps(model)
 
-    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> Votes:
         solver = session.model.layer.solver
         if solver.answers is not InitialValue:
             solver = replace(solver, max_steps=self.steps)
@@ -230,15 +239,14 @@ class Audited(Policy):
     def base(self, session: Session, images: Tensor) -> Votes:
         return session.full(images)
 
-    def bound(
-        self, labels: np.ndarray, target: int, alpha: float, draw: np.random.Generator, redo: Redo
-    ) -> Bound:
+    def tally(
+        self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
+    ) -> tuple[Tally, int]:
+        counted, _ = super().tally(labels, target, draw, redo)
         members = np.flatnonzero(labels == target)
         chosen = np.sort(draw.choice(members, min(self.audit, len(members)), replace=False))
         if len(chosen) == 0:
-            return Bound(0.0, 0, {"audited": 0})
+            return replace(counted, audited=0), 0
         again = redo(chosen)
         wrong = int((again.labels != target).sum())
-        lower, excluded = audited_lower(len(members), len(labels), len(chosen), wrong, alpha)
-        detail = {"audited": len(chosen), "disagreements": wrong, "excluded": excluded}
-        return Bound(lower, again.evaluations, detail)
+        return replace(counted, audited=len(chosen), disagreements=wrong), again.evaluations

@@ -18,7 +18,7 @@ from ..cells.functional import FunctionalBound
 from ..cells.inclusion import FixedCell, InclusionCell
 from ..models import ImageModel
 from .starts import Start
-from .votes import Session, Votes, to_votes
+from .votes import LayerSession, Votes, to_votes
 
 ROUNDING = 1e-9
 """Share of the largest bias that is added to every radius, for sums in double precision."""
@@ -105,13 +105,13 @@ class Proof:
         return decided
 
 
-class VerifiedSession(Session):
+class VerifiedSession(LayerSession):
     """A session that can prove votes.
 
     Arguments:
-        model: as in `Session`.
-        image: as in `Session`.
-        start: as in `Session`.
+        model: as in `LayerSession`.
+        image: as in `LayerSession`.
+        start: as in `LayerSession`.
         proof: of the model.
     """
 

@@ -14,7 +14,7 @@ def check_reach(policy: Policy, n: int, alpha: float) -> None:
     if best <= 0.5:
         more = (k for k in range(n + 1, 2 * n + 64) if policy.reach(k, alpha) > 0.5)
         enough = next(more, None)
-        advice = f"n (--n) of {enough} or more" if enough else "a larger n (--n) or audit (--audit)"
+        advice = f"n={enough} or more" if enough else "a larger n= or audit="
         raise ValueError(
             f"{n} samples that all agree bound the probability of a class by {best:.3f} at alpha "
             f"{alpha:g}, and a certificate needs more than 0.5: every image would abstain. Give "
@@ -30,7 +30,7 @@ def check_radius(radius: float, deviation: float, n: int, alpha: float) -> None:
         raise ValueError(
             f"{n} samples that all agree prove a radius of {best:g} at sigma {deviation:g} and "
             f"alpha {alpha:g}: radius {radius:g} would be certified for no image. Ask for less, or "
-            "give more noise or samples (--n)."
+            "give more noise or a larger n=."
         )
 
 
@@ -40,5 +40,5 @@ def check_majority(n: int, alpha: float) -> None:
         enough = next(k for k in range(n + 1, n + 2000) if 2 * 0.5**k <= alpha)
         raise ValueError(
             f"{n} samples that all agree do not tell two classes apart at alpha {alpha:g}: every "
-            f"image would abstain. Give n (--n) of {enough} or more."
+            f"image would abstain. Give n={enough} or more."
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from solvers import ODE, Continuation, Davidenko, Flow, Then
+import torch
+from torch import Tensor, nn
+
+from solvers import ODE, Continuation, Davidenko, Flow, Solver, Then
 from solvers.linear import INVERSE
 from solvers.ode.initial_value import GRID
 
-from ..layers import FlowLayer
+from ..layers import FlowLayer, Layer
 from ..models import ImageModel
 from .starts import Along, Cold, Start, Tangent
 
@@ -29,25 +32,25 @@ def check_start(model: ImageModel, start: Start) -> None:
     solver, flow = model.layer.solver, isinstance(model.layer, FlowLayer)
     if flow and not isinstance(start, (Cold, Along)):
         raise ValueError(
-            "a flow ends at t1 and not at an equilibrium to start from: choose --solver "
-            "anderson (or rk4+anderson), --warm-start none, or --warm-start along."
+            "a flow ends at t1 and not at an equilibrium to start from: choose solver=Anderson() "
+            "(or a flow to rest), start=Cold(), or start=Along()."
         )
     if isinstance(start, Along):
         if not (flow or isinstance(solver, Continuation | Flow)):
             raise ValueError(
                 f"{type(solver).__name__} has no time along which states are stored: "
-                "--warm-start along goes with a flow or continuation."
+                "start=Along() goes with a flow or continuation."
             )
         if flow and not start.time < model.layer.t1:
             raise ValueError(
-                f"--warm-start along:{start.time:g} is past the flow's end at {model.layer.t1:g}."
+                f"start=Along({start.time:g}) is past the flow's end at {model.layer.t1:g}."
             )
 
 
 def state_size(model: ImageModel) -> int:
     """Return how many numbers a sample's state has."""
     with torch.no_grad():
-        return model.start(model.condition(_probes(model)[:1])).numel()
+        return model.start(model.condition(_images(model)[:1])).numel()
 
 
 def check_tangent(model: ImageModel, start: Start) -> None:
@@ -55,48 +58,62 @@ def check_tangent(model: ImageModel, start: Start) -> None:
     if isinstance(start, Tangent) and (size := state_size(model)) > INVERSE:
         raise ValueError(
             f"the tangent start inverts an n x n matrix for states of n <= {INVERSE:,} numbers, "
-            f"and this model's have {size:,}: choose start=Clean() (--warm-start clean)."
+            f"and this model's have {size:,}: choose start=Clean()."
         )
 
 
+REASON = "so there is no fixed base classifier, and no vote of it to count."
+
+
+def check_fixed(classifier: object) -> None:
+    """Refuse a module of which a part is training, or whose rows are one system."""
+    for name, module in _modules(classifier):
+        if module.training:
+            raise ValueError(
+                f"the model must be in eval mode: {name or type(module).__name__} is training. "
+                "Call model.eval() on the model that is certified."
+            )
+        if isinstance(module, Layer) and module.coupled:
+            raise ValueError(f"the rows of a layer are one system (coupled=True), {REASON}")
+
+
+@torch.no_grad()
 def check_rows(model: ImageModel) -> None:
     """Refuse models in which a sample's vote depends on its batch mates, or on chance.
 
     Stem, map and head are evaluated for some images together, again, and one by one.
     """
-    for name, module in model.named_modules():
-        if module.training:
-            raise ValueError(
-                f"the model must be in eval mode: {name or type(model).__name__} is training. Call "
-                "model.eval() on the model that is certified."
-            )
-    reason = "so there is no fixed base classifier, and no vote of it to count."
-    if model.layer.coupled:
-        raise ValueError(f"the rows of this model's layer are one system (coupled=True), {reason}")
-    images = _probes(model)
-    first, again = _evaluated(model, images), _evaluated(model, images)
+    check_fixed(model)
+    images = _images(model)
+    drawn = torch.randn(PROBES, state_size(model), generator=torch.Generator().manual_seed(1))
+
+    def evaluated(rows: slice) -> list[Tensor]:
+        x = model.condition(images[rows])
+        z = drawn[rows].to(x).view_as(model.start(x))
+        fz = model.layer.equation(model.layer.condition(x))(z)
+        return [x, fz, model.head(fz)]
+
+    check_independent(evaluated)
+
+
+def check_independent(evaluated: Callable[[slice], list[Tensor]]) -> None:
+    """Refuse what gives rows something else at its next call, or by themselves.
+
+    Arguments:
+        evaluated: from rows of `PROBES` samples to what is made of these.
+    """
+    first, again = evaluated(slice(None)), evaluated(slice(None))
     if not _near(first, again):
         raise ValueError(
-            f"the model gives something else for the same images at its next call, {reason} Take "
+            f"the model gives something else for the same images at its next call, {REASON} Take "
             "what draws at random (dropout, say) out of it."
         )
-    alone = [_evaluated(model, images, k) for k in range(PROBES)]
+    alone = [evaluated(slice(k, k + 1)) for k in range(PROBES)]
     if not _near(first, [torch.cat(parts) for parts in zip(*alone, strict=True)]):
         raise ValueError(
-            f"the model gives something else for an image by itself than beside others, {reason} "
+            f"the model gives something else for an image by itself than beside others, {REASON} "
             "Attention over the batch or batch statistics mix rows: the batch comes first."
         )
-
-
-@torch.no_grad()
-def _evaluated(model: ImageModel, images: Tensor, row: int | None = None) -> list[Tensor]:
-    """Return what stem, map and head make of the images and random states, or of one row."""
-    rows = slice(None) if row is None else slice(row, row + 1)
-    x = model.condition(images[rows])
-    drawn = torch.randn(PROBES, state_size(model), generator=torch.Generator().manual_seed(1))
-    z = drawn[rows].to(x).view_as(model.start(x))
-    fz = model.layer.equation(model.layer.condition(x))(z)
-    return [x, fz, model.head(fz)]
 
 
 def _near(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -108,22 +125,39 @@ def _near(one: list[Tensor], other: list[Tensor]) -> bool:
     return True
 
 
-def _probes(model: ImageModel) -> Tensor:
-    weight = next(model.parameters())
-    drawn = torch.rand(PROBES, *model.shape, generator=torch.Generator().manual_seed(0))
-    return drawn.to(weight)
+def probes(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return images that tell whether rows are independent, (PROBES, C, H, W)."""
+    return torch.rand(PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(like)
 
 
-def check_flow(model: ImageModel) -> None:
+def _images(model: ImageModel) -> Tensor:
+    return probes(model.shape, next(model.parameters()))
+
+
+def _modules(classifier: object) -> list[tuple[str, nn.Module]]:
+    return list(classifier.named_modules()) if isinstance(classifier, nn.Module) else []
+
+
+def check_flow(classifier: object) -> None:
     """Refuse forward passes in which a sample's answer depends on its batch mates."""
-    solver = model.layer.solver
-    if isinstance(solver, (ODE, Davidenko)) and solver.method not in GRID:
-        raise ValueError(
-            f"{solver.method} chooses its steps by the worst sample of the batch, so a vote "
-            "depends on its batch mates and there is no fixed base classifier. Choose a method "
-            "without error control (--solver rk4), RungeKutta(), whose steps each sample has of "
-            "its own, or an equilibrium solver (--solver anderson)."
-        )
+    layers = [module for _, module in _modules(classifier) if isinstance(module, Layer)]
+    for solver in [part for layer in layers for part in _parts(layer.solver)]:
+        if isinstance(solver, (ODE, Davidenko)) and solver.method not in GRID:
+            raise ValueError(
+                f"{solver.method} chooses its steps by the worst sample of the batch, so a vote "
+                "depends on its batch mates and there is no fixed base classifier. Choose a "
+                'method without error control (solver=ODE("rk4")), RungeKutta(), whose steps each '
+                "sample has of its own, or an equilibrium solver (solver=Anderson())."
+            )
+
+
+def _parts(solver: Any) -> Iterator[Any]:
+    """Yield a solver and those that it hands on to."""
+    yield solver
+    for value in vars(solver).values():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Solver):
+                yield from _parts(part)
 
 
 def check_steps(model: ImageModel) -> None:
@@ -132,10 +166,10 @@ def check_steps(model: ImageModel) -> None:
     if isinstance(model.layer, FlowLayer):
         raise ValueError(
             "a flow is stopped by its step size, not after so many steps: choose an equilibrium "
-            "solver (--solver anderson), or for a shorter flow --step-size."
+            "solver (solver=Anderson()), or for a shorter flow step_size=."
         )
     if isinstance(solver, (Then, Davidenko)):
         raise ValueError(
-            f"a step of {type(solver).__name__} is a whole solve, so --steps says nothing of it: "
-            "choose a solver of one iteration (--solver anderson)."
+            f"a step of {type(solver).__name__} is a whole solve, so steps= says nothing of it: "
+            "choose a solver of one iteration (solver=Anderson())."
         )

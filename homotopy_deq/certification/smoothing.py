@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import ImageModel
-from .certificate import ABSTAIN, Certificate
-from .evidence import STOPS
+from .certificate import ABSTAIN, Certificate, Probable
+from .evidence import Sampling, Tally
 from .noise import BLOCK, Noise, Phase, on_grid
 from .policies import Policy
 from .reach import check_majority, check_radius, check_reach
 from .requirements import check_count
-from .sequence import BettingSequence, Decision
-from .statistics import radius as radius_of
+from .sequence import BettingSequence
 from .statistics import required_probability
-from .votes import UNDECIDED, Session, Votes
+from .votes import UNDECIDED, Classifier, Session, Votes
 
 FIRST = 64
 """Samples of the first batch when sampling may stop at any time; each batch doubles it."""
@@ -56,14 +53,18 @@ class Smoothing:
     batch: int = 500
     deterministic: bool = False
     discrete: bool = False
-    noise: Noise = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "noise", Noise(self.sigma, self.seed, self.discrete))
+        Noise(self.sigma, self.seed, self.discrete)  # checks these
         for name in ("n0", "n", "batch"):
             check_count(name, getattr(self, name))
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be in (0, 1); got {self.alpha}.")
+
+    @property
+    def noise(self) -> Noise:
+        """The noise that is drawn."""
+        return Noise(self.sigma, self.seed, self.discrete)
 
     def chunks(self, samples: int, first: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield the ranges of samples that are solved together."""
@@ -78,10 +79,10 @@ class Smoothing:
 
 @dataclass
 class Smoother:
-    """A model, the votes that count, and the noise.
+    """Certify by sampling: a classifier, the votes that count, and the noise.
 
     Arguments:
-        model: in eval mode.
+        model: in eval mode; any classifier, `images -> logits`, under the policy `Converged`.
         policy: which votes count.
         smoothing: the noise and the statistics.
         advance: told the number of samples of each batch that is done.
@@ -93,7 +94,7 @@ class Smoother:
         ValueError: the policy is not sound for the model, with the reason.
     """
 
-    model: ImageModel
+    model: Classifier
     policy: Policy
     smoothing: Smoothing
     advance: Callable[[int], None] | None = None
@@ -104,6 +105,18 @@ class Smoother:
         self.policy.check(self.model)
         self.session = self.policy.prepare(self.model)
 
+    @property
+    def certifies(self) -> str:
+        return self.policy.certifies
+
+    @property
+    def rule(self) -> Sampling:
+        return self._rule(None)
+
+    def _rule(self, asked: float | None) -> Sampling:
+        own, deviation = self.smoothing, self.smoothing.noise.deviation
+        return Sampling(deviation, own.alpha, own.n, not self.policy.anytime, asked)
+
     @torch.no_grad()
     def certify(self, image: Tensor, label: int, index: int) -> Certificate:
         """Return the largest radius that n samples prove, or abstain.
@@ -113,9 +126,9 @@ class Smoother:
             label: its true class.
             index: keys the noise.
         """
-        n, alpha = self.smoothing.n, self.smoothing.alpha
+        n = self.smoothing.n
         if not self._reaches:
-            check_reach(self.policy, n, alpha)
+            check_reach(self.policy, n, self.smoothing.alpha)
             self._reaches = True
         work = self._begin(image, index)
         target = self._select(work)
@@ -125,20 +138,9 @@ class Smoother:
             return self._full(work, chosen)
 
         draw = self.smoothing.noise.generator(index, Phase.ESTIMATE, "audit")
-        bound = self.policy.bound(labels, target, alpha, draw, redo)
-        distance = radius_of(bound.lower, self.smoothing.noise.deviation)
-        return Certificate(
-            index=index,
-            label=label,
-            prediction=target if distance > 0 else ABSTAIN,
-            radius=distance,
-            lower=bound.lower,
-            votes=int((labels == target).sum()),
-            undecided=int((labels == UNDECIDED).sum()),
-            samples=n,
-            evaluations=work.evaluations + bound.evaluations,
-            detail={**self._detail(work, target), **bound.detail},
-        )
+        tally, spent = self.policy.tally(labels, target, draw, redo)
+        work.evaluations += spent
+        return work.certificate(label, self.rule.claim(tally), tally)
 
     @torch.no_grad()
     def decide(self, image: Tensor, label: int, index: int, radius: float) -> Certificate:
@@ -148,33 +150,20 @@ class Smoother:
         most likely below it, or after n samples.
         """
         self._check_anytime("decide")
-        deviation = self.smoothing.noise.deviation
-        check_radius(radius, deviation, self.smoothing.n, self.smoothing.alpha)
-        threshold = required_probability(radius, deviation)
+        n, alpha, deviation = self.smoothing.n, self.smoothing.alpha, self.smoothing.noise.deviation
+        check_radius(radius, deviation, n, alpha)
         work = self._begin(image, index)
         target = self._select(work)
-        bets = BettingSequence(threshold, self.smoothing.alpha)
+        bets = BettingSequence(required_probability(radius, deviation), alpha)
         undecided = 0
-        for labels in self._votes(work, Phase.ESTIMATE, self.smoothing.n, target, FIRST):
+        for labels in self._votes(work, Phase.ESTIMATE, n, target, FIRST):
             before = bets.trials
             bets = bets.update(labels == target)
             undecided += int((labels[: bets.trials - before] == UNDECIDED).sum())
             if bets.decision:
                 break
-        certified = bets.decision == Decision.CERTIFIED
-        return Certificate(
-            index=index,
-            label=label,
-            prediction=target if certified else ABSTAIN,
-            radius=radius if certified else 0.0,
-            lower=bets.lower(),
-            votes=bets.successes,
-            undecided=undecided,
-            samples=bets.trials,
-            evaluations=work.evaluations,
-            detail={**self._detail(work, target), "asked": radius},
-            stop=STOPS[bets.decision],
-        )
+        tally = Tally(target, bets.successes, undecided, bets.trials)
+        return work.certificate(label, self._rule(radius).claim(tally), tally)
 
     @torch.no_grad()
     def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
@@ -186,22 +175,21 @@ class Smoother:
         from scipy.stats import binomtest
 
         self._check_anytime("predict")
-        check_majority(self.smoothing.n, self.smoothing.alpha)
+        n, alpha = self.smoothing.n, self.smoothing.alpha
+        check_majority(n, alpha)
         work = self._begin(image, index)
-        labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, self.smoothing.n, None)))
-        counts = self._counts(labels)
+        labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, n, None)))
+        counts = work.counts(labels)
         first, second = (int(k) for k in np.sort(counts)[::-1][:2])
         second += int((labels == UNDECIDED).sum())
-        sure = (
-            first > second and binomtest(first, first + second, 0.5).pvalue <= self.smoothing.alpha
-        )
+        sure = first > second and binomtest(first, first + second, 0.5).pvalue <= alpha
         return (int(counts.argmax()) if sure else ABSTAIN), counts
 
     def _check_anytime(self, what: str) -> None:
         if not self.policy.anytime:
             raise ValueError(
                 f"policy {type(self.policy).__name__} judges all votes together after an audit, "
-                f"which {what} does not do: use verified, converged or truncated."
+                f"which {what} does not do: use Verified(), Converged() or Truncated()."
             )
 
     def _begin(self, image: Tensor, index: int) -> _Work:
@@ -220,16 +208,7 @@ class Smoother:
 
     def _select(self, work: _Work) -> int:
         parts = list(self._votes(work, Phase.SELECT, self.smoothing.n0, None))
-        return int(self._counts(np.concatenate(parts)).argmax())
-
-    def _detail(self, work: _Work, target: int) -> dict[str, Any]:
-        cold = work.session.start != self.policy.start
-        note = {"start": "cold, as the clean image was not solved"} if cold else {}
-        return {"selected": target, **note}
-
-    def _counts(self, labels: np.ndarray) -> np.ndarray:
-        classes: int = self.model.config["num_classes"]
-        return np.bincount(labels[labels != UNDECIDED], minlength=max(classes, 2))
+        return int(work.counts(np.concatenate(parts)).argmax())
 
     def _votes(
         self, work: _Work, phase: Phase, samples: int, target: int | None, first: int | None = None
@@ -269,8 +248,8 @@ class _Work:
     session: Session
     evaluations: int
 
+    def counts(self, labels: np.ndarray) -> np.ndarray:
+        return np.bincount(labels[labels != UNDECIDED], minlength=max(self.session.classes, 2))
 
-def settings(smoothing: Smoothing) -> dict[str, Any]:
-    """Return what decides a run's results, JSON-able."""
-    names = ("sigma", "n0", "n", "alpha", "seed", "batch", "deterministic", "discrete")
-    return {name: getattr(smoothing, name) for name in names}
+    def certificate(self, label: int, claim: Probable, tally: Tally) -> Certificate:
+        return Certificate(self.index, label, claim, tally, self.evaluations, self.session.note)

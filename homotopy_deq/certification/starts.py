@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -14,27 +15,17 @@ from solvers.warm import Anchor
 from ..models import ImageModel
 
 
-class Starter(ABC):
+class Starter(NamedTuple):
     """Gives the starts of one image's noise samples.
 
-    Attributes:
-        last: where the solves of the last batch ended, (B, ...).
+    Arguments:
+        begin: from the samples' problem, the layer's condition x, (B, ...), and where the solves of
+            the batch before ended, if there was one, to their starts, (B, ...).
         evaluations: of the map, that a start takes a sample.
     """
 
-    last: Tensor | None = None
-
-    @property
-    def evaluations(self) -> int:
-        return 0
-
-    @abstractmethod
-    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        """Return the starts for the layer's condition x, (B, ...)."""
-
-    def keep(self, states: Tensor) -> None:
-        """Be told where the solves of a batch ended, (B, ...)."""
-        self.last = states
+    begin: Callable[[Equilibrium, Tensor, Tensor | None], Tensor]
+    evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Cold(Start):
     follows_image: ClassVar[bool] = False
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
-        return _Cold(model)
+        return Starter(lambda problem, x, last: model.start(x))
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,10 @@ class Clean(Start):
     """
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
-        return _Clean(Anchor.at(problem, clean))
+        anchor = Anchor.at(problem, clean)
+        if anchor.product is None:
+            return Starter(lambda problem, x, last: anchor.constant(len(x)))
+        return Starter(lambda problem, x, last: anchor.image(problem))
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,8 @@ class Tangent(Start):
     """
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
-        return _Tangent(Anchor.at(problem, clean, tangent=True))
+        anchor = Anchor.at(problem, clean, tangent=True)
+        return Starter(lambda problem, x, last: anchor.tangent(problem), anchor.evaluations)
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,15 @@ class Serial(Start):
     chained: ClassVar[bool] = True
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
-        return _Serial(Anchor.at(problem, clean))
+        anchor = Anchor.at(problem, clean)
+
+        def begin(problem: Equilibrium, x: Tensor, last: Tensor | None) -> Tensor:
+            z = anchor.constant(len(x))
+            if last is not None:
+                z[: len(last)] = last[: len(z)]
+            return z
+
+        return Starter(begin)
 
 
 @dataclass(frozen=True)
@@ -121,54 +124,5 @@ class Along(Start):
             raise ValueError(f"the time of a stored state must be 0 or more; got {self.time}.")
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
-        return _Along(Anchor.at(problem, clean), self.time)
-
-
-@dataclass
-class _Cold(Starter):
-    model: ImageModel
-
-    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        return self.model.start(x)
-
-
-@dataclass
-class _Clean(Starter):
-    anchor: Anchor
-
-    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        if self.anchor.product is None:
-            return self.anchor.constant(len(x))
-        return self.anchor.image(problem)
-
-
-@dataclass
-class _Tangent(Starter):
-    anchor: Anchor
-
-    @property
-    def evaluations(self) -> int:
-        return self.anchor.evaluations
-
-    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        return self.anchor.tangent(problem)
-
-
-@dataclass
-class _Serial(Starter):
-    anchor: Anchor
-
-    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        z = self.anchor.constant(len(x))
-        if self.last is not None:
-            z[: len(self.last)] = self.last[: len(z)]
-        return z
-
-
-@dataclass
-class _Along(Starter):
-    anchor: Anchor
-    time: float
-
-    def __call__(self, problem: Equilibrium, x: Tensor) -> Tensor:
-        return self.anchor.along(self.time, len(x))
+        anchor = Anchor.at(problem, clean)
+        return Starter(lambda problem, x, last: anchor.along(self.time, len(x)))

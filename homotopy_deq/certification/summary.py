@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .binomial import binomial_band
 from .certificate import ABSTAIN, Certificate
-from .curves import Curve, certified_accuracy
 
 STEP, FIRST, COLUMNS = 0.25, 1.0, 9
+Array = npt.NDArray[np.float64]
+
+
+class Curve(NamedTuple):
+    """Certified accuracy at some radii: each an array of their length."""
+
+    radius: Array
+    accuracy: Array
+    low: Array
+    high: Array
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,12 @@ class Summary:
         radius: certified, 0 where abstained, (B,).
         correct: whether the certified class is the label, (B,).
         abstained: share of images without a certificate.
-        undecided: share of estimation samples that counted for no class.
+        undecided: share of the samples that counted for no class.
         samples: an image, to estimate; the mean.
         evaluations: of the map a sample, those that select the class included.
         per_image: evaluations an image.
         seconds: an image; nan where they are not known.
+        holds: in which sense its claims hold.
     """
 
     index: npt.NDArray[np.int64]
@@ -40,6 +52,7 @@ class Summary:
     evaluations: float
     per_image: float
     seconds: float
+    holds: str
 
     @classmethod
     def of(
@@ -57,8 +70,7 @@ class Summary:
             n0: samples that selected the class, an image.
 
         Raises:
-            ValueError: for no certificates, two of one image, more votes than samples, a radius
-                that is not finite or goes with an abstention.
+            ValueError: for no certificates, two of one image, or claims of several kinds.
         """
         if not certificates:
             raise ValueError("there are no certificates to sum up.")
@@ -66,9 +78,10 @@ class Summary:
         for before, after in zip(ordered, ordered[1:], strict=False):
             if before.index == after.index:
                 raise ValueError(f"image {before.index} has two certificates; one is wanted.")
-        for each in ordered:
-            each.check()
-        drawn = sum(c.samples for c in ordered)
+        holds = sorted({each.claim.holds for each in ordered})
+        if len(holds) > 1:
+            raise ValueError(f"claims of several kinds make no curve: {' and '.join(holds)}.")
+        drawn = sum(c.evidence.samples for c in ordered)
         spent = sum(c.evaluations for c in ordered)
         times = [math.nan if seconds is None else seconds.get(c.index, math.nan) for c in ordered]
         count = len(ordered)
@@ -77,11 +90,12 @@ class Summary:
             radius=np.array([c.radius for c in ordered], dtype=np.float64),
             correct=np.array([c.correct for c in ordered], dtype=np.bool_),
             abstained=sum(c.prediction == ABSTAIN for c in ordered) / count,
-            undecided=sum(c.undecided for c in ordered) / max(drawn, 1),
+            undecided=sum(c.evidence.undecided for c in ordered) / max(drawn, 1),
             samples=drawn / count,
             evaluations=spent / max(drawn + n0 * count, 1),
             per_image=spent / count,
             seconds=float(np.mean(times)),
+            holds=holds[0],
         )
 
     @property
@@ -106,9 +120,21 @@ class Summary:
         """The largest radius that is certified for a true class."""
         return float(np.max(self.radius * self.correct))
 
-    def accuracy(self, at: Sequence[float] | npt.NDArray[np.float64], level: float = 0.95) -> Curve:
-        """Return the share of images certified at each radius: see `certified_accuracy`."""
-        return certified_accuracy(self.radius, self.correct, at, level)
+    def accuracy(self, at: Sequence[float] | Array, level: float = 0.95) -> Curve:
+        """Return the share of images certified correctly at each radius, with a sampling band.
+
+        The band is pointwise: it covers each radius with the given confidence, as a sample of the
+        images' distribution. It says nothing of alpha, the chance that one certificate is false.
+
+        Arguments:
+            at: radii to evaluate, (R,).
+            level: of confidence.
+        """
+        where = np.asarray(at, dtype=np.float64)
+        counts = [int(np.sum(self.correct & (self.radius >= r))) for r in where]
+        bands = [binomial_band(count, self.images, level) for count in counts]
+        low, high = (np.array([band[side] for band in bands]) for side in (0, 1))
+        return Curve(where, np.array(counts) / self.images, low, high)
 
 
 @dataclass(frozen=True)
@@ -160,8 +186,8 @@ def grid(reach: float) -> list[float]:
     return [step * k for k in range(int(max(reach, FIRST) / step) + 1)]
 
 
-def _share(summary: Summary, where: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _share(summary: Summary, where: Array) -> Array:
     certified = np.sort(summary.radius[summary.correct])
     below = np.searchsorted(certified, where, side="left")  # radii smaller than asked
-    share: npt.NDArray[np.float64] = (len(certified) - below) / summary.images
+    share: Array = (len(certified) - below) / summary.images
     return share

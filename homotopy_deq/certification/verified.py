@@ -45,17 +45,19 @@ class Verified(Policy):
     def proven(self) -> bool:
         return True
 
-    def check(self, model: ImageModel) -> None:
+    def check(self, model: Any) -> None:
+        if not isinstance(model, ImageModel):
+            super().check(model)
         if not _evaluates(self.solver):
             raise ValueError(
-                f"policy verified proves votes from f(z) at each iterate, which "
-                f"{type(self.solver).__name__} does not keep: leave --solver out, or choose "
-                "anderson, picard, broyden or a splitting."
+                "policy Verified proves votes from f(z) at each iterate, which "
+                f"{type(self.solver).__name__} does not keep: leave solver= out, or choose "
+                "Anderson, Picard, Broyden or a splitting."
             )
         if model.reason is not None:
             raise ValueError(
-                f"policy verified: {model.reason} Train deq or homoode with --contraction, or "
-                "monotone, or choose --policy converged or audited."
+                f"policy Verified: {model.reason} Train a DEQ or HomoODE with contraction=, or a "
+                "MonotoneDEQ, or choose policy=Converged() or policy=Audited()."
             )
         check_tangent(model, self.start)
         Proof.of(model)  # raises where the weights break what their parametrisation promises
@@ -64,14 +66,13 @@ class Verified(Policy):
         else:  # any other start will do that can be computed: nothing rests on it
             check_rows(model)
 
-    def prepare(self, model: ImageModel) -> Callable[[Tensor], Session]:
+    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
         return Proof.sessions(model, self.start)
 
-    def propose(self, session: Session, images: Tensor) -> Votes:
+    def propose(self, session: VerifiedSession, images: Tensor) -> Votes:
         return session.vote(images, SELECT, stopped=True)
 
-    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
-        assert isinstance(session, VerifiedSession)
+    def vote(self, session: VerifiedSession, images: Tensor, target: int | None) -> Votes:
         return session.prove(images, target, self.solver)
 
 

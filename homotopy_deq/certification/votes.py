@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +14,13 @@ from solvers import Equilibrium, InitialValue, Solution, Solver, Status, solve
 
 from ..layers import FlowLayer
 from ..models import ImageModel
-from .starts import Along, Cold, Start, Starter
+from .requirements import check_independent, probes
+from .starts import Along, Cold, Start
 
 UNDECIDED = -1
+COLD = "started cold, as the clean image was not solved"
+Classifier = Callable[[Tensor], Tensor]
+"""Maps images, (B, C, H, W), to logits, (B, classes): a model of this library or of any other."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +37,62 @@ class Votes:
 
 
 class Session:
+    """The noise samples of one image, each decided by the classifier as a whole.
+
+    An evaluation is one of the classifier.
+
+    Arguments:
+        classifier: in eval mode.
+        image: (C, H, W) in [0, 1].
+
+    Attributes:
+        classes: how many there are.
+        evaluations: that the image itself took.
+        note: what is to be said of all that follows.
+
+    Raises:
+        ValueError: the logits of the clean image are not finite, or those of images near it depend
+            on what they are computed beside, or on chance.
+    """
+
+    note = ""
+    evaluations = 1
+
+    def __init__(self, classifier: Classifier, image: Tensor) -> None:
+        self.classifier = classifier
+        self._look(classifier(image[None]))
+        near = probes(image.shape, image)
+        check_independent(lambda rows: [classifier(near[rows])])
+
+    def _look(self, logits: Tensor) -> None:
+        if logits.dim() != 2 or len(logits) != 1:
+            raise ValueError(
+                f"a classifier maps images (B, C, H, W) to logits (B, classes); it made "
+                f"{tuple(logits.shape)} of one image."
+            )
+        if not bool(torch.isfinite(logits).all()):
+            raise ValueError(
+                "the model's logits are not finite on the clean image: nothing can be certified."
+            )
+        self.classes = logits.shape[1]
+
+    def full(self, images: Tensor) -> Votes:
+        """Vote by the classifier's own forward pass, from its own start; -1 where it fails."""
+        logits = self.classifier(images)
+        every = torch.ones(len(images), device=logits.device)
+        return to_votes(logits, every.bool(), every)
+
+
+class LayerSession(Session):
     """Solve the noise samples of one image from a start that the clean image may have given.
+
+    Where the solve of the clean image fails, no start follows from it, and its noise samples
+    start cold, which is as sound.
 
     Arguments:
         model: in eval mode.
         image: (C, H, W) in [0, 1].
         start: where the solves begin.
-
-    Where the solve of the clean image fails, no start follows from it, and its noise samples
-    start cold, which is as sound.
 
     Raises:
         ValueError: the logits of the clean image are not finite.
@@ -49,18 +101,18 @@ class Session:
     def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
         self.model = model
         output = model.solve(image[None], record=isinstance(start, Along))
-        if not bool(torch.isfinite(output.logits).all()):
-            raise ValueError(
-                "the model's logits are not finite on the clean image: nothing can be certified."
-            )
-        self.evaluations = int(output.solution.evals.sum())
-        self.start = start if bool(output.solution.converged.all()) else Cold()
-        self.evaluations += self.start.follows_image  # W z* of the anchor, where it has one
+        self._look(output.logits)
+        self.start = start
+        if not bool(output.solution.converged.all()):
+            self.start = Cold()
+            self.note = COLD if start.follows_image else ""
         problem = model.layer.equation(output.condition)
-        self.starter: Starter = self.start.at(model, problem, output.solution)
+        self.starter = self.start.at(model, problem, output.solution)
+        self.last: Tensor | None = None
+        # W z* of the anchor, where it has one, is one more.
+        self.evaluations = int(output.solution.evals.sum()) + self.start.follows_image
 
     def full(self, images: Tensor) -> Votes:
-        """Vote by the model's own forward pass, from its own start; -1 where it fails."""
         output = self.model.solve(images)
         return to_votes(output.logits, output.solution.converged, output.solution.evals)
 
@@ -77,17 +129,18 @@ class Session:
         if solver.answers is InitialValue:
             assert isinstance(layer, FlowLayer)
             begin = self.start.time if isinstance(self.start, Along) else 0.0
-            return solve(layer.flow(problem, begin), solver, self.starter(problem, x))
+            z0 = self.starter.begin(problem, x, None)
+            return solve(layer.flow(problem, begin), solver, z0)
         return self.solve(problem, solver, x)
 
     def solve(
         self, problem: Equilibrium, solver: Solver[Equilibrium, Any], x: Tensor
     ) -> Solution[Tensor]:
         """Solve an equilibrium from the session's start."""
-        found = solve(problem, solver, self.starter(problem, x))
+        found = solve(problem, solver, self.starter.begin(problem, x, self.last))
         if self.start.chained:
             finite = (found.status != Status.NONFINITE).view(-1, *(1,) * (found.value.dim() - 1))
-            self.starter.keep(torch.where(finite, found.value, 0))
+            self.last = torch.where(finite, found.value, 0)
         return replace(found, evals=found.evals + self.starter.evaluations)
 
     def vote(self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False) -> Votes:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from ..training import Diverged, Evaluation, Interrupted
 from ..training.observers import HEARTBEAT
+from .flags import in_options
 
 console = Console()
 errors = Console(stderr=True)
@@ -62,7 +63,7 @@ def _told(message: Warning | str, *place: Any, **more: Any) -> None:
 
 
 def _say(message: str, prefix: str = "") -> None:
-    errors.print(f"{prefix}{escape(message)}", highlight=False, soft_wrap=True)
+    errors.print(f"{prefix}{escape(in_options(message))}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

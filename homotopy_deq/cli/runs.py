@@ -35,20 +35,18 @@ class CertifiedRun:
         config, certificates, seconds = read(folder, unfinished=unfinished)
         if not certificates:
             raise ValueError(f"{folder} has no finished image yet: wait, or go on with --resume.")
-        smoothing = config["smoothing"]
-        return cls(
-            folder, config, certificates, Summary.of(certificates, seconds, n0=smoothing["n0"])
-        )
+        n0 = config.get("smoothing", {}).get("n0", 0)
+        return cls(folder, config, certificates, Summary.of(certificates, seconds, n0=n0))
 
     @property
     def planned(self) -> int:
         """How many images the run is of; `summary.images` of them are done."""
-        return int(self.config["images"]["count"])
+        return int(self.config.get("images", {}).get("count", self.summary.images))
 
     @property
     def sigma(self) -> float:
-        """The noise."""
-        return float(self.config["smoothing"]["sigma"])
+        """The noise; 0 where the claims are about a classifier without any."""
+        return float(self.config.get("smoothing", {}).get("sigma", 0))
 
     @property
     def alone(self) -> Alone | None:
@@ -58,7 +56,7 @@ class CertifiedRun:
     @property
     def discrete(self) -> bool:
         """Whether the certified classifier rounds its input to the grid of 8-bit images."""
-        return bool(self.config["smoothing"]["discrete"])
+        return bool(self.config.get("smoothing", {}).get("discrete", False))
 
     @property
     def asked(self) -> float | None:
@@ -69,13 +67,15 @@ class CertifiedRun:
     @property
     def start(self) -> str:
         """The warm start by its name."""
-        start = self.config["policy"]["start"]
+        start = self.config["policy"].get("start", {"is": "Cold"})
         name = "none" if start["is"] == "Cold" else str(start["is"]).lower()
         return f"{name}:{start['time']:g}" if "time" in start else name
 
     @property
     def name(self) -> str:
-        """Policy, start and sigma."""
+        """Policy, start and sigma, or the bound."""
+        if "bound" in self.config:
+            return f"{self.config['bound']} ({self.summary.holds})"
         policy = self.config["policy"]
         steps = f" {policy['steps']}" if "steps" in policy else ""
         start = "" if self.start == "none" else f", {self.start}"
@@ -85,7 +85,7 @@ class CertifiedRun:
     def same_model(self, other: CertifiedRun) -> bool:
         """Whether the other is of the same weights and test set."""
         keys = ("weights sha256", "data")
-        return all(self.config[key] == other.config[key] for key in keys)
+        return all(self.config.get(key) == other.config.get(key) for key in keys)
 
 
 def open_runs(folders: Sequence[Path], *, unfinished: bool = False) -> list[CertifiedRun]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..certification import Certificate, Journal, Smoother, Smoothing, settings
+from ..certification import Certificate, Journal, Smoother, Smoothing
 from ..certification.alone import IMAGES, solved_alone
 from ..certification.arithmetic import arithmetic
 from ..certification.journal import CONFIG
@@ -85,7 +85,7 @@ def deciding(smoothing: Smoothing) -> dict[str, Any]:
     The batch is one of them only unless `deterministic`: a chain of starts goes from batch to
     batch, and for any start another batch may round otherwise, and a vote at a tie tip over.
     """
-    found = settings(smoothing)
+    found = asdict(smoothing)
     if smoothing.deterministic:
         del found["batch"]
     return found
@@ -223,7 +223,7 @@ class Bar:
         self._done, self._part = self._done + 1, 0.0
         self._right += certificate.correct
         self._evaluations += certificate.evaluations
-        self._samples += certificate.samples + self._n0
+        self._samples += certificate.evidence.samples + self._n0
         self._show()
 
     def _show(self) -> None:

@@ -7,9 +7,8 @@ from statistics import median
 
 from rich.table import Table
 
-from ..certification import Policy
-from ..certification.curves import Curve
-from ..certification.summary import Summary, grid
+from ..certification import Policy, Probable
+from ..certification.summary import Curve, Summary, grid
 from .sampling import Finished
 
 LATEST = "all samples drawn"
@@ -37,7 +36,8 @@ def certified_table(title: str, policy: Policy, finished: Sequence[Finished]) ->
 def decided_table(title: str, policy: Policy, finished: Sequence[Finished]) -> Table:
     """Return how many images are certified at one radius, a column each sigma, and what it cost."""
     sums = [summary(each) for each in finished]
-    stops = [[c.stop for c in each.certificates] for each in finished]
+    claims = [[c.claim for c in each.certificates] for each in finished]
+    stops = [[c.stop for c in each if isinstance(c, Probable)] for each in claims]
     table = _table(title, finished, f"about {policy.certifies}")
     for name, stop in (("certified", "certified"), ("futile", "futile"), ("undecided", LATEST)):
         table.add_row(name, *(f"{each.count(stop) / len(each):.1%}" for each in stops))
@@ -46,7 +46,7 @@ def decided_table(title: str, policy: Policy, finished: Sequence[Finished]) -> T
             table.add_row("  of the true class", *map(_banded, curves))
     table.add_section()
     table.add_row("samples an image", *(f"{found.samples:,.0f}" for found in sums))
-    middle = [median(c.samples for c in each.certificates) for each in finished]
+    middle = [median(c.evidence.samples for c in each.certificates) for each in finished]
     table.add_row("  median", *(f"{count:,.0f}" for count in middle))
     table.add_row("evaluations an image", *(f"{found.per_image:,.0f}" for found in sums))
     table.add_row("seconds an image", *(f"{found.seconds:.3g}" for found in sums))

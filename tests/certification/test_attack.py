@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from homotopy_deq import DEQ, Anderson, Implicit, Picard, Unroll
 from homotopy_deq.adversary import ascend, distance, frozen, project, slope
-from homotopy_deq.certification.attack import Attack, pgd, smoothed_pgd
+from homotopy_deq.certification.attack import Attack, pgd
 from homotopy_deq.certification.falsify import (
     attack_certificates,
 )
@@ -107,7 +107,7 @@ def test_an_attack_does_not_see_batch_mates_batch_size_or_grad_mode() -> None:
     attack = Attack(4, 2, draws=3)
     for search in (
         lambda x, y, a, k: pgd(network, x, y, 0.5, a, keys=k),
-        lambda x, y, a, k: smoothed_pgd(network, x, y, 0.5, SIGMA, a, keys=k),
+        lambda x, y, a, k: pgd(network, x, y, 0.5, a, sigma=SIGMA, keys=k),
     ):
         whole = search(batch, labels, attack, range(6))
         with torch.no_grad():
@@ -125,7 +125,7 @@ def test_an_attack_leaves_the_model_and_the_images_as_they_were() -> None:
     network = contractive().train()
     batch, labels = images.train_images[:4].float() / 255, images.train_labels[:4]
     before, kept = {k: v.clone() for k, v in network.state_dict().items()}, batch.clone()
-    smoothed_pgd(network, batch, labels, 0.5, SIGMA, Attack(2, draws=2))
+    pgd(network, batch, labels, 0.5, Attack(2, draws=2), sigma=SIGMA)
     assert network.training and all(p.requires_grad for p in network.parameters())
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert torch.equal(batch, kept) and not batch.requires_grad
@@ -190,7 +190,7 @@ def never(x: Tensor) -> Tensor:
         ("radius", lambda: pgd(never, X, Y, torch.ones(3))),
         ("floating point", lambda: pgd(never, X.to(torch.uint8), Y, 1.0)),
         ("keys", lambda: pgd(never, X, Y, 1.0, keys=[1])),
-        ("sigma", lambda: smoothed_pgd(never, X, Y, 1.0, 0.0)),
+        ("sigma", lambda: pgd(never, X, Y, 1.0, sigma=0.0)),
         ("abstentions", lambda: attack_certificates(never, X, Y, [1.0, 0.0], SIGMA)),
         ("abstentions", lambda: attack_certificates(never, X, Y - 1, [1.0, 1.0], SIGMA)),
         ("finite", lambda: attack_certificates(never, X, Y, [math.nan, 1.0], SIGMA)),

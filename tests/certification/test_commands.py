@@ -49,8 +49,8 @@ def test_every_flag_says_what_it_is(command: str) -> None:
         (["--sigma", "nan"], "sigma must be above 0"),
         (["--sigma", "0.5", "--sigma", "0.5"], "--sigma: each once"),
         (["--n", "0"], "n must be at least 1; got 0"),
-        (["--n", "5"], "every image would abstain. Give n (--n) of 10 or more"),
-        (["--n", "11", "--policy", "audited", "--audit", "11"], "a larger n (--n) or audit"),
+        (["--n", "5"], "every image would abstain. Give --n 10 or more"),
+        (["--n", "11", "--policy", "audited", "--audit", "11"], "a larger --n or --audit"),
         (["--n0", "0"], "n0 must be at least 1; got 0"),
         (["--alpha", "1"], "alpha must be in (0, 1); got 1"),
         (["--seed", "-1"], "seed must be 0 or more; got -1"),
@@ -143,8 +143,8 @@ def test_an_image_that_gives_no_start_is_sampled_from_the_models_own(
     certify(run, tmp_path / "serial", *short)
     certify(run, tmp_path / "cold", *short, "--warm-start", "none")
     for warm, cold in zip(read(tmp_path / "serial")[1], read(tmp_path / "cold")[1], strict=True):
-        assert warm.detail["start"] == "cold, as the clean image was not solved"
-        assert replace(warm, detail=cold.detail) == cold
+        assert warm.note == "started cold, as the clean image was not solved"
+        assert replace(warm, note="") == cold
 
 
 def test_verified_is_the_default_of_models_that_qualify(monotone: Path, tmp_path: Path) -> None:

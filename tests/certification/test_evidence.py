@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homotopy_deq.certification import ABSTAIN, Certificate, Journal, JournalError, read
+from homotopy_deq.certification import (
+    ABSTAIN,
+    Certificate,
+    Journal,
+    JournalError,
+    Probable,
+    Sampling,
+    Tally,
+    read,
+)
 from homotopy_deq.certification.binomial import clopper_pearson
-from homotopy_deq.certification.evidence import Evidence
 from homotopy_deq.certification.sealed import seal, unseal
 from homotopy_deq.certification.sequence import BettingSequence, Decision
 from homotopy_deq.certification.statistics import audited_lower, radius, required_probability
@@ -65,7 +73,7 @@ def test_no_byte_of_a_finished_run_can_be_altered_and_read(name: str, tmp_path: 
         file.write_bytes(first + altered)
         with pytest.raises(JournalError, match=rf"{name}, line 2: its checksum") as caught:
             read(tmp_path)
-        assert "\n" not in str(caught.value) and "--resume" in str(caught.value)
+        assert "\n" not in str(caught.value) and "resume=True" in str(caught.value)
     file.write_bytes(first)
     with pytest.raises(JournalError):
         read(tmp_path)
@@ -96,11 +104,12 @@ def test_a_run_without_checksums_says_what_wrote_it_and_what_to_do(tmp_path: Pat
     body = {"config": config, "sha256": digest, "sound": True}
     (tmp_path / "config.json").write_text(json.dumps(body, indent=2))
     for reading in (lambda: read(tmp_path), lambda: begun(tmp_path, resume=True)):
-        with pytest.raises(JournalError, match=r"no checksums \(torch 2\.6\.0\).*--overwrite"):
+        with pytest.raises(JournalError, match=r"no checksums \(torch 2\.6\.0\).*overwrite=True"):
             reading()
 
 
 RIGHT = certificate(4)
+SAID = Probable(1, RIGHT.radius, clopper_pearson(80, 100, 1e-3), "all samples drawn", 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -111,28 +120,41 @@ RIGHT = certificate(4)
         ({"lower": math.inf}, "lower must be finite"),
         ({"radius": RIGHT.radius * (1 + 1e-8)}, "radius is"),
         ({"radius": RIGHT.radius / 2}, "radius is"),
-        ({"lower": RIGHT.lower + 1e-6}, "lower is"),
-        ({"votes": 81}, "lower is"),
-        ({"samples": 99}, "lower is"),
+        ({"lower": SAID.lower + 1e-6}, "lower is"),
+        ({"votes": 81}, "radius is"),
+        ({"votes": 100}, "100 votes and 1 undecided of 100"),
+        ({"samples": 99}, "samples is"),
         ({"samples": 101, "lower": clopper_pearson(80, 101, 1e-3)}, "radius is|samples is"),
+        ({"audited": 10, "disagreements": 0}, "audited is 10"),
         ({"prediction": 2}, "prediction is 2, and its counts give 1"),
         ({"prediction": ABSTAIN}, "an abstention"),
-        ({"prediction": ABSTAIN, "radius": 0.0}, "radius is 0.0"),
+        ({"prediction": ABSTAIN, "radius": 0.0}, "prediction is -1"),
         ({"stop": "certified"}, "stop is certified"),
+        ({"alpha": 0.01}, "alpha is 0.01"),
     ],
 )
 def test_what_does_not_follow_from_the_counts_is_neither_written_nor_read(
     change: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
+    assert RIGHT.claim == SAID
     journal = begun(tmp_path)
-    wrong = replace(RIGHT, **change)
+    wrong = {**RIGHT.body(), **change}
     with pytest.raises(ValueError, match=f"image 4: .*({told})"):
-        journal.append(wrong, 1.0)
+        journal.append(Certificate.of(wrong, Probable, Tally), 1.0)
     assert not journal.part.exists()
-    if math.isfinite(wrong.radius + wrong.lower):  # JSON has no others
-        journal.part.write_bytes(seal({"certificate": wrong.body(), "seconds": 1.0}))
+    if math.isfinite(wrong["radius"] + wrong["lower"]):  # JSON has no others
+        journal.part.write_bytes(seal({"certificate": wrong, "seconds": 1.0}))
         with pytest.raises(JournalError, match=rf"rank-0.jsonl, line 1: image 4: .*({told})"):
             begun(tmp_path, resume=True)
+
+
+def test_a_line_of_the_format_before_is_read(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    body = RIGHT.body()
+    detail = {"selected": body.pop("selected"), "start": "cold"}
+    del body["alpha"], body["note"]
+    journal.part.write_bytes(seal({"certificate": {**body, "detail": detail}, "seconds": 1.0}))
+    assert journal.done()[4] == (replace(RIGHT, note="cold"), 1.0)
 
 
 def test_one_image_has_one_result(tmp_path: Path) -> None:
@@ -146,18 +168,16 @@ def test_one_image_has_one_result(tmp_path: Path) -> None:
 
 
 def test_audited_bounds_follow_from_what_the_audit_saw() -> None:
-    rule = Evidence(0.5, 1e-3, 1000, policy="audited")
-    lower, excluded = audited_lower(900, 1000, 200, 3, 1e-3)
-    seen = {"selected": 1, "audited": 200, "disagreements": 3, "excluded": excluded}
-    right = replace(
-        RIGHT, votes=900, samples=1000, lower=lower, radius=radius(lower, 0.5), detail=seen
-    )
+    rule = Sampling(0.5, 1e-3, 1000, audits=True)
+    tally = Tally(1, 900, 0, 1000, audited=200, disagreements=3)
+    right = Certificate(4, 1, rule.claim(tally), tally, 700)
+    lower, _ = audited_lower(900, 1000, 200, 3, 1e-3)
+    assert right.claim == Probable(1, radius(lower, 0.5), lower, "all samples drawn", 1e-3)
     rule.check(right)
     for fewer in ({"disagreements": 2}, {"audited": 300}, {"audited": None}):
         with pytest.raises(ValueError):
-            rule.check(replace(right, detail={**seen, **fewer}))
-    nothing = {"selected": 1, "audited": 0}
-    rule.check(replace(right, votes=0, lower=0.0, radius=0.0, prediction=-1, detail=nothing))
+            rule.check(replace(right, evidence=replace(tally, **fewer)))
+    assert rule.claim(Tally(1, 0, 0, 1000, audited=0)).prediction == ABSTAIN
 
 
 @pytest.mark.parametrize("p", (0.6, 0.87, 0.99))
@@ -167,20 +187,21 @@ def test_a_decision_follows_from_where_sampling_stopped(p: float) -> None:
     bets = BettingSequence(required_probability(asked, sigma), 1e-3).update(votes)
     certified = bets.decision == Decision.CERTIFIED
     assert bets.at(bets.successes, bets.trials) == bets
-    found = Certificate(
-        4, 1, 1 if certified else ABSTAIN, asked if certified else 0.0, bets.lower(),
-        bets.successes, 0, bets.trials, 700, {"selected": 1, "asked": asked},
-        {1: "certified", 2: "futile", 0: "all samples drawn"}[int(bets.decision)],
+    rule = Sampling(sigma, 1e-3, n, asked=asked)
+    tally = Tally(1, bets.successes, 0, bets.trials)
+    found = Certificate(4, 1, rule.claim(tally), tally, 700)
+    assert found.claim == Probable(
+        1 if certified else ABSTAIN, asked if certified else 0.0, bets.lower(),
+        {1: "certified", 2: "futile", 0: "all samples drawn"}[int(bets.decision)], 1e-3,
     )  # fmt: skip
-    rule = Evidence(sigma, 1e-3, n, asked=asked)
     rule.check(found)
     changes: list[dict[str, Any]] = [
         {"prediction": 1, "radius": 2 * asked},
-        {"lower": found.lower + 1e-6},
+        {"lower": bets.lower() + 1e-6},
         {"stop": "no reason"},
         {"samples": n + 1},
-        {"votes": found.votes - 1},
+        {"votes": bets.successes - 1},
     ]
     for change in changes:
         with pytest.raises(ValueError):
-            rule.check(replace(found, **change))
+            rule.check(Certificate.of({**found.body(), **change}, Probable, Tally))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from homotopy_deq.certification import Certificate, Journal, JournalError, read
-from homotopy_deq.certification.binomial import clopper_pearson
+from homotopy_deq.certification import Certificate, Journal, JournalError, Tally, read
+from homotopy_deq.certification.evidence import rule_of
 from homotopy_deq.certification.sealed import digest
-from homotopy_deq.certification.statistics import radius
 
 CONFIG = {
     "smoothing": {"sigma": 0.25, "alpha": 0.001, "n": 100},
@@ -19,19 +18,8 @@ CONFIG = {
 
 
 def certificate(index: int, votes: int = 80) -> Certificate:
-    lower = clopper_pearson(votes, 100, 0.001)
-    return Certificate(
-        index=index,
-        label=index % 3,
-        prediction=1,
-        radius=radius(lower, 0.25),
-        lower=lower,
-        votes=votes,
-        undecided=1,
-        samples=100,
-        evaluations=700,
-        detail={"selected": 1},
-    )
+    tally = Tally(selected=1, votes=votes, undecided=1, samples=100)
+    return Certificate(index, index % 3, rule_of(CONFIG).claim(tally), tally, evaluations=700)
 
 
 def begun(folder: Path, rank: int = 0, *, resume: bool = False) -> Journal:

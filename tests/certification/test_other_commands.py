@@ -21,13 +21,13 @@ def test_decide_stops_early_and_claims_what_certify_does(run: Path, tmp_path: Pa
     assert "samples an image" in output
     full = {c.index: c for c in read(tmp_path / "full")[1]}
     early = read(tmp_path / "early")[1]
-    assert sum(c.samples for c in early) < 0.7 * 2000 * len(early)
+    assert sum(c.evidence.samples for c in early) < 0.7 * 2000 * len(early)
     for c in early:
-        assert c.stop in ("certified", "futile", "all samples drawn")
-        assert c.radius == (0.1 if c.stop == "certified" else 0)
+        assert c.claim.stop in ("certified", "futile", "all samples drawn")
+        assert c.radius == (0.1 if c.claim.stop == "certified" else 0)
         # By other statistics at the same level, so near the border the two may differ.
-        if abs(full[c.index].radius - 0.1) > 0.05 and c.stop != "all samples drawn":
-            assert (c.stop == "certified") == (full[c.index].radius > 0.1)
+        if abs(full[c.index].radius - 0.1) > 0.05 and c.claim.stop != "all samples drawn":
+            assert (c.claim.stop == "certified") == (full[c.index].radius > 0.1)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_smooth_predict_counts_votes_of_files_and_of_test_images(run: Path, tmp_
     assert [row["image"] for row in stored] == chosen.tolist()
     for row in stored:  # 11 votes tell something at 0.001 if they all agree
         assert (row["class"] is None) == (max(row["counts"].values()) < 11)
-    assert "Give n (--n) of 11 or more" in refused("smooth-predict", run, "--n", 10)
+    assert "Give --n 11 or more" in refused("smooth-predict", run, "--n", 10)
     for row in named:
         assert sum(row["counts"].values()) + row["undecided"] == 200
         ranked = sorted(row["counts"], key=row["counts"].get)
@@ -149,8 +149,8 @@ def test_an_attack_passes_true_certificates_and_finds_a_false_one(
     lines = [json.loads(line) for line in (out / LINES).read_text().splitlines()]
     for line in lines:
         if line["prediction"] >= 0:
-            wrong = (line["detail"]["selected"] + 1) % 10
-            line |= {"prediction": wrong, "detail": {**line["detail"], "selected": wrong}}
+            wrong = (line["selected"] + 1) % 10
+            line |= {"prediction": wrong, "selected": wrong}
         del line["sha256"]
     (out / LINES).write_bytes(b"".join(map(seal, lines)))
     found = call("attack", run, *flags)

@@ -26,6 +26,7 @@ from homotopy_deq.certification import (
     Cold,
     Converged,
     Policy,
+    Sampling,
     Serial,
     Smoother,
     Smoothing,
@@ -33,7 +34,6 @@ from homotopy_deq.certification import (
     Truncated,
     Verified,
 )
-from homotopy_deq.certification.evidence import Evidence
 from homotopy_deq.certification.statistics import radius, required_probability
 from homotopy_deq.models import ImageModel
 from solvers import ODE, Davidenko, Robust, RungeKutta, Then
@@ -87,8 +87,8 @@ def test_radius_is_below_the_true_one_and_near_it(policy: Policy, distance: floa
     assert 0 < found.radius <= abs(distance)
     # 4000 samples at alpha 1e-3 bound p to 0.025 below it, the audit of 200 to 0.05.
     loss = 0.1 if isinstance(policy, Audited) else 0.04
-    assert found.lower > norm.cdf(abs(distance) / SIGMA) - loss
-    assert found.undecided == 0
+    assert found.claim.lower > norm.cdf(abs(distance) / SIGMA) - loss
+    assert found.evidence.undecided == 0
 
 
 @pytest.mark.parametrize("sigma", (0.3, 0.7))
@@ -96,11 +96,11 @@ def test_no_radius_is_claimed_for_more_noise_than_was_drawn(sigma: float) -> Non
     # float32(0.7) is less than 0.7, and float32(0.3) more than 0.3.
     drawn = min(sigma, float(np.float32(sigma)))
     found = certified(Verified(), 0.4, sigma=sigma)
-    assert 0 < found.radius == radius(found.lower, drawn)
-    assert radius(found.lower, sigma) > found.radius or drawn == sigma
+    assert 0 < found.radius == radius(found.claim.lower, drawn)
+    assert radius(found.claim.lower, sigma) > found.radius or drawn == sigma
     model, w = linear()
     asked = Smoother(model, Verified(), Smoothing(sigma)).decide(image_at(0.6, w), 0, 0, 0.2)
-    assert asked.stop == "certified" and asked.lower >= required_probability(0.2, drawn)
+    assert asked.claim.stop == "certified" and asked.claim.lower >= required_probability(0.2, drawn)
 
 
 def test_a_discrete_certificate_is_of_the_classifier_that_rounds_its_input() -> None:
@@ -117,7 +117,9 @@ def test_a_discrete_certificate_is_of_the_classifier_that_rounds_its_input() -> 
     }
     assert 0 < runs[True].radius <= distance + near
     # 4000 other samples: 6 deviations of a count.
-    assert abs(runs[True].votes - runs[False].votes) < 6 * (2 * 4000 * 0.25) ** 0.5
+    assert (
+        abs(runs[True].evidence.votes - runs[False].evidence.votes) < 6 * (2 * 4000 * 0.25) ** 0.5
+    )
     smoother = Smoother(model, Verified(), Smoothing(SIGMA, discrete=True))
     with pytest.raises(ValueError, match="values k/255 for discrete noise"):
         smoother.certify(image_at(0.2, w), 0, 7)
@@ -136,7 +138,7 @@ def test_deterministic_runs_do_not_depend_on_the_batch(policy: Policy) -> None:
 
 def test_proven_votes_do_not_depend_on_start_or_batch_at_all() -> None:
     votes = {
-        certified(Verified(start=start), 0.1, batch=batch, n=1500).votes
+        certified(Verified(start=start), 0.1, batch=batch, n=1500).evidence.votes
         for start in (Cold(), Clean(), Tangent(), Serial())
         for batch in (64, 400)
     }
@@ -148,10 +150,10 @@ def test_decide_agrees_with_the_truth_on_both_sides_and_takes_fewer_samples() ->
     smoother = Smoother(model, Verified(), Smoothing(SIGMA, n=10_000))
     within = smoother.decide(image_at(0.6, w), 0, 0, radius=0.3)
     beyond = smoother.decide(image_at(0.2, w), 0, 0, radius=0.5)
-    assert (within.prediction, within.radius, within.stop) == (0, 0.3, "certified")
-    assert (beyond.prediction, beyond.radius, beyond.stop) == (ABSTAIN, 0.0, "futile")
-    assert within.samples < 1000
-    assert beyond.samples < 1000
+    assert (within.prediction, within.radius, within.claim.stop) == (0, 0.3, "certified")
+    assert (beyond.prediction, beyond.radius, beyond.claim.stop) == (ABSTAIN, 0.0, "futile")
+    assert within.evidence.samples < 1000
+    assert beyond.evidence.samples < 1000
 
 
 def test_a_decision_does_not_depend_on_how_samples_are_drawn_together() -> None:
@@ -194,6 +196,9 @@ def test_policies_are_refused_where_they_are_not_sound() -> None:
         Smoother(model, Truncated(start=Clean()), smoothing)
     with pytest.raises(ValueError, match="worst sample of the batch"):
         Smoother(model.with_solver(ODE("dopri5")), Converged(), smoothing)
+    inner = Then(Davidenko(method="dopri5"), model.layer.solver)
+    with pytest.raises(ValueError, match="worst sample of the batch"):
+        Smoother(model.with_solver(inner), Converged(), smoothing)
     Smoother(model.with_solver(RungeKutta()), Converged(), smoothing)  # steps of each its own
     for ladder in (Robust(), Then(model.layer.solver), Davidenko()):
         for policy in (Truncated(), Audited()):
@@ -212,10 +217,10 @@ def test_the_papers_rule_claims_more_than_is_true_where_its_chain_is_biased() ->
     # draws is nearer to the image than either: S votes for A more often than G.
     true = norm.cdf(0.2 / SIGMA)
     wrong = certified(SrsPaper(steps=1), 0.2)
-    assert wrong.lower > true
-    assert certified(Audited(steps=1), 0.2).lower <= true
-    with pytest.raises(ValueError, match="its counts give"):  # and no journal takes it
-        Evidence(SIGMA, 1e-3, 4000, "audited").check(wrong)
+    assert wrong.claim.lower > true
+    assert certified(Audited(steps=1), 0.2).claim.lower <= true
+    with pytest.raises(ValueError, match="PaperTally for a Tally"):  # and no journal takes it
+        Sampling(SIGMA, 1e-3, 4000, audits=True).check(wrong)
 
 
 def test_logits_that_are_no_numbers_are_refused_before_sampling() -> None:
@@ -241,8 +246,8 @@ def test_a_vote_that_is_undecided_counts_for_no_class() -> None:
         model.with_solver(replace(model.layer.solver, max_steps=0)), stuck, Smoothing(SIGMA, n=200)
     )
     found = smoother.certify(image_at(0.4, w), 0, 0)
-    assert (found.votes, found.undecided, found.prediction) == (0, 200, ABSTAIN)
-    assert np.isclose(found.lower, 0)
+    assert (found.evidence.votes, found.evidence.undecided, found.prediction) == (0, 200, ABSTAIN)
+    assert np.isclose(found.claim.lower, 0)
 
 
 def test_a_flow_may_start_from_the_clean_images_own_path_under_an_audit() -> None:

@@ -21,7 +21,6 @@ from experiments.rules import (
     srs_theorem_lower,
 )
 from homotopy_deq.certification.binomial import binomial_band, clopper_pearson
-from homotopy_deq.certification.curves import certified_accuracy
 from homotopy_deq.certification.statistics import (
     audited_lower,
     floor_radius,
@@ -291,14 +290,6 @@ def test_band_covers_with_its_level(level: float) -> None:
     assert bands[0][0] == 0 and bands[n][1] == 1
 
 
-def test_curve_counts_only_correct_certificates() -> None:
-    radii, correct = [0.0, 0.5, 0.5, 1.0], [False, True, False, True]
-    curve = certified_accuracy(radii, correct, at=[0, 0.5, 0.75, 2])
-    assert curve.accuracy.tolist() == [0.5, 0.5, 0.25, 0]
-    assert (curve.low <= curve.accuracy).all() and (curve.accuracy <= curve.high).all()
-    assert (curve.low[1], curve.high[1]) == binomial_band(2, 4)
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -318,8 +309,6 @@ def test_curve_counts_only_correct_certificates() -> None:
         (lambda: floor_radius(float("nan")), "radius must be finite"),
         (lambda: floor_radius(-0.1), "radius must be finite"),
         (lambda: binomial_band(1, 2, 1.0), "level must be in"),
-        (lambda: certified_accuracy([1.0], [True, False], [0]), "one shape"),
-        (lambda: certified_accuracy([float("nan")], [True], [0]), "finite"),
     ],
 )
 def test_impossible_arguments_are_refused_with_a_reason(call, message) -> None:  # type: ignore[no-untyped-def]

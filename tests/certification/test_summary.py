@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homotopy_deq import plotting
-from homotopy_deq.certification import ABSTAIN, Certificate
+from homotopy_deq.certification import ABSTAIN, Certain, Certificate, Margin, Probable, Tally
 from homotopy_deq.certification.binomial import binomial_band
 from homotopy_deq.certification.summary import Summary, compare, grid
 from homotopy_deq.plotting_certified import certified_figure
 
 
-def certificate(index: int, radius: float, right: bool = True, **more: int) -> Certificate:
-    drawn = {"votes": 90, "undecided": 5, "samples": 100, "evaluations": 1100, **more}
+def certificate(index: int, radius: float, right: bool = True) -> Certificate:
     prediction = ABSTAIN if radius == 0 else 3 if right else 4
-    return Certificate(index, 3, prediction, radius, 0.9, **drawn)
+    claim = Probable(prediction, radius, 0.9, "all samples drawn", 1e-3)
+    return Certificate(index, 3, claim, Tally(3, 90, 5, 100), 1100)
 
 
 EXAMPLE = [
@@ -28,6 +29,7 @@ EXAMPLE = [
     certificate(4, 1.0, right=False),
     certificate(9, 0),
 ]
+SURE = Certificate(1, 3, Certain(3, 0.5), Margin(3, 1.0, 2.0), 1)
 runs = st.lists(
     st.tuples(st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 1.3]), st.booleans()),
     min_size=1,
@@ -43,6 +45,12 @@ def test_a_wrong_class_and_an_abstention_count_as_errors() -> None:
     assert found.abstained == 0.25
     assert found.acr == (0.25 + 0.5) / 4
     assert found.reach == 0.5
+
+
+def test_a_share_has_the_band_of_its_count() -> None:
+    curve = Summary.of(EXAMPLE).accuracy([0, 0.5, 0.75, 2])
+    assert (curve.low <= curve.accuracy).all() and (curve.accuracy <= curve.high).all()
+    assert (curve.low[0], curve.high[0]) == binomial_band(2, 4)
 
 
 def test_costs_are_of_all_samples_those_that_select_included() -> None:
@@ -92,19 +100,27 @@ def test_only_runs_of_the_same_images_are_compared() -> None:
     [
         ([], "no certificates"),
         ([EXAMPLE[0], EXAMPLE[0]], "image 7 has two certificates"),
-        (
-            [replace(EXAMPLE[0], radius=math.nan)],
-            "image 7: a radius must be finite and 0 or more; got nan",
-        ),
-        ([replace(EXAMPLE[0], radius=math.inf)], "finite"),
-        ([replace(EXAMPLE[0], prediction=ABSTAIN)], "an abstention"),
-        ([replace(EXAMPLE[0], radius=0.0)], "class 3 with radius 0"),
-        ([replace(EXAMPLE[0], votes=96)], "96 votes and 5 undecided of 100"),
+        ([EXAMPLE[0], SURE], "each with probability 0.999 and for certain"),
     ],
 )
-def test_impossible_certificates_are_refused(bad: list[Certificate], told: str) -> None:
+def test_what_makes_no_curve_is_refused(bad: list[Certificate], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Summary.of(bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Certain(3, math.nan), "a radius must be finite and 0 or more; got nan"),
+        (lambda: Certain(3, math.inf), "finite"),
+        (lambda: Certain(ABSTAIN, 0.5), "an abstention"),
+        (lambda: Certain(3, 0.0), "class 3 with radius 0"),
+        (lambda: Tally(3, 96, 5, 100), "96 votes and 5 undecided of 100"),
+    ],
+)
+def test_impossible_claims_and_counts_are_refused(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make()
 
 
 @given(st.floats(0, 50))

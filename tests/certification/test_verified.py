@@ -111,8 +111,8 @@ def test_undecided_votes_count_against_the_class() -> None:
     torch.manual_seed(1)
     policy = Verified(start=Cold(), solver=Picard(rtol=1e-6, max_steps=2))
     found = Smoother(made, policy, Smoothing(0.5, n=500)).certify(torch.rand(SHAPE), 0, 0)
-    assert 0 < found.undecided < 500
-    assert found.lower == clopper_pearson(found.votes, 500, 1e-3)
+    assert 0 < found.evidence.undecided < 500
+    assert found.claim.lower == clopper_pearson(found.evidence.votes, 500, 1e-3)
 
 
 def test_a_wrong_bound_is_noticed_by_these_tests() -> None:
@@ -187,7 +187,7 @@ def test_reduced_precision_of_the_processor_is_noticed(monkeypatch: pytest.Monke
 def test_models_that_nothing_bounds_are_refused_with_the_reason() -> None:
     torch.manual_seed(0)
     plain = DEQ(SHAPE, 4, hidden=4, head=8, groups=2).eval()
-    with pytest.raises(ValueError, match=r"ConvCell.*--contraction"):
+    with pytest.raises(ValueError, match=r"ConvCell.*contraction="):
         Smoother(plain, Verified(), Smoothing(0.25))
     flow = HomoODE(SHAPE, 4, hidden=4, head=8, groups=2, rest_point=False).eval()
     with pytest.raises(ValueError, match="no equilibrium"):
@@ -211,5 +211,5 @@ def test_a_flow_to_rest_and_its_deq_have_the_same_verified_votes() -> None:
         Smoother(each, Verified(start=Clean()), smoothing).certify(image, 0, 0)
         for each in (flow.with_solver(Then(Flow(rtol=1e-5), Anderson(rtol=1e-5))), deq)
     )
-    assert first.votes == second.votes
+    assert first.evidence.votes == second.evidence.votes
     assert first.radius == second.radius
