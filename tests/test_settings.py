@@ -23,24 +23,19 @@ from tests.test_cli import done, refused
 SMALL = ["--limit", 100, "--hidden", 4, "--groups", 2, "--epochs", 1, "--cpu"]
 MODEL = '''
 from torch import nn
-from homotopy_deq import Anderson, ImplicitLayer
+from homotopy_deq import ImplicitLayer
 from homotopy_deq.cells import ConvCell
-from homotopy_deq.models import ImageModel, LinearHead
+from homotopy_deq.models import ImageModel, LinearHead, configured
 
 
 class Shallow(ImageModel):
-    """The equilibrium of a cell on the pixels themselves."""
+    """Solve for the equilibrium of a cell on the pixels themselves."""
 
-    def __init__(self, shape, num_classes, *, hidden=6, mean=0.0, std=1.0):
-        super().__init__(
-            shape, num_classes, hidden=hidden, pool=1, mean=mean, std=std,
-            blocks=(
-                nn.Conv2d(shape[0], hidden, 3, padding=1),
-                LinearHead(hidden, 2, num_classes),
-            ),
-        )
-        del self.config["pool"]
-        self.layer = ImplicitLayer(ConvCell(hidden, groups=2, gain=0.5), Anderson())
+    @configured
+    def __init__(self, shape, num_classes, *, hidden=8, mean=0.0, std=1.0):
+        layer = ImplicitLayer(ConvCell(hidden, groups=2, gain=0.5))
+        stem = nn.Conv2d(shape[0], hidden, 3, padding=1)
+        super().__init__(shape, stem, layer, LinearHead(hidden, 2, num_classes), mean=mean, std=std)
 '''
 
 

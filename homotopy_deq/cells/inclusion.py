@@ -74,6 +74,10 @@ class InclusionCell(nn.Module):
         """
         return self.operator(self.weight() if weight is None else weight).bounds()
 
+    def fixed(self) -> FixedCell:
+        """Return the cell with its present W as a constant, to the bit."""
+        return FixedCell(self)
+
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return x, and while training with the mask of this solve applied."""
         if self.training and self.dropout > 0:

@@ -51,7 +51,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     named |= {name: takes[name].default if name in takes else None for name in own}
     named |= {k: v for k, v in RECIPES.get(dataset, {}).items() if k not in own or k in takes}
     named |= {"hidden": DENSE_HIDDEN} if chosen.get("kernel") == 0 else {}
-    named |= _noise(chosen)
+    named |= noise_defaults(chosen)
     named |= chosen
     drafted = Settings.of({"solver": "rk4", **named})
     with torch.device("meta"):  # a model that refuses its settings does so before data are read
@@ -135,14 +135,12 @@ def _takes(model: str) -> Mapping[str, inspect.Parameter]:
 def _model(settings: Settings, *images: Any, **statistics: Any) -> ImageModel:
     takes = _takes(settings.model.name)
     own = {k: v for k, v in values(settings.model).items() if k in takes and v is not None}
-    if "kernel" in own:
-        own["kernel"] = own["kernel"] or None
     kind: Any = model_class(settings.model.name)
     model: ImageModel = kind(*images, **own, **statistics)
     return model
 
 
-def _noise(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def noise_defaults(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of training under noise, or raise ValueError where there is none."""
     given = [leaf.name for leaf in leaves(SmoothTraining) if leaf.name in chosen]
     if given and "noise" not in chosen:

@@ -14,7 +14,7 @@ from ..settings import Settings
 from ..settings.tree import NAMES
 from ..training import CHECKPOINT, Checkpoint, load_checkpoint
 from ..training.header import check_header, misfit, nonfinite
-from .resolve import SIZES, model_class, put
+from .resolve import SIZES, model_class, noise_defaults, put
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def settings_of(checkpoint: Checkpoint) -> Settings:
             f"this one, {__version__}, does not know ({', '.join(unknown)}): read it with that one"
         )
     try:
-        settings = Settings.of({**spec, "data": meta.get("root")})
+        named = {name: value for name, value in spec.items() if value is not None}
+        settings = Settings.of({**noise_defaults(named), **named, "data": meta.get("root")})
     except (TypeError, ValueError) as error:
         raise checkpoint.fault(f"spec.{error}") from error
     for name in SIZES:

@@ -1,13 +1,15 @@
 """Image classifiers around an implicit layer."""
 
 from .blocks import LinearHead
+from .capabilities import AffineHead, ProvableCell
 from .equilibrium import DEQ, HomoODE, MonotoneDEQ
-from .image import ImageModel, ModelOutput
+from .image import ImageModel, ModelOutput, configured
 from .neural_ode import AugmentedNeuralODE, NeuralODE
 from .start import InitialPoint, VectorPoint
 
 __all__ = [
     "DEQ",
+    "AffineHead",
     "AugmentedNeuralODE",
     "HomoODE",
     "ImageModel",
@@ -16,5 +18,7 @@ __all__ = [
     "ModelOutput",
     "MonotoneDEQ",
     "NeuralODE",
+    "ProvableCell",
     "VectorPoint",
+    "configured",
 ]

@@ -47,6 +47,19 @@ def _per_channel(name: str, values: float | Sequence[float], channels: int) -> T
     return each.expand(channels).reshape(channels, 1, 1).clone()
 
 
+def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of images, or raise ValueError if it is none."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape must be (channels, height, width); got {tuple(shape)}.")
+    return tuple(shape)
+
+
+def _check_sizes(shape: Sequence[int], num_classes: int, pool: int) -> None:
+    check_shape(shape)
+    if num_classes < 1 or pool < 1:
+        raise ValueError(f"num_classes and pool must be at least 1; got {num_classes} and {pool}.")
+
+
 def stem(channels: int, hidden: int) -> nn.Sequential:
     """Map images (B, channels, H, W) to the condition, (B, hidden, ceil(H/2), ceil(W/2))."""
     return nn.Sequential(
@@ -59,12 +72,22 @@ def stem(channels: int, hidden: int) -> nn.Sequential:
     )
 
 
-def classifier(width: int, head: int, num_classes: int, groups: int, pool: int) -> nn.Sequential:
-    """Map answers (B, width, H, W), averaged on a pool x pool grid, to logits (B, num_classes)."""
-    return nn.Sequential(
-        group_norm(width, groups),
+def conv_blocks(
+    shape: Sequence[int],
+    num_classes: int,
+    hidden: int,
+    head: int,
+    pool: int,
+    groups: int,
+    augment: int = 0,
+) -> tuple[nn.Module, nn.Module]:
+    """Return `stem`, and a head that maps answers (B, hidden + augment, H, W), averaged on a
+    pool x pool grid, to logits (B, num_classes)."""
+    _check_sizes(shape, num_classes, pool)
+    return stem(shape[0], hidden), nn.Sequential(
+        group_norm(hidden + augment, groups),
         nn.ReLU(),
-        nn.Conv2d(width, head, 1),
+        nn.Conv2d(hidden + augment, head, 1),
         nn.BatchNorm2d(head),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(pool),
@@ -73,23 +96,21 @@ def classifier(width: int, head: int, num_classes: int, groups: int, pool: int) 
     )
 
 
-def state_shape(shape: Sequence[int], hidden: int, *, dense: bool) -> tuple[int, ...]:
-    """Return the shape of a sample's state behind `linear_blocks`."""
-    return (hidden,) if dense else (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
-
-
 def linear_blocks(
-    shape: Sequence[int], num_classes: int, hidden: int, pool: int, *, dense: bool
-) -> tuple[nn.Module, LinearHead]:
-    """Return the stem and the head of a model whose votes can be verified.
+    shape: Sequence[int], num_classes: int, hidden: int, pool: int, kernel: int | None
+) -> tuple[nn.Module, LinearHead, tuple[int, ...]]:
+    """Return the stem and the head of a model whose votes can be verified, and its state's shape.
 
     The stem ends with an affine map, as relu(W z + x) wants an x of both signs: of the pixels, if
-    the state is a vector, else of `stem`'s first convolution. The head is affine altogether.
+    the state is a vector (no kernel), else of `stem`'s first convolution. The head is affine
+    altogether.
     """
-    if dense:
+    _check_sizes(shape, num_classes, pool)
+    if not kernel:
         flat = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden))
-        return flat, LinearHead(hidden, None, num_classes)
-    return stem(shape[0], hidden)[:-1], LinearHead(hidden, pool, num_classes)
+        return flat, LinearHead(hidden, None, num_classes), (hidden,)
+    state = (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
+    return stem(shape[0], hidden)[:-1], LinearHead(hidden, pool, num_classes), state
 
 
 class LinearHead(nn.Module):

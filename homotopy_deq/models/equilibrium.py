@@ -11,8 +11,8 @@ from solvers import Anderson, Gradient, Solver
 
 from ..cells import ContractiveCell, ConvCell, MonotoneCell
 from ..layers import HORIZON, FlowLayer, ImplicitLayer, OnFailure
-from .blocks import linear_blocks, state_shape
-from .image import ImageModel, Statistic, integrator
+from .blocks import conv_blocks, linear_blocks
+from .image import ImageModel, Statistic, configured, integrator
 from .start import InitialPoint, VectorPoint
 
 GAIN = 0.5
@@ -51,9 +51,9 @@ class HomoODE(ImageModel):
         contraction: None, or ||W|| in (0, 1) of a `ContractiveCell` in the place of `ConvCell`. The
             head is then affine, with `head` and `groups` of no meaning to it, so that votes can
             be verified (`verifiable`).
-        kernel: with a contraction, side of the cell's kernel, or None for a state that is a vector
-            of `hidden` numbers, made from the pixels by one affine map; `pool` is then of no
-            meaning.
+        kernel: with a contraction, side of the cell's kernel, or 0 or None for a state that is a
+            vector of `hidden` numbers, made from the pixels by one affine map; `pool` is then of
+            no meaning.
         on_failure: what `model(images)` does about samples that did not converge.
 
     References:
@@ -62,6 +62,7 @@ class HomoODE(ImageModel):
         in `GAIN` with it, and in exact gradients.
     """
 
+    @configured
     def __init__(
         self,
         shape: Sequence[int] = (3, 32, 32),
@@ -82,32 +83,16 @@ class HomoODE(ImageModel):
         kernel: int | None = 3,
         on_failure: OnFailure = "warn",
     ) -> None:
-        super().__init__(
-            shape,
-            num_classes,
-            hidden=hidden,
-            head=head,
-            pool=pool,
-            groups=groups,
-            mean=mean,
-            std=std,
-            blocks=_blocks(shape, num_classes, hidden, pool, contraction, kernel),
-        )
         if contraction is not None and not rest_point:
             raise ValueError("contraction is of f; dz/dt = f(z; x) (rest_point=False) keeps none.")
         gain = GAIN if rest_point else 1.0
-        cell = _cell(shape, hidden, groups, dropout, gain, contraction, kernel)
+        stem, out, cell, start = _parts(
+            shape, num_classes, hidden, head, pool, groups, dropout, gain, contraction, kernel
+        )
         flow = FlowLayer(cell, rest_point=rest_point, t1=horizon, on_failure=on_failure)
-        self.layer = flow.with_solver(solver or integrator(gradient), gradient)
-        self.initial_point = _start(hidden, groups, contraction, kernel)
-        self.config |= {
-            "dropout": dropout,
-            "rest_point": rest_point,
-            "horizon": flow.t1,
-            "contraction": contraction,
-            "kernel": kernel,
-            "on_failure": on_failure,
-        }
+        layer = flow.with_solver(solver or integrator(gradient), gradient)
+        super().__init__(shape, stem, layer, out, start, mean=mean, std=std)
+        self.config = {"horizon": flow.t1}
 
 
 class DEQ(ImageModel):
@@ -125,6 +110,7 @@ class DEQ(ImageModel):
         S. Bai, J. Z. Kolter, V. Koltun (2019), Deep equilibrium models.
     """
 
+    @configured
     def __init__(
         self,
         shape: Sequence[int] = (3, 32, 32),
@@ -144,28 +130,12 @@ class DEQ(ImageModel):
         kernel: int | None = 3,
         on_failure: OnFailure = "warn",
     ) -> None:
-        super().__init__(
-            shape,
-            num_classes,
-            hidden=hidden,
-            head=head,
-            pool=pool,
-            groups=groups,
-            mean=mean,
-            std=std,
-            blocks=_blocks(shape, num_classes, hidden, pool, contraction, kernel),
+        stem, out, cell, start = _parts(
+            shape, num_classes, hidden, head, pool, groups, dropout, GAIN, contraction, kernel
         )
-        cell = _cell(shape, hidden, groups, dropout, GAIN, contraction, kernel)
-        layer = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
-        self.layer = layer.with_solver(solver or Anderson(), gradient)
-        self.initial_point = _start(hidden, groups, contraction, kernel)
-        self.config |= {
-            "dropout": dropout,
-            "horizon": horizon,
-            "contraction": contraction,
-            "kernel": kernel,
-            "on_failure": on_failure,
-        }
+        root = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
+        layer = root.with_solver(solver or Anderson(), gradient)
+        super().__init__(shape, stem, layer, out, start, mean=mean, std=std)
 
 
 class MonotoneDEQ(ImageModel):
@@ -177,13 +147,14 @@ class MonotoneDEQ(ImageModel):
     Arguments:
         monotonicity: m in (0, 1]. A larger one is quicker to solve and to verify, a smaller one
             allows more functions.
-        kernel: side of the kernels of A and B, or None for a state that is a vector of `hidden`
-            numbers, as in `HomoODE`.
+        kernel: side of the kernels of A and B, or 0 or None for a state that is a vector of
+            `hidden` numbers, as in `HomoODE`.
 
     References:
         E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
     """
 
+    @configured
     def __init__(
         self,
         shape: Sequence[int] = (3, 32, 32),
@@ -201,67 +172,37 @@ class MonotoneDEQ(ImageModel):
         gradient: Gradient[Any] | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        dense = kernel is None
-        super().__init__(
-            shape,
-            num_classes,
-            hidden=hidden,
-            pool=pool,
-            mean=mean,
-            std=std,
-            blocks=linear_blocks(shape, num_classes, hidden, pool, dense=dense),
-        )
-        cell = MonotoneCell(
-            state_shape(shape, hidden, dense=dense),
-            monotonicity=monotonicity,
-            kernel=kernel or 1,
-            dropout=dropout,
-        )
-        layer = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
-        self.layer = layer.with_solver(solver or Anderson(), gradient)
-        self.config |= {
-            "dropout": dropout,
-            "monotonicity": monotonicity,
-            "kernel": kernel,
-            "horizon": horizon,
-            "on_failure": on_failure,
-        }
+        stem, head, state = linear_blocks(shape, num_classes, hidden, pool, kernel)
+        cell = MonotoneCell(state, monotonicity=monotonicity, kernel=kernel or 1, dropout=dropout)
+        root = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
+        layer = root.with_solver(solver or Anderson(), gradient)
+        super().__init__(shape, stem, layer, head, mean=mean, std=std)
 
 
-def _blocks(
+def _parts(
     shape: Sequence[int],
     num_classes: int,
     hidden: int,
+    head: int,
     pool: int,
-    contraction: float | None,
-    kernel: int | None,
-) -> tuple[nn.Module, nn.Module] | None:
-    if contraction is None:
-        if kernel != 3:
-            raise ValueError(
-                f"kernel={kernel} needs a contraction; ConvCell's kernels have side 3."
-            )
-        return None
-    return linear_blocks(shape, num_classes, hidden, pool, dense=kernel is None)
-
-
-def _cell(
-    shape: Sequence[int],
-    hidden: int,
     groups: int,
     dropout: float,
     gain: float,
     contraction: float | None,
     kernel: int | None,
-) -> nn.Module:
+) -> tuple[nn.Module, nn.Module, nn.Module, InitialPoint | VectorPoint]:
+    """Return stem, head, cell and start, their weights drawn in this order."""
+    stem: nn.Module
+    out: nn.Module
+    cell: nn.Module
     if contraction is None:
-        return ConvCell(hidden, groups=groups, dropout=dropout, gain=gain)
-    state = state_shape(shape, hidden, dense=kernel is None)
-    return ContractiveCell(state, contraction=contraction, kernel=kernel or 1, dropout=dropout)
-
-
-def _start(
-    hidden: int, groups: int, contraction: float | None, kernel: int | None
-) -> InitialPoint | VectorPoint:
-    dense = contraction is not None and kernel is None
-    return VectorPoint(hidden) if dense else InitialPoint(hidden, groups)
+        if kernel != 3:
+            raise ValueError(
+                f"kernel={kernel} needs a contraction; ConvCell's kernels have side 3."
+            )
+        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups)
+        cell = ConvCell(hidden, groups=groups, dropout=dropout, gain=gain)
+        return stem, out, cell, InitialPoint(hidden, groups)
+    stem, out, state = linear_blocks(shape, num_classes, hidden, pool, kernel)
+    cell = ContractiveCell(state, contraction=contraction, kernel=kernel or 1, dropout=dropout)
+    return stem, out, cell, InitialPoint(hidden, groups) if kernel else VectorPoint(hidden)

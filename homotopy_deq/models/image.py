@@ -1,25 +1,29 @@
-"""What every image classifier of this library is: stem, implicit layer, head."""
+"""What every image classifier of this library is: stem, implicit layer, head, start."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from solvers import ODE, Adjoint, Equilibrium, Gradient, RungeKutta, Solution, Solver, Status
 
-from ..cells import Bounds, FixedCell, InclusionCell
+from ..cells import Bounds
 from ..finite import finite_rows, put_back, rows_of, spread_rows
 from ..layers import Layer
 from ..twin import twin
-from .blocks import LinearHead, Normalize, classifier, stem
+from .blocks import Normalize, check_shape
+from .capabilities import AffineHead, ProvableCell
 from .start import InitialPoint, VectorPoint
 
 Statistic = float | Sequence[float]
 M = TypeVar("M", bound="ImageModel")
+P = ParamSpec("P")
 
 
 def integrator(gradient: Gradient[Any] | None) -> ODE | RungeKutta:
@@ -43,67 +47,77 @@ class ModelOutput:
     condition: tuple[Tensor, ...]
 
 
+def configured(init: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+    """Return a model's constructor that keeps its arguments in `config`, for a checkpoint.
+
+    Solver and gradient are left out; what the constructor itself puts into `config` stays.
+    """
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def __init__(self: M, *args: P.args, **kwargs: P.kwargs) -> None:
+        init(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        model, *settings = given.arguments.items()
+        plain = {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+                 for k, v in settings if k not in ("solver", "gradient")}  # fmt: skip
+        self.config = {**plain, **self.config}
+
+    return cast(Callable[Concatenate[M, P], None], __init__)
+
+
 class ImageModel(nn.Module):
     """Classify images: normalise, stem, implicit layer, head.
 
     `model(images)` returns logits and acts on samples that did not converge by `on_failure`;
-    `model.solve(images)` returns a `ModelOutput` and leaves that to the caller.
+    `model.solve(images)` returns a `ModelOutput` and leaves that to the caller. Any parts that fit
+    together make a model; those of this package are such compositions, and a checkpoint can rebuild
+    what has a constructor of its own (see `configured`).
+
+    Arguments:
+        shape: (C, H, W) of the images, which are floats in [0, 1].
+        stem: takes normalised images (B, C, H, W) to the layer's condition x.
+        layer: takes x to its answer z.
+        head: takes z to the logits, (B, num_classes).
+        start: the shared learnable start of the solves, or None where the cell gives one.
+        mean: of the images, one number or one a channel; applied inside the model.
+        std: likewise.
 
     Attributes:
         config: the constructor's arguments without solver and gradient, JSON-able:
             `type(model)(**model.config)` builds the same model with fresh weights.
-        layer: the implicit layer.
-        initial_point: the shared learnable start, or None where the cell gives one.
-    """
 
-    layer: Layer
-    initial_point: InitialPoint | VectorPoint | None
+    Example:
+        >>> layer = ImplicitLayer(ConvCell(8, groups=2))
+        >>> stem, head = nn.Conv2d(1, 8, 3, padding=1), LinearHead(8, 2, 10)
+        >>> model = ImageModel((1, 8, 8), stem, layer, head)
+        >>> model(torch.rand(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
+    """
 
     def __init__(
         self,
         shape: Sequence[int],
-        num_classes: int,
+        stem: nn.Module,
+        layer: Layer,
+        head: nn.Module,
+        start: InitialPoint | VectorPoint | None = None,
         *,
-        hidden: int,
-        head: int | None = None,
-        pool: int,
-        groups: int | None = None,
-        mean: Statistic,
-        std: Statistic,
-        augment: int = 0,
-        blocks: tuple[nn.Module, nn.Module] | None = None,
+        mean: Statistic = 0.0,
+        std: Statistic = 1.0,
     ) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"shape must be (channels, height, width); got {tuple(shape)}.")
-        if num_classes < 1 or pool < 1:
-            raise ValueError(
-                f"num_classes and pool must be at least 1; got {num_classes} and {pool}."
-            )
-        self.shape = tuple(shape)
-        self.config: dict[str, Any] = {
-            "shape": list(shape),
-            "num_classes": num_classes,
-            "hidden": hidden,
-            "pool": pool,
-            "mean": mean if isinstance(mean, (int, float)) else list(mean),
-            "std": std if isinstance(std, (int, float)) else list(std),
-        }
-        sizes = {"head": head, "groups": groups}
-        self.config |= {name: size for name, size in sizes.items() if size is not None}
+        self.shape = check_shape(shape)
+        self.config: dict[str, Any] = {}
         self.normalize = Normalize(shape[0], mean, std)
-        self.stem: nn.Module
-        self.head: nn.Module
-        if blocks is not None:
-            self.stem, self.head = blocks
-        else:
-            assert head is not None and groups is not None
-            self.stem = stem(shape[0], hidden)
-            self.head = classifier(hidden + augment, head, num_classes, groups, pool)
-        self.initial_point = None
+        self.stem = stem
+        self.head = head
+        self.layer = layer
+        self.initial_point = start
 
     def condition(self, images: Tensor) -> Tensor:
-        """Return what the layer is conditioned on, (B, hidden, ceil(H/2), ceil(W/2))."""
+        """Return what the layer is conditioned on, (B, ...)."""
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
             raise ValueError(
                 f"images must have shape (B, {', '.join(map(str, self.shape))}); "
@@ -191,13 +205,13 @@ class ImageModel(nn.Module):
     @property
     def reason(self) -> str | None:
         """Why no vote of this model can be verified, or None: a sentence for the user."""
-        name = type(self).__name__
+        name, cell = type(self).__name__, self.layer.cell
         if not self.layer.rest_point:
             return f"{name} follows a flow without a rest point, which has no equilibrium."
-        if not isinstance(self.layer.cell, InclusionCell):
-            cell = type(self.layer.cell).__name__
-            return f"nothing bounds how far {name}'s solver is from the equilibrium of its {cell}."
-        if not isinstance(self.head, LinearHead):
+        if not isinstance(cell, ProvableCell):
+            kind = type(cell).__name__
+            return f"nothing bounds how far {name}'s solver is from the equilibrium of its {kind}."
+        if not isinstance(self.head, AffineHead):
             return f"the head of {name} is not affine."
         return None
 
@@ -212,7 +226,7 @@ class ImageModel(nn.Module):
         Raises:
             ValueError: the model is not `verifiable`, or nothing is proved of its weights.
         """
-        return self._inclusion().bounds()
+        return self._proving()[0].bounds()
 
     def linear_head(self) -> tuple[Tensor, Tensor]:
         """Return C (num_classes, n) and d of logits = C z* + d, z* flattened; double precision.
@@ -220,9 +234,8 @@ class ImageModel(nn.Module):
         Raises:
             ValueError: the model is not `verifiable`.
         """
-        cell = self._inclusion()
-        assert isinstance(self.head, LinearHead)
-        return self.head.affine(cell.shape)
+        cell, head = self._proving()
+        return head.affine(cell.shape)
 
     def fixed(self: M) -> M:
         """Return this model with its cell's W as a constant, so that no solve computes it again.
@@ -234,14 +247,16 @@ class ImageModel(nn.Module):
             ValueError: the model is not `verifiable`.
         """
         other = twin(self)
-        other.layer.cell = FixedCell(other._inclusion())
+        other.layer.cell = self._proving()[0].fixed()
         return other
 
-    def _inclusion(self) -> InclusionCell:
-        if self.reason is not None:
+    def _proving(self) -> tuple[ProvableCell, AffineHead]:
+        cell, head = self.layer.cell, self.head
+        if self.reason is not None or not (
+            isinstance(cell, ProvableCell) and isinstance(head, AffineHead)
+        ):
             raise ValueError(self.reason)
-        assert isinstance(self.layer.cell, InclusionCell)
-        return self.layer.cell
+        return cell, head
 
     def task_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the task trains: all but the initial point's."""

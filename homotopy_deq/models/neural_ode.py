@@ -9,7 +9,8 @@ from solvers import Gradient, Solver
 
 from ..cells import ConvField
 from ..layers import FlowLayer, OnFailure
-from .image import ImageModel, Statistic, integrator
+from .blocks import conv_blocks
+from .image import ImageModel, Statistic, configured, integrator
 
 
 class AugmentedNeuralODE(ImageModel):
@@ -28,6 +29,7 @@ class AugmentedNeuralODE(ImageModel):
         E. Dupont, A. Doucet, Y. W. Teh (2019), Augmented neural ODEs.
     """
 
+    @configured
     def __init__(
         self,
         shape: Sequence[int] = (3, 32, 32),
@@ -46,26 +48,11 @@ class AugmentedNeuralODE(ImageModel):
         gradient: Gradient[Any] | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        super().__init__(
-            shape,
-            num_classes,
-            hidden=hidden,
-            augment=augment,
-            head=head,
-            pool=pool,
-            groups=groups,
-            mean=mean,
-            std=std,
-        )
+        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups, augment)
         field = ConvField(hidden, augment=augment, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
-        self.layer = flow.with_solver(solver or integrator(gradient), gradient)
-        self.config |= {
-            "augment": augment,
-            "dropout": dropout,
-            "horizon": horizon,
-            "on_failure": on_failure,
-        }
+        layer = flow.with_solver(solver or integrator(gradient), gradient)
+        super().__init__(shape, stem, layer, out, mean=mean, std=std)
 
 
 class NeuralODE(ImageModel):
@@ -77,6 +64,7 @@ class NeuralODE(ImageModel):
         R. T. Q. Chen et al. (2018), Neural ordinary differential equations.
     """
 
+    @configured
     def __init__(
         self,
         shape: Sequence[int] = (3, 32, 32),
@@ -94,17 +82,8 @@ class NeuralODE(ImageModel):
         gradient: Gradient[Any] | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        super().__init__(
-            shape,
-            num_classes,
-            hidden=hidden,
-            head=head,
-            pool=pool,
-            groups=groups,
-            mean=mean,
-            std=std,
-        )
+        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups)
         field = ConvField(hidden, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
-        self.layer = flow.with_solver(solver or integrator(gradient), gradient)
-        self.config |= {"dropout": dropout, "horizon": horizon, "on_failure": on_failure}
+        layer = flow.with_solver(solver or integrator(gradient), gradient)
+        super().__init__(shape, stem, layer, out, mean=mean, std=std)

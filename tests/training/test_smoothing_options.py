@@ -44,6 +44,17 @@ def test_a_run_from_before_there_was_noise_can_be_resumed(tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
 
 
+def test_a_run_that_kept_no_default_of_its_noise_has_it_still(tmp_path: Path) -> None:
+    words = ["train", "--limit", "60", "--hidden", "4", "--epochs", "1", "--cpu"]
+    words += ["--noise", "0.25", "--consistency", "5", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    stored = load_checkpoint(tmp_path / CHECKPOINT)
+    settings = settings_of(stored)
+    for name in ("noise_samples", "adversary_steps", "adversary_radius", "consistency_entropy"):
+        stored.meta["about"]["spec"][name] = None  # as version 0.1.0 wrote it
+    assert settings_of(stored) == settings
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
