@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from .problem import Counter
-from .twice import by_formula
+from .twice import twice_differentiable
 
 ENTRIES = 2**24  # of the batch of products that is taken at once: 64 MiB in float32
 LinearMap = Callable[[Tensor], Tensor]
@@ -26,9 +26,9 @@ def jvp(function: LinearMap, z: Tensor, v: Tensor) -> Tensor:
     """
     _load_forward_rules()
     try:
-        with forward_ad.dual_level():
+        with forward_ad.dual_level(), twice_differentiable():
             dual = forward_ad.make_dual(z, v)  # type: ignore[no-untyped-call]
-            value, tangent = forward_ad.unpack_dual(by_formula(function)(dual))  # type: ignore[no-untyped-call]
+            value, tangent = forward_ad.unpack_dual(function(dual))  # type: ignore[no-untyped-call]
             return torch.zeros_like(value) if tangent is None else tangent
     except (NotImplementedError, RuntimeError) as error:
         if "forward" not in str(error).lower():
@@ -71,11 +71,12 @@ class Linearization:
         counter: object = None,
         condition: tuple[Tensor, ...] | None = (),
     ) -> None:
-        self.function, self.z, self.counter = function, z, counter
+        self.function, self.z = function, z
+        self.counter = counter if isinstance(counter, Counter) else None
         self._keep = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable():
             self._at = z if self._keep and z.requires_grad else z.detach().requires_grad_()
-            self._graph = by_formula(function)(self._at)
+            self._graph = function(self._at)
         self.value = self._graph if self._keep else self._graph.detach()
         square = self.value.shape[1:].numel() ** 2
         self._weights = any(x.shape[1:].numel() >= square for x in condition or ())
@@ -85,7 +86,8 @@ class Linearization:
         tangent = None
         if self._graph.requires_grad:  # else it is constant, or evaluated under no_grad
             weight, pulled = self._pulled
-            self._count(1)
+            if self.counter is not None:
+                self.counter.repeat(1)
             if not pulled.requires_grad:
                 return torch.zeros_like(self.value)
             try:
@@ -109,7 +111,8 @@ class Linearization:
             units = torch.eye(n, dtype=self.z.dtype, device=self.z.device)
             columns = [self(e.view(self.z.shape[1:]).expand_as(self.z)).flatten(1) for e in units]
             return torch.stack(columns, dim=2)
-        self._count(m)
+        if self.counter is not None:
+            self.counter.repeat(m)
         units = torch.eye(m, dtype=self.value.dtype, device=self.z.device)
         vectors = units.view(m, 1, *self.value.shape[1:]).expand(m, *self.value.shape)
         width = 1 if self._weights else max(1, ENTRIES // max(self.value.numel(), self.z.numel()))
@@ -118,22 +121,18 @@ class Linearization:
 
     def _rows(self, vectors: Tensor) -> Tensor:
         """Return J^T v for each of the vectors, (k, B, ...)."""
-
-        def pull(v: Tensor, batched: bool) -> Tensor:
-            (row,) = torch.autograd.grad(
-                self._graph, self._at, v, is_grads_batched=batched, retain_graph=True,
-                create_graph=self._keep, materialize_grads=True,
-            )  # fmt: skip
-            return row
-
+        pull = partial(
+            torch.autograd.grad, self._graph, self._at,
+            retain_graph=True, create_graph=self._keep, materialize_grads=True,
+        )  # fmt: skip
         if len(vectors) > 1:
             try:
-                return pull(vectors, True)
+                return pull(vectors, is_grads_batched=True)[0]
             except (NotImplementedError, RuntimeError) as error:
                 told = str(error).lower()
                 if "vmap" not in told and "batching rule" not in told:
                     raise
-        return torch.stack([pull(v, False) for v in vectors])
+        return torch.stack([pull(v)[0] for v in vectors])
 
     @cached_property
     def _pulled(self) -> tuple[Tensor, Tensor]:
@@ -144,10 +143,6 @@ class Linearization:
                 self._graph, self._at, weight, create_graph=True, materialize_grads=True
             )
         return weight, pulled
-
-    def _count(self, products: int) -> None:
-        if isinstance(self.counter, Counter):
-            self.counter.repeat(products)
 
 
 @dataclass(frozen=True)

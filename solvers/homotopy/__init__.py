@@ -1,14 +1,13 @@
 """Homotopies: deform an easy equation into the one to be solved, and follow its root."""
 
 from .arclength import ArcLength
-from .arcstep import Chord
 from .branch import Branch, BranchPoint, Fold
 from .control import StepControl
-from .curve import Curve
+from .curve import Curve, Family
 from .davidenko import Davidenko
-from .family import Family
 from .maps import Convex, Custom, FixedPoint, Homotopy, Input, Newton
 from .natural import Continuation
+from .path import Chord
 from .predictor import Constant, Hermite, Predictor, Secant, Tangent
 from .trace import trace
 

@@ -12,20 +12,21 @@ from torch import Tensor
 from ..driver import run
 from ..linear import PATH, BySize, LinearSolver, renamed
 from ..newton import NewtonKrylov
-from ..norms import dot, expand, norm
+from ..norms import TINY, dot, expand, norm
 from ..problem import Equilibrium
-from ..rows import scatter
 from ..solver import Solver, judged, named, residual_norm, start
 from ..status import Status
-from .arcstep import RANK, ArcState, Arrival, Chord, arrive, joined, resting, select
 from .control import StepControl
-from .curve import Curve
-from .endgame import finish, spread
-from .family import Family
+from .curve import Curve, Family
 from .maps import FixedPoint, Homotopy
+from .path import ArcState, Chord, rounding
 from .predictor import Predictor, Tangent
 
 CORRECTION = 1e-3  # of a step's length; at 1e-2 one draw in twenty of the tanh suite is lost
+NEAR = 1e-2  # of a step's length: what Newton's method may still correct where chords arrived
+RANK = 0.1  # a tangent t with ||G' t|| above it is none: G' has lost rank, or GMRES its way
+SHARE = 0.5  # of the tolerance: what chords may leave, as they foresee it
+CHORDS = 15  # corrections to the root itself, each half the one before or less
 UNIT = 2.0  # times the longer of z0 and f(z0): about the length of a root far from both
 
 
@@ -101,11 +102,10 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         unit = UNIT * torch.maximum(norm(z0), norm(first.fz)) / z0[0].numel() ** 0.5
         unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1).to(z0.dtype)
         anchor = self.homotopy.anchor(problem, z0)
-        lam = torch.zeros_like(first.residual).to(z0.dtype)
-        state = resting(z0, lam, unit, self.theta, self.control.ds)
+        family = self.homotopy.family(problem, anchor)
+        state = self.resting(family, z0, torch.zeros_like(unit), unit)
         if not bool(idle.all()):
-            family = self.homotopy.family(problem, anchor)
-            state = self.begin(family, z0, lam, rooted=self.homotopy.rooted, unit=unit)
+            state = self.begin(family, state, rooted=self.homotopy.rooted)
         return replace(
             state,
             z=torch.where(expand(idle, z0), z0, state.z),
@@ -116,163 +116,188 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             evals=1 + torch.where(idle, 0, state.evals),
         )
 
-    def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
-        family = self.homotopy.family(problem, state.anchor)
-        new, ok = self.advance(family, state)
-        end = ok & ((new.time >= 1) != (state.time >= 1))
-        if bool(end.any()):
-            new, end = self._finish(problem, family, state, new, end)
-        if not bool(end.all()):  # the others stand elsewhere than at a root of f
-            residual = torch.where(end, new.residual, start(problem, new.z).residual)
-            new = replace(new, residual=residual, evals=new.evals + ~end)
-        return new
-
-    def advance(self, family: Family, state: ArcState) -> tuple[ArcState, Tensor]:
-        """Return the state after one step along each curve, and which samples moved, bool (B,).
-
-        A sample whose step failed stays, with half the step; no heed is paid to lambda = 1.
-        """
-        curve = self._curve(family, state)
-        found = self._arrive(curve, state)
-        w = state.w + found.moved
-        ok = found.ok & (dot(found.tangent, state.tangent) >= math.cos(self.control.turn))
-        z, lam = curve.split(w)
-        size = norm(w).clamp_min(1)
-        ds, streak = self.control.next(state.ds, ok, found.effort, state.streak, size)
-        lost = ok & ((norm(z) > self._reach(state)) | (lam.abs() > self.bound))
-        small = ~ok & (ds < self.control.smallest(z.dtype))
-        code = torch.where(small, Status.STEP_TOO_SMALL, state.status)
-        if bool(small.any()):
-            linear = self.linear.thorough(z[0].numel() + 1)
-            rank = found.faint | curve.singular(state.w, state.tangent, linear)
-            code = torch.where(small & rank, Status.RANK_LOSS, code)
-        code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
-        moved = replace(
-            state,
-            z=z,
-            w=w,
-            tangent=found.tangent,
-            last_w=state.w,
-            last_tangent=state.tangent,
-            gap=norm(found.moved),
-            time=lam,
-            lu=found.lu,
-            pivots=found.pivots,
-        )
-        evals = state.evals + found.evals
-        new = replace(select(ok, moved, state), ds=ds, streak=streak, status=code, evals=evals)
-        failed = ~ok & ~state.formed
-        if self._forms(z) and bool(failed.any()):
-            new = self._formed(family, new, failed)
-        return new, ok
-
-    def _arrive(self, curve: Curve, state: ArcState) -> Arrival:
-        """Predict a step and correct it, each sample in its own way."""
-        guess = self.predictor(state.last, state.here, state.gap, state.ds) - state.w
-        straight = math.cos(self.control.turn)
-        linear = self.linear if self.predictor.tangents else None
-        if not (isinstance(self.corrector, Chord) and bool(state.formed.any())):
-            return arrive(self._solver(4), curve, state, guess, straight, linear)
-        if bool(state.formed.all()):
-            return self.corrector.arrive(curve, state, guess, straight)
-        yes, no = (chosen.nonzero().squeeze(1) for chosen in (state.formed, ~state.formed))
-        chords = self.corrector.arrive(curve.rows(yes), state.rows(yes), guess[yes], straight)
-        rest = curve.rows(no), state.rows(no), guess[no]
-        return joined(yes, chords, no, arrive(self._solver(4), *rest, straight, linear))
-
-    def _finish(
-        self, problem: Equilibrium, family: Family, state: ArcState, new: ArcState, end: Tensor
-    ) -> tuple[ArcState, Tensor]:
-        """Return the state with the samples `end`, whose last step crossed lambda = 1, at roots of
-        f, and which they are, bool (B,). Where the polish fails the step was too long: the path is
-        taken up from before it, with half of it.
-        """
-        index = end.nonzero().squeeze(1)
-        linear = self.linear.thorough(state.z[0].numel())
-        solver = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, linear=linear)
-        last = new.rows(index)
-        curve = self._curve(family.rows(index), last)
-        answer = spread(finish(problem.rows(index), solver, curve, last), index, len(end))
-        failed, end = end & ~answer.converged, end & answer.converged
-        ds = 0.5 * state.ds
-        small = ds < self.control.smallest(ds.dtype)
-        code = torch.where(small, Status.STEP_TOO_SMALL, state.status).to(torch.int8)
-        before = replace(state, ds=ds, streak=torch.zeros_like(state.streak), status=code)
-        evals = new.evals + answer.evals
-        new = select(failed, before, new)
-        new = replace(
-            new,
-            z=torch.where(expand(end, new.z), answer.value, new.z),
-            residual=torch.where(end, answer.residual.to(new.residual), new.residual),
-            status=torch.where(end, Status.CONVERGED, new.status).to(torch.int8),
-            time=torch.where(end, 1.0, new.time).to(new.z.dtype),
-            evals=evals,
-        )
-        return new, end
-
-    def _formed(self, family: Family, state: ArcState, chosen: Tensor) -> ArcState:
-        """Return the state with the Jacobians of the samples `chosen`, bool (B,), formed."""
-        index = chosen.nonzero().squeeze(1)
-        curve, counter = self._curve(family, state).rows(index).counted()
-        factors, _ = curve.factored(state.w[index], state.tangent[index])
-        lu, pivots = state.lu, state.pivots
-        if lu is None or pivots is None:  # pivots are numbered from 1 on
-            lu = factors.lu.new_zeros(len(chosen), *factors.lu.shape[1:])
-            pivots = factors.pivots.new_ones(len(chosen), *factors.pivots.shape[1:])
-        return replace(
-            state,
-            tangent=scatter(factors.null, index, state.tangent),
-            lu=scatter(factors.lu, index, lu),
-            pivots=scatter(factors.pivots, index, pivots),
-            formed=state.formed | chosen,
-            evals=state.evals + torch.where(chosen, counter.count, 0),
-        )
+    def resting(self, family: Family, z: Tensor, lam: Tensor, unit: Tensor) -> ArcState:
+        """Return the state at z, (B, ...), and lam, (B,), where no tangent is known yet."""
+        w = Curve(family, z.shape[1:], self.theta, unit).join(z, lam)
+        zero, none = torch.zeros_like(lam), torch.zeros_like(lam, dtype=torch.int64)
+        no, far = none.to(torch.bool), zero + math.inf
+        return ArcState(
+            z, far, w, torch.zeros_like(w), w, torch.zeros_like(w), gap=zero,
+            ds=zero + self.control.ds, streak=none, anchor=z, unit=unit, first=far, moved=no,
+            effort=none, faint=no, formed=no, status=none.to(torch.int8), evals=none, time=lam,
+        )  # fmt: skip
 
     def begin(
-        self,
-        family: Family,
-        z: Tensor,
-        lam: Tensor,
-        direction: float = 1.0,
-        *,
-        rooted: bool,
-        unit: Tensor | None = None,
+        self, family: Family, state: ArcState, direction: float = 1.0, *, rooted: bool
     ) -> ArcState:
         """Return the state at the root of z = h(z, lam) near z, towards larger lambda first.
 
         Arguments:
             family: the equations, of the batch of z.
-            z: the start, (B, ...).
-            lam: lambda of the start, (B,).
+            state: at rest near the root.
             direction: -1 to set out towards smaller lambda.
             rooted: whether z is that root, so that it need not be found.
-            unit: the length that z is measured in, (B,); by default 1.
         """
-        evals = torch.zeros_like(lam, dtype=torch.int64)
-        code = torch.zeros_like(lam, dtype=torch.int8)
+        curve = self.curve(family, state)
         if not rooted:
-            root = run(family.at(lam), replace(self._solver(50), max_steps=50), z)
-            z, evals = root.value, root.evals
-            code = torch.where(root.converged, code, Status.LOST_PATH).to(torch.int8)
-        unit = torch.ones_like(lam) if unit is None else unit
-        state = resting(z, lam, unit, self.theta, self.control.ds)
-        curve, counter = self._curve(family, state).counted()
-        guide = torch.zeros_like(state.w)
+            root = run(family.at(state.time), replace(self._solver(50), max_steps=50), state.z)
+            code = torch.where(root.converged, state.status, Status.LOST_PATH).to(torch.int8)
+            w = curve.join(root.value, state.time)
+            state = replace(state, z=root.value, y=w, last_y=w, status=code, evals=root.evals)
+        guide = torch.zeros_like(state.y)
         guide[:, -1] = direction
-        if self._forms(z, PATH):
-            factors, miss = curve.factored(state.w, guide)
-            tangent, formed = factors.null, torch.ones_like(state.formed)
-            state = replace(state, formed=formed, lu=factors.lu, pivots=factors.pivots)
+        state = self._turned(
+            curve, replace(state, slope=guide), 1e-2, form=self._forms(state, PATH)
+        )
+        lost = (state.status == Status.RUNNING) & state.faint
+        code = torch.where(lost, Status.RANK_LOSS, state.status).to(torch.int8)
+        return replace(state, last_slope=state.slope, status=code)
+
+    def step(self, problem: Equilibrium, state: ArcState) -> ArcState:
+        family = self.homotopy.family(problem, state.anchor)
+        new = self._moved(family, state)
+        end = new.moved & ((new.time >= 1) != (state.time >= 1))
+        if bool(end.any()):
+            index = end.nonzero().squeeze(1)
+            part = self._finished(problem.rows(index), family.rows(index), new.rows(index))
+            new = new.put(index, part)
+            end = end & new.moved
+        new = self._paced(family, state, new)
+        new = replace(new, status=torch.where(end, Status.CONVERGED, new.status).to(torch.int8))
+        if not bool(end.all()):  # the others stand elsewhere than at a root of f
+            residual = torch.where(end, new.residual, start(problem, new.z).residual)
+            new = replace(new, residual=residual, evals=new.evals + ~end)
+        return new
+
+    def advance(self, family: Family, state: ArcState) -> ArcState:
+        """Return the state after one step along each curve; no heed is paid to lambda = 1.
+
+        A sample whose step failed stays, with half the step, and has not `moved`.
+        """
+        return self._paced(family, state, self._moved(family, state))
+
+    def _moved(self, family: Family, state: ArcState) -> ArcState:
+        """Return where a step leads, and whether it may be taken."""
+        chords = bool(state.formed.any())
+        if chords and not bool(state.formed.all()):
+            new = state
+            for mask in (state.formed, ~state.formed):
+                index = mask.nonzero().squeeze(1)
+                new = new.put(index, self._moved(family.rows(index), state.rows(index)))
+            return new
+        curve, piece = self.curve(family, state), state.piece
+        straight = math.cos(self.control.turn)
+        guess = self.predictor(piece.last, piece.here, state.gap, state.ds) - state.y
+        if chords and isinstance(self.corrector, Chord):
+            d, ok, effort = self.corrector.correct(curve, state, guess)
+            evals = effort
         else:
-            tangent, miss = curve.tangent(state.w, guide, rtol=1e-2, linear=self.linear)
-        lost = (code == Status.RUNNING) & ~(miss < RANK)
+            found = run(curve.slice(state.y, state.slope, state.ds), self._solver(4), guess)
+            d, ok, effort, evals = found.value, found.converged, found.steps, found.evals
+        # The step along the tangent is ds exactly, so ds / length is the cosine of the turn.
+        length = norm(d)
+        new = replace(
+            state,
+            y=state.y + d,
+            slope=d / length.clamp_min(TINY)[:, None],
+            last_y=state.y,
+            last_slope=state.slope,
+            gap=length,
+            moved=ok & (state.ds >= straight * length),
+            effort=effort,
+            faint=torch.zeros_like(ok),
+            evals=state.evals + evals,
+        )
+        if chords or self.predictor.tangents:
+            index = new.moved.nonzero().squeeze(1)
+            if len(index) == len(d):
+                new = self._settled(curve, new)
+            elif len(index):
+                new = new.put(index, self._settled(curve.rows(index), new.rows(index)))
+        z, lam = curve.split(new.y)
+        moved = new.moved & (dot(new.slope, state.slope) >= straight)
+        return replace(new, z=z, time=lam, moved=moved)
+
+    def _settled(self, curve: Curve, state: ArcState) -> ArcState:
+        """Return samples that arrived with tangents, those by chords with Jacobians."""
+        chords = bool(state.formed.any())
+        state = self._turned(curve, state, 0.1, form=chords)
+        factors = state.factors
+        if not chords or factors is None:
+            return replace(state, moved=~state.faint)
+        # Near a singular point chords may stall unseen, and the path be lost from where they did.
+        gap = curve.gap(state.y)
+        change = factors.solve(gap, torch.zeros_like(state.ds), state.slope)
+        near = norm(change) <= NEAR * state.gap
+        w = torch.where(near[:, None], state.y - change, state.y)
+        fine = near | (norm(gap) <= rounding(w))
+        length, evals = norm(w - state.last_y), state.evals + 1
+        return replace(state, y=w, gap=length, moved=fine & ~state.faint, evals=evals)
+
+    def _turned(self, curve: Curve, state: ArcState, rtol: float, *, form: bool) -> ArcState:
+        """Return the state with the tangent near its slope; with Jacobians if they are formed."""
+        if form:
+            factors, miss = curve.factored(state.y, state.slope)
+            formed, tangent = torch.ones_like(state.formed), factors.null
+            state = replace(state, formed=formed, lu=factors.lu, pivots=factors.pivots)
+            evals = state.y.shape[1]  # G, and a product for each of its n entries
+        else:
+            curve, counter = curve.counted()
+            tangent, miss = curve.tangent(state.y, state.slope, rtol=rtol, linear=self.linear)
+            evals = counter.count
+        return replace(state, slope=tangent, faint=~(miss < RANK), evals=state.evals + evals)
+
+    def _finished(self, problem: Equilibrium, family: Family, state: ArcState) -> ArcState:
+        """Return samples whose last step crossed lambda = 1 at roots of f.
+
+        Chords lead there where Jacobians are formed; Newton's method sees whether more is needed.
+        Where it fails the step was too long, and has not `moved` the sample.
+        """
+        curve, evals = self.curve(family, state), state.evals
+        a, b = curve.scales
+        w = state.piece.crossing(b)
+        if bool(state.formed.any()) and isinstance(self.corrector, Chord):
+            level = torch.zeros_like(w)
+            level[:, -1] = 1
+            error = SHARE * (self.rtol * norm(w[:, :-1]) + self.atol * a.squeeze(1))
+            patient = replace(self.corrector, max_steps=CHORDS)
+            plane = level, b - state.y[:, -1]
+            d, ok, effort = patient.correct(curve, state, w - state.y, plane, error)
+            w, evals = torch.where(ok[:, None], state.y + d, w), evals + effort
+        linear = self.linear.thorough(state.z[0].numel())
+        newton = NewtonKrylov(rtol=self.rtol, atol=self.atol, max_steps=15, linear=linear)
+        found = run(problem, newton, curve.split(w)[0], first=state.first)
         return replace(
             state,
-            tangent=tangent,
-            last_tangent=tangent,
-            status=torch.where(lost, Status.RANK_LOSS, code).to(torch.int8),
-            evals=evals + counter.count,
+            z=found.value,
+            residual=found.residual.to(state.residual),
+            time=torch.ones_like(state.time),
+            moved=found.converged,
+            evals=evals + found.evals,
         )
+
+    def _paced(self, family: Family, state: ArcState, new: ArcState) -> ArcState:
+        """Return the new state where a step moved the sample, else the old, with the next step."""
+        ok, rms = new.moved, state.z[0].numel() ** 0.5
+        farthest = self.bound * (state.unit * rms + norm(state.anchor))
+        lost = ok & ((norm(new.z) > farthest) | (new.time.abs() > self.bound))
+        size = norm(new.y).clamp_min(1)
+        ds, streak, small = self.control.next(state.ds, ok, new.effort, state.streak, size)
+        code = torch.where(small, Status.STEP_TOO_SMALL, state.status)
+        if bool(small.any()):
+            curve, linear = self.curve(family, state), self.linear.thorough(state.y.shape[1])
+            rank = new.faint | curve.singular(state.y, state.slope, linear)
+            code = torch.where(small & rank, Status.RANK_LOSS, code)
+        code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
+        there = new.where(ok, state)
+        new = replace(there, ds=ds, streak=streak, moved=ok, status=code, evals=new.evals)
+        failed = ~ok & ~state.formed
+        if bool(failed.any()) and self._forms(state):
+            index = failed.nonzero().squeeze(1)
+            part = new.rows(index)
+            curve = self.curve(family.rows(index), part)
+            new = new.put(index, self._turned(curve, part, 0.1, form=True))
+        return new
 
     def _solver(self, steps: int) -> Solver[Equilibrium, Any]:
         """Return the corrector where no Jacobian is formed."""
@@ -280,15 +305,10 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             return self.corrector
         return NewtonKrylov(rtol=CORRECTION, max_steps=steps, halvings=0, linear=self.linear)
 
-    def _curve(self, family: Family, state: ArcState) -> Curve:
+    def curve(self, family: Family, state: ArcState) -> Curve:
+        """Return the curves that samples are on."""
         return Curve(family, state.z.shape[1:], self.theta, state.unit)
 
-    def _forms(self, z: Tensor, limit: int | None = None) -> bool:
-        """Say whether Jacobians of states like z may be formed."""
-        return isinstance(self.corrector, Chord) and self.linear.forms(z[0].numel(), limit)
-
-    def _reach(self, state: ArcState) -> Tensor:
-        """Return the norm of z beyond which a path is lost, (B,)."""
-        start = norm(state.anchor) / state.anchor[0].numel() ** 0.5
-        farthest: Tensor = self.bound * (state.unit + start) * state.z[0].numel() ** 0.5
-        return farthest
+    def _forms(self, state: ArcState, limit: int | None = None) -> bool:
+        """Say whether Jacobians of such states may be formed."""
+        return isinstance(self.corrector, Chord) and self.linear.forms(state.z[0].numel(), limit)

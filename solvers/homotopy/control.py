@@ -45,14 +45,12 @@ class StepControl:
                 f"easy={self.easy}, patience={self.patience}, turn={self.turn}."
             )
 
-    def smallest(self, dtype: torch.dtype) -> float:
-        """Return the step below which a sample ends STEP_TOO_SMALL."""
-        return torch.finfo(dtype).eps ** 0.5 if self.min_ds is None else self.min_ds
-
     def next(
         self, ds: Tensor, ok: Tensor, effort: Tensor, streak: Tensor, scale: Tensor | float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Return each sample's next step and how many easy steps it has had in a row.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each sample's next step, its easy steps in a row, and who failed for good.
+
+        That is who failed and would need a step below the smallest.
 
         Arguments:
             ds: the step that was tried, (B,).
@@ -65,4 +63,6 @@ class StepControl:
         double = streak >= self.patience
         longest = torch.as_tensor(self.max_ds * scale).to(ds)
         grown = torch.where(double, torch.minimum(2 * ds, longest), ds)
-        return torch.where(ok, grown, 0.5 * ds), torch.where(double, 0, streak)
+        least = torch.finfo(ds.dtype).eps ** 0.5 if self.min_ds is None else self.min_ds
+        ds = torch.where(ok, grown, 0.5 * ds)
+        return ds, torch.where(double, 0, streak), ~ok & (ds < least)

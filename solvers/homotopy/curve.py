@@ -1,25 +1,116 @@
-"""The root set of a family as a curve in (z, lambda): its equations, slices and tangents."""
+"""A family of equations z = h(z, lambda), and its roots as a curve in (z, lambda)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..guard import Guard
 from ..jacobian import Linearization
-from ..linear import SMALL, LinearSolver, backward, factor
+from ..linear import SMALL, LinearSolver, backward, factor, gmres
 from ..norms import dot, expand, norm
-from ..problem import Counter, Equilibrium
-from .family import Family
+from ..problem import Counter, Equilibrium, Map, check_start, checked
+from ..rows import Embedded, select
+
+
+@dataclass(frozen=True)
+class Family:
+    """The equations z = h(z, lambda, *condition), one for each lambda.
+
+    Arguments:
+        map: h(z, lam, *condition) -> Tensor of z's shape, (B, ...); lam is (B, 1, ...). Row i
+            of the output depends on row i of each argument alone.
+        condition: tensors (B, ...) that h receives beside z and lam; with `None` h closes over
+            what it needs and always runs on the full batch.
+    """
+
+    map: Map
+    condition: tuple[Tensor, ...] | None = ()
+
+    @staticmethod
+    def of_residual(residual: Map, condition: tuple[Tensor, ...] | None = ()) -> Family:
+        """Return the family of the equations H(z, lam, *condition) = 0, h(z, lam) = z + H(z, lam).
+
+        The flow whose stability `trace` reports is z' = H(z, lam).
+        """
+        return Family(_Shifted(residual), condition)
+
+    def __call__(self, z: Tensor, lam: Tensor) -> Tensor:
+        """Evaluate h(z, lam) with each sample at its own lam, (B,)."""
+        out = self.map(z, expand(lam, z), *(self.condition or ()))
+        return checked(out, z, "map of a Family")
+
+    def at(self, lam: Tensor) -> Equilibrium:
+        """Return the equation z = h(z, lam) of each sample at its own lam, (B,)."""
+
+        def fixed(z: Tensor, lam: Tensor, *condition: Tensor) -> Tensor:
+            return self.map(z, expand(lam, z), *condition)
+
+        # The answer at the end of the path is checked, if anything: see `verified`.
+        return Equilibrium(fixed, (lam, *(self.condition or ())), rowwise=True)
+
+    def slope(self, z: Tensor, lam: Tensor, *, rtol: float, krylov: int) -> tuple[Tensor, int]:
+        """Return dz/dlambda = (I - h_z)^-1 h_lambda at roots (Davidenko), and what it cost.
+
+        Arguments:
+            z: the roots, (B, ...).
+            lam: lambda of each, (B,).
+            rtol: of the linear solve.
+            krylov: dimension of its Krylov space at most.
+        """
+
+        def joint(y: Tensor) -> Tensor:
+            return self(y[:, :-1].reshape_as(z), y[:, -1]).flatten(1)
+
+        y = torch.cat((z.flatten(1), lam[:, None].to(z.dtype)), dim=1)
+        counter = Counter(joint)
+        push = Linearization(counter, y, counter)
+        still, one = torch.zeros_like(y[:, :-1]), torch.ones_like(y[:, -1:])
+
+        def operator(v: Tensor) -> Tensor:
+            return v - push(torch.cat((v, 0 * one), dim=1))
+
+        rate = push(torch.cat((still, one), dim=1))
+        found, _ = gmres(operator, rate, rtol=rtol, max_steps=krylov)
+        return found.reshape_as(z), counter.count
+
+    def rows(self, index: Tensor) -> Family:
+        """Return the family of the samples `index` (int64) alone."""
+        return replace(self, condition=select(self.condition or (), index))
+
+    def packed(self, z0: Tensor) -> Family:
+        """Return the family with a map that harms nothing and rows that can be selected."""
+        if isinstance(self.map, Guard):
+            return self
+        if self.condition is not None:
+            return replace(self, map=Guard(self.map))
+        everything = torch.arange(len(z0), device=z0.device)
+        return Family(Guard(Embedded(self.map, everything)), (everything,))
+
+    def check(self, z0: Tensor) -> None:
+        """Raise ValueError unless z0 is a state that fits the condition."""
+        check_start(Equilibrium(self.map, self.condition), z0)
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    residual: Callable[..., Tensor]
+
+    def __call__(self, z: Tensor, lam: Tensor, *condition: Tensor) -> Tensor:
+        return torch.add(z, self.residual(z, lam, *condition))
 
 
 @dataclass(frozen=True)
 class Factors:
     """The factored matrices [A; r^T] of a batch, with A t = 0 for a unit vector t each.
 
-    They solve [A; t^T] x = [b; c] too: x = y + (c - <t, y>) t with any y such that A y = b.
+    They solve [A; q^T] x = [b; c] for any other row q, too: with any y such that A y = b,
+
+        x = y + (c - <q, y>) / <q, t> t.
 
     Arguments:
         lu: (B, n + 1, n + 1).
@@ -31,15 +122,13 @@ class Factors:
     pivots: Tensor
     null: Tensor
 
-    def solve(self, b: Tensor, c: Tensor) -> Tensor:
-        """Return x, (B, n + 1), for b, (B, n), and c, (B,); not finite where singular."""
-        y = backward(self.lu, self.pivots, torch.cat((b, torch.zeros_like(b[:, :1])), dim=1))
-        return y + (c[:, None] - (self.null * y).sum(1, keepdim=True)) * self.null
+    def solve(self, b: Tensor, c: Tensor, row: Tensor) -> Tensor:
+        """Return x, (B, n + 1), with A x = b, (B, n), and <row, x> = c, (B,).
 
-    def slide(self, b: Tensor) -> Tensor:
-        """Return x, (B, n + 1), with A x = b and no component along lambda."""
-        x = self.solve(b, torch.zeros_like(b[:, 0]))
-        return x - x[:, -1:] / self.null[:, -1:] * self.null
+        It is not finite where that is singular.
+        """
+        y = backward(self.lu, self.pivots, torch.cat((b, torch.zeros_like(b[:, :1])), dim=1))
+        return y + ((c - dot(row, y)) / dot(row, self.null))[:, None] * self.null
 
 
 @dataclass(frozen=True)
@@ -72,7 +161,7 @@ class Curve:
         family: the equations.
         shape: of one sample's z.
         theta: weight of z in the metric, in (0, 1).
-        unit: the length that z is measured in, (B,), or a number for all.
+        unit: the length that z is measured in, (B,), or (1,) for all.
 
     References:
         R. Seydel (2010), Practical bifurcation and stability analysis.
@@ -80,14 +169,14 @@ class Curve:
 
     family: Family
     shape: torch.Size
-    theta: float = 0.5
-    unit: Tensor | float = 1.0
+    theta: float
+    unit: Tensor
 
     @property
-    def scales(self) -> tuple[Tensor | float, float]:
-        """The factors of z, (B, 1) or a number, and of lambda in w."""
-        unit = self.unit[:, None] if isinstance(self.unit, Tensor) else self.unit
-        return math.sqrt(self.theta / self.shape.numel()) / unit, math.sqrt(1 - self.theta)
+    def scales(self) -> tuple[Tensor, float]:
+        """The factors of z, (B, 1), and of lambda in w."""
+        a = math.sqrt(self.theta / self.shape.numel()) / self.unit
+        return a[:, None], math.sqrt(1 - self.theta)
 
     def join(self, z: Tensor, lam: Tensor) -> Tensor:
         """Return w of z, (B, ...), and lambda, (B,)."""
@@ -106,8 +195,7 @@ class Curve:
 
     def rows(self, index: Tensor) -> Curve:
         """Return the curves of the samples `index` alone."""
-        unit = self.unit.index_select(0, index) if isinstance(self.unit, Tensor) else self.unit
-        return replace(self, family=self.family.rows(index), unit=unit)
+        return replace(self, family=self.family.rows(index), unit=self.unit[index])
 
     def counted(self) -> tuple[Curve, Counter]:
         """Return the curve with a counter of its evaluations and products."""
@@ -131,8 +219,7 @@ class Curve:
             off = dot(normal, d) - ds
             return d - torch.cat((curve.gap(here + d), off[:, None]), dim=1)
 
-        unit = torch.as_tensor(self.unit).to(here).expand(len(here))
-        condition = (here, normal, ds, unit, *(self.family.condition or ()))
+        condition = (here, normal, ds, self.unit, *(self.family.condition or ()))
         return Equilibrium(plane, condition, rowwise=True)
 
     def tangent(
@@ -168,8 +255,8 @@ class Curve:
         The error is ||G'(w) t||. A guide orthogonal to the tangent, as lambda's direction is at
         a fold, is replaced by the tangent.
         """
-        matrix = self.bordered(w, guide).matrix()
-        slope = matrix[:, :-1]
+        slope = Linearization(self.gap, w, condition=self.family.condition).matrix()
+        matrix = torch.cat((slope, guide[:, None]), dim=1)
         unit = torch.zeros_like(w)
         unit[:, -1] = 1
         lu, pivots = factor(matrix)
@@ -205,5 +292,4 @@ class Curve:
 
     def bordered(self, w: Tensor, guide: Tensor) -> Bordered:
         """Return the operator [G'(w); guide^T]."""
-        slope = Linearization(self.gap, w, self.family.map, self.family.condition)
-        return Bordered(slope, guide)
+        return Bordered(Linearization(self.gap, w, self.family.map, self.family.condition), guide)

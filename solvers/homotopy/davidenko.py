@@ -12,13 +12,11 @@ from ..linear import GMRES
 from ..newton import NewtonKrylov
 from ..norms import expand, finite
 from ..ode import ODE
-from ..problem import Counter, Equilibrium, InitialValue
+from ..problem import Equilibrium, InitialValue
 from ..solution import Solution
 from ..solver import Solver, Tracked, judged, residual_norm, start
 from ..status import Status
-from .family import Family
 from .maps import FixedPoint, Homotopy
-from .natural import slope
 
 
 @dataclass(frozen=True)
@@ -91,16 +89,12 @@ class Davidenko(Solver[Equilibrium, DavidenkoState]):
         evals = 0
         anchor = self.homotopy.anchor(problem, z0)
 
-        def along(family: Family, t: Tensor, z: Tensor) -> Tensor:
-            nonlocal evals
-            counted = Counter(family.map)
-            lam = t.expand(z.shape[0])
-            rate = slope(replace(family, map=counted), z, lam, rtol=self.linear, krylov=self.krylov)
-            evals += counted.count
-            return rate
-
         def field(t: Tensor, z: Tensor, anchor: Tensor, *x: Tensor) -> Tensor:
-            return along(self.homotopy.family(replace(problem, condition=x), anchor), t, z)
+            nonlocal evals
+            family = self.homotopy.family(replace(problem, condition=x), anchor)
+            rate, cost = family.slope(z, t.expand(len(z)), rtol=self.linear, krylov=self.krylov)
+            evals += cost
+            return rate
 
         flow = InitialValue(field, condition=(anchor, *problem.inputs))
         settings = ODE(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..norms import expand
 from ..packing import pack
 from ..problem import Equilibrium, Map
-from .family import Family
+from .curve import Family
 
 
 @dataclass(frozen=True)

@@ -9,45 +9,19 @@ import torch
 from torch import Tensor
 
 from ..driver import run
-from ..jacobian import Linearization
-from ..linear import gmres
 from ..newton import NewtonKrylov
 from ..norms import expand
-from ..problem import Counter, Equilibrium
-from ..solver import Solver, Tracked, judged, residual_norm, start
+from ..problem import Equilibrium
+from ..rows import scatter
+from ..solver import Solver, judged, residual_norm, start
 from ..status import Status
 from .control import StepControl
-from .endgame import polish
-from .family import Family
 from .maps import FixedPoint, Homotopy
-from .predictor import Knot, Predictor, Secant
+from .path import PathState
+from .predictor import Predictor, Secant
 
 TANGENT_RTOL = 1e-2  # linear tolerance of dz/dlambda: a predictor needs no more
-
-
-@dataclass(frozen=True)
-class PathState(Tracked):
-    """Where each sample stands on its path; z is its root at lambda = `time`.
-
-    Arguments:
-        slope: dz/dlambda at z, (B, ...).
-        last_z: the root at the point before, (B, ...).
-        last_slope: dz/dlambda there, (B, ...).
-        gap: lambda between the two, (B,); 0 at the start.
-        ds: the next step in lambda, (B,).
-        streak: easy steps in a row, int64 (B,).
-        anchor: what the homotopy keeps of the start, (B, ...).
-        first: ||f(z) - z|| at the start, (B,).
-    """
-
-    slope: Tensor
-    last_z: Tensor
-    last_slope: Tensor
-    gap: Tensor
-    ds: Tensor
-    streak: Tensor
-    anchor: Tensor
-    first: Tensor
+KRYLOV = 40  # products for it at most
 
 
 @dataclass(frozen=True)
@@ -88,21 +62,23 @@ class Continuation(Solver[Equilibrium, PathState]):
         evals = torch.ones_like(lam, dtype=torch.int64)
         anchor = self.homotopy.anchor(problem, z0)
         code = judged(self, first)
-        z, residual = z0, first.residual
-        family, counter = self._family(problem, anchor)
+        z = z0
+        family = self.homotopy.family(problem, anchor)
         if not self.homotopy.rooted:
             root = run(family.at(lam), self.corrector, z0)
             lost = (code == Status.RUNNING) & ~root.converged
             code = torch.where(lost, Status.LOST_PATH, code).to(torch.int8)
             z = torch.where(expand(code == Status.CONVERGED, z0), z0, root.value)
             evals = evals + root.evals
-            counter.count = 0
-        slope = self._slope(family, z, lam) if self.predictor.tangents else torch.zeros_like(z)
+        slope, cost = torch.zeros_like(z), 0
+        if self.predictor.tangents:
+            slope, cost = family.slope(z, lam, rtol=TANGENT_RTOL, krylov=KRYLOV)
         return PathState(
             z,
-            residual,
+            first.residual,
+            y=z,
             slope=slope,
-            last_z=z,
+            last_y=z,
             last_slope=slope,
             gap=torch.zeros_like(lam),
             ds=torch.full_like(lam, self.control.ds),
@@ -110,96 +86,47 @@ class Continuation(Solver[Equilibrium, PathState]):
             anchor=anchor,
             first=residual_norm(first),
             status=code,
-            evals=evals + counter.count,
+            evals=evals + cost,
             time=lam,
         )
 
     def step(self, problem: Equilibrium, state: PathState) -> PathState:
         lam = (state.time + state.ds).clamp(max=1)
         advance = lam - state.time
-        family, counter = self._family(problem, state.anchor)
-        guess = self.predictor(
-            Knot(state.last_z, state.last_slope), Knot(state.z, state.slope), state.gap, advance
-        )
+        family, piece = self.homotopy.family(problem, state.anchor), state.piece
+        guess = self.predictor(piece.last, piece.here, state.gap, advance)
         # Where the root itself may be loose, as under autocast, so may the path to it be.
-        corrector = replace(self.corrector, rtol=max(self.corrector.rtol, self.rtol))
-        found = run(family.at(lam), corrector, guess)
-        ok = found.converged
-        last = ok & (lam >= 1)
-        z, evals = found.value, state.evals + found.evals
-        residual = state.residual
-        if bool(last.any()):
-            solver = replace(
-                self.corrector,
-                rtol=self.rtol,
-                atol=self.atol,
-                max_steps=3 * self.corrector.max_steps,
-            )
-            answer = polish(problem, solver, z, last, state.first)
-            z = torch.where(expand(last, z), answer.value, z)
-            evals = evals + answer.evals
-            residual = torch.where(last, answer.residual.to(residual), residual)
-            ok = torch.where(last, answer.converged, ok)
-        moved = expand(ok, z)
-        z = torch.where(moved, z, state.z)
-        if self.predictor.tangents and not bool(last.all()):
-            counter.count = 0
-            slope = self._slope(family, z, torch.where(ok, lam, state.time))
-            evals = evals + counter.count
+        found = run(family.at(lam), self.corrector.loosened(self.rtol), guess)
+        z, ok, residual = found.value, found.converged, state.residual
+        evals, end = state.evals + found.evals, ok & (lam >= 1)
+        if bool(end.any()):
+            steps, index = 3 * self.corrector.max_steps, end.nonzero().squeeze(1)
+            solver = replace(self.corrector, rtol=self.rtol, atol=self.atol, max_steps=steps)
+            answer = run(problem.rows(index), solver, z[index], first=state.first[index])
+            z = scatter(answer.value, index, z)
+            residual = scatter(answer.residual.to(residual), index, residual)
+            ok = scatter(answer.converged, index, ok)
+            evals = evals.index_add(0, index, answer.evals)
+        there = replace(state, z=z, y=z, last_y=state.y, last_slope=state.slope, gap=advance)
+        new = replace(there, time=lam).where(ok, state)
+        if self.predictor.tangents and not bool(end.all()):
+            slope, cost = family.slope(new.z, new.time, rtol=TANGENT_RTOL, krylov=KRYLOV)
+            evals = evals + cost
         else:
             slope = (z - state.z) / expand(advance, z)
-        ds, streak = self.control.next(
-            torch.where(ok, state.ds, torch.minimum(state.ds, advance)),
-            ok,
-            found.steps,
-            state.streak,
-        )
-        small = ~ok & (ds < self.control.smallest(z.dtype))
-        code = torch.where(ok & last, Status.CONVERGED, state.status)
-        code = torch.where(small, Status.STEP_TOO_SMALL, code).to(torch.int8)
-        underway = ~(ok & last)  # at a root of h, not of f: a failure reports the residual of f
-        if bool(underway.any()):
-            residual = torch.where(underway, start(problem, z).residual, residual)
-            evals = evals + underway
+        tried = torch.where(ok, state.ds, torch.minimum(state.ds, advance))
+        ds, streak, small = self.control.next(tried, ok, found.steps, state.streak)
+        end = ok & end
+        code = torch.where(end, Status.CONVERGED, state.status)
+        if not bool(end.all()):  # at a root of h, not of f: a failure reports the residual of f
+            residual = torch.where(end, residual, start(problem, new.z).residual)
+            evals = evals + ~end
         return replace(
-            state,
-            z=z,
+            new,
             residual=residual,
-            slope=torch.where(moved, slope, state.slope),
-            last_z=torch.where(moved, state.z, state.last_z),
-            last_slope=torch.where(moved, state.slope, state.last_slope),
-            gap=torch.where(ok, advance, state.gap),
+            slope=torch.where(expand(ok, z), slope, state.slope),
             ds=ds,
             streak=streak,
-            status=code,
+            status=torch.where(small, Status.STEP_TOO_SMALL, code).to(torch.int8),
             evals=evals,
-            time=torch.where(ok, lam, state.time),
         )
-
-    def _family(self, problem: Equilibrium, anchor: Tensor) -> tuple[Family, Counter]:
-        """Return the family of the samples, and the counter of its evaluations."""
-        family = self.homotopy.family(problem, anchor)
-        counter = Counter(family.map)
-        return Family(counter, family.condition), counter
-
-    def _slope(self, family: Family, z: Tensor, lam: Tensor) -> Tensor:
-        return slope(family, z, lam, rtol=TANGENT_RTOL, krylov=40)
-
-
-def slope(family: Family, z: Tensor, lam: Tensor, *, rtol: float, krylov: int) -> Tensor:
-    """Return dz/dlambda = (I - h_z)^-1 h_lambda at a root (Davidenko)."""
-    n = z[0].numel()
-
-    def joint(y: Tensor) -> Tensor:
-        return family(y[:, :n].reshape_as(z), y[:, n]).flatten(1)
-
-    y = torch.cat((z.flatten(1), lam[:, None].to(z.dtype)), dim=1)
-    push = Linearization(joint, y, family.map)
-    zero = torch.zeros_like(lam[:, None], dtype=z.dtype)
-
-    def operator(v: Tensor) -> Tensor:
-        return v - push(torch.cat((v, zero), dim=1))
-
-    rate = push(torch.cat((torch.zeros_like(z).flatten(1), zero + 1), dim=1))
-    found, _ = gmres(operator, rate, rtol=rtol, max_steps=krylov)
-    return found.reshape_as(z)

@@ -60,14 +60,14 @@ class Cubic:
             + (t3 - t2) * gap * self.here.slope
         )
 
-    def crossing(self, level: float) -> Tensor:
+    def crossing(self, level: Tensor | float) -> Tensor:
         """Return the point at which the last coordinate, lambda's, is `level`, (B, n + 1).
 
         Where that is on the same side of the level at both ends, any point between is returned.
         """
         high, low = torch.ones_like(self.gap), torch.zeros_like(self.gap)
-        ends = (Knot(each.y[:, -1:], each.slope[:, -1:]) for each in (self.last, self.here))
-        lam = Cubic(*ends, self.gap)
+        first, second = (Knot(k.y[:, -1:], k.slope[:, -1:]) for k in (self.last, self.here))
+        lam = Cubic(first, second, self.gap)
         before = self.last.y[:, -1] >= level
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)

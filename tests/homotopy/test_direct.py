@@ -42,12 +42,13 @@ def test_jacobian_of_a_constant_is_zero() -> None:
     assert Linearization(lambda z: torch.ones(2, 3), z).matrix().abs().max() == 0
 
 
-def test_factors_solve_with_the_null_vector_in_place_of_the_row() -> None:
+def test_factors_solve_with_another_row_in_place_of_their_own() -> None:
     a = torch.randn(5, 3, 4, dtype=DOUBLE)
     null = torch.linalg.svd(a)[2][:, -1]
     row = null + 0.3 * torch.randn(5, 4, dtype=DOUBLE)
     factors = Factors(*factor(torch.cat((a, row[:, None]), dim=1)), null)
     b, c = torch.randn(5, 3, dtype=DOUBLE), torch.randn(5, dtype=DOUBLE)
-    x = factors.solve(b, c)
-    assert torch.allclose(torch.bmm(a, x[:, :, None])[:, :, 0], b, atol=1e-10)
-    assert torch.allclose((null * x).sum(1), c, atol=1e-10)
+    for other in (null, null + 0.3 * torch.randn(5, 4, dtype=DOUBLE)):
+        x = factors.solve(b, c, other)
+        assert torch.allclose(torch.bmm(a, x[:, :, None])[:, :, 0], b, atol=1e-10)
+        assert torch.allclose((other * x).sum(1), c, atol=1e-10)
