@@ -255,7 +255,7 @@ class Curve:
         The error is ||G'(w) t||. A guide orthogonal to the tangent, as lambda's direction is at
         a fold, is replaced by the tangent.
         """
-        slope = Linearization(self.gap, w, condition=self.family.condition).matrix()
+        slope = self.bordered(w, guide).slope.matrix()
         matrix = torch.cat((slope, guide[:, None]), dim=1)
         unit = torch.zeros_like(w)
         unit[:, -1] = 1
