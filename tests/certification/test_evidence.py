@@ -27,8 +27,6 @@ from homotopy_deq.certification.sequence import BettingSequence, Decision
 from homotopy_deq.certification.statistics import audited_lower, radius, required_probability
 from tests.certification.test_journal import CONFIG, begun, certificate
 
-PART = Path("parts") / "rank-0.jsonl"
-
 
 def flipped(line: bytes) -> list[bytes]:
     """Every line that differs in one bit of one byte (another bit each time)."""
