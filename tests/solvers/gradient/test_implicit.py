@@ -79,7 +79,7 @@ every_form = pytest.mark.parametrize("root", FORMS, ids=lambda form: form.__name
 @every_form
 def test_first_and_second_derivatives_are_those_of_finite_differences(root: Root) -> None:
     assert torch.autograd.gradcheck(root, weights())
-    assert torch.autograd.gradgradcheck(root, weights())
+    assert torch.autograd.gradgradcheck(root, weights(), fast_mode=True)  # in random directions
 
 
 @every_form
