@@ -14,7 +14,7 @@ from ..cells import MonotoneCell
 from ..cells.bounds import gram_norm
 from .blocks import Grid, act, blocks_of, convolve, kernel_of, spectrum, spread
 from .form import Form
-from .layers import Parametrised
+from .parametrised import Parametrised
 
 EPSILON = 1e-3
 """Added to V^T V of an `LBEN` from scratch, so that it is strongly monotone whatever V is."""
@@ -27,7 +27,8 @@ class EquilibriumCell(Parametrised):
         inputs: entries or channels of x.
         hidden: of the state.
         outputs: of the output.
-        grid, kernel: see `Parametrised`.
+        grid: see `Parametrised`.
+        kernel: see `Parametrised`.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int, grid: Grid, kernel: int) -> None:
@@ -86,12 +87,15 @@ class LBENCell(EquilibriumCell):
     L = Psi^-1 = diag(exp(-psi)), which gives Q = 2 G^T G + 2 eps I exactly.
 
     Arguments:
-        inputs, hidden, outputs: as in `EquilibriumCell`.
+        inputs: as in `EquilibriumCell`.
+        hidden: as in `EquilibriumCell`.
+        outputs: as in `EquilibriumCell`.
         gamma: the Lipschitz constant, above 0.
         epsilon: eps, at least 0.
         full: the kernels cover the whole grid (`to_lben` needs this); the first tap of one is in
             place, the others to the right of and below it.
-        grid, kernel: see `Parametrised`.
+        grid: see `Parametrised`.
+        kernel: see `Parametrised`.
 
     References:
         M. Revay, R. Wang, I. Manchester (2020), Lipschitz bounded equilibrium networks.
@@ -222,9 +226,12 @@ class MonDEQCell(EquilibriumCell):
     gamma is ||U|| ||V|| / m, with upper bounds of the norms.
 
     Arguments:
-        inputs, hidden, outputs: as in `EquilibriumCell`.
+        inputs: as in `EquilibriumCell`.
+        hidden: as in `EquilibriumCell`.
+        outputs: as in `EquilibriumCell`.
         monotonicity: m in (0, 1].
-        grid, kernel: see `Parametrised`.
+        grid: see `Parametrised`.
+        kernel: see `Parametrised`.
 
     References:
         E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,69 +11,11 @@ from torch import Tensor, nn
 from ..cells.bounds import gram_norm
 from .blocks import Grid, act, blocks_of, convolve, row_sums, spread
 from .form import Form
+from .parametrised import Parametrised
 
 SMALL = 1e-6
 """Kept away from 0: the row sums that SLL and AOL divide by, relative to their mean. Without it a
 row of zeros makes training end at chance level; with it each t_i only becomes smaller."""
-
-
-class Parametrised(nn.Module):
-    """Weights that are functions of parameters: of matrices, or of circular convolutions.
-
-    They are computed anew in every call while gradients are recorded, and kept between calls
-    otherwise, until a parameter changes or moves.
-
-    Arguments:
-        grid: height and width of the images, for circular convolutions; None for vectors.
-        kernel: side of the kernels, odd; of no meaning for vectors.
-        sizes: numbers of entries or channels, to be checked.
-    """
-
-    def __init__(self, grid: Grid, kernel: int, *sizes: int) -> None:
-        super().__init__()
-        if min(sizes) < 1:
-            raise ValueError(f"sizes must be at least 1; got {', '.join(map(str, sizes))}.")
-        if grid is not None and (len(grid) != 2 or min(grid) < 1):
-            raise ValueError(f"grid must be (height, width) of the images, or None; got {grid}.")
-        if grid is not None and (kernel % 2 == 0 or not 1 <= kernel <= min(grid)):
-            raise ValueError(f"kernel must be odd and fit on the grid {tuple(grid)}; got {kernel}.")
-        self.grid: Grid = None if grid is None else (grid[0], grid[1])
-        self.kernel = kernel
-        self._kept: tuple[Any, tuple[Tensor, ...]] | None = None
-
-    @abstractmethod
-    def compute(self) -> tuple[Tensor, ...]:
-        """Compute the weights from the parameters, in their precision."""
-
-    def computed(self) -> tuple[Tensor, ...]:
-        """Return what `compute` does, kept between calls where no gradient is recorded."""
-        device = next(self.parameters()).device.type
-        with torch.autocast(device, enabled=False):  # in half precision the bound would be lost
-            if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-                return self.compute()
-            key = [(p._version, p.data_ptr(), p.dtype) for p in self.parameters()]
-            if torch.is_inference_mode_enabled():  # such tensors may not be used outside it
-                return self.compute()
-            if self._kept is None or self._kept[0] != key:
-                self._kept = key, self.compute()
-            return self._kept[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None}  # computed anew where it is copied to
-
-    def check_input(self, x: Tensor, channels: int) -> None:
-        """Raise ValueError unless x is a batch of the vectors or images that this maps."""
-        wanted = (channels, *(self.grid or ()))
-        if x.dim() < 2 or tuple(x.shape[1:]) != wanted:
-            raise ValueError(
-                f"{type(self).__name__} maps (B, {', '.join(map(str, wanted))}); "
-                f"got {tuple(x.shape)}."
-            )
-
-    def raw(self, rows: int, columns: int, gain: float = 1.0) -> nn.Parameter:
-        """Return a parameter of independent normal entries: a matrix or a kernel."""
-        size = (rows, columns) if self.grid is None else (rows, columns, self.kernel, self.kernel)
-        return nn.Parameter(torch.randn(size) * (gain / math.sqrt(math.prod(size[1:]))))
 
 
 class BoundedLayer(Parametrised):
@@ -83,7 +24,8 @@ class BoundedLayer(Parametrised):
     Arguments:
         inputs: n, entries of a vector or channels of an image.
         outputs: entries or channels of the result.
-        grid, kernel: see `Parametrised`.
+        grid: see `Parametrised`.
+        kernel: see `Parametrised`.
     """
 
     def __init__(self, inputs: int, outputs: int, grid: Grid, kernel: int) -> None:
@@ -161,7 +103,8 @@ class CPL(_Residual):
     Arguments:
         features: n, entries or channels of x and of the result.
         hidden: rows of K; n by default.
-        grid, kernel: see `BoundedLayer`.
+        grid: see `BoundedLayer`.
+        kernel: see `BoundedLayer`.
 
     References:
         L. Meunier, B. Delattre, A. Araujo, A. Allauzen (2022), A dynamical system perspective for
@@ -181,7 +124,8 @@ class SLL(_Residual):
     Arguments:
         features: n, entries or channels of x and of the result.
         hidden: rows of K; n by default.
-        grid, kernel: see `BoundedLayer`.
+        grid: see `BoundedLayer`.
+        kernel: see `BoundedLayer`.
 
     References:
         A. Araujo, A. Havens, B. Delattre, A. Allauzen, B. Hu (2023), A unified algebraic
@@ -206,7 +150,8 @@ class AOL(BoundedLayer):
     Arguments:
         inputs: n, entries or channels of x.
         outputs: of the result.
-        grid, kernel: see `BoundedLayer`.
+        grid: see `BoundedLayer`.
+        kernel: see `BoundedLayer`.
 
     References:
         B. Prach, C. Lampert (2022), Almost-orthogonal layers for efficient general-purpose
@@ -243,7 +188,8 @@ class Sandwich(BoundedLayer):
     Arguments:
         inputs: n, entries or channels of x.
         outputs: of the result, and neurons.
-        grid, kernel: see `BoundedLayer`.
+        grid: see `BoundedLayer`.
+        kernel: see `BoundedLayer`.
 
     References:
         R. Wang, I. Manchester (2023), Direct parameterization of Lipschitz-bounded deep networks.

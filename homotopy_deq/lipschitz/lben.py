@@ -61,8 +61,16 @@ class LBEN(EquilibriumNetwork):
     """An equilibrium network with ||y(x) - y(x')|| <= gamma ||x - x'|| for any parameters.
 
     Arguments:
-        inputs, hidden, outputs, gamma, epsilon, grid, kernel: see `LBENCell`.
-        solver, gradient, on_failure: see `EquilibriumNetwork`.
+        inputs: see `LBENCell`.
+        hidden: see `LBENCell`.
+        outputs: see `LBENCell`.
+        gamma: see `LBENCell`.
+        epsilon: see `LBENCell`.
+        grid: see `LBENCell`.
+        kernel: see `LBENCell`.
+        solver: see `EquilibriumNetwork`.
+        gradient: see `EquilibriumNetwork`.
+        on_failure: see `EquilibriumNetwork`.
 
     Example:
         >>> network = LBEN(8, 32, 3, gamma=2.0)
@@ -92,8 +100,15 @@ class MonDEQ(EquilibriumNetwork):
     """A monotone operator equilibrium network between affine maps.
 
     Arguments:
-        inputs, hidden, outputs, monotonicity, grid, kernel: see `MonDEQCell`.
-        solver, gradient, on_failure: see `EquilibriumNetwork`.
+        inputs: see `MonDEQCell`.
+        hidden: see `MonDEQCell`.
+        outputs: see `MonDEQCell`.
+        monotonicity: see `MonDEQCell`.
+        grid: see `MonDEQCell`.
+        kernel: see `MonDEQCell`.
+        solver: see `EquilibriumNetwork`.
+        gradient: see `EquilibriumNetwork`.
+        on_failure: see `EquilibriumNetwork`.
     """
 
     def __init__(

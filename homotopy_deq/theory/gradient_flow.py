@@ -167,7 +167,9 @@ class ExplicitSingleIndex:
     """The explicit peer y = s(th^T x) of `SingleIndexDEQ`, with the same loss.
 
     Arguments:
-        x, target, activation: as there.
+        x: as there.
+        target: as there.
+        activation: as there.
     """
 
     x: Tensor

@@ -192,7 +192,10 @@ class MLPKernel:
     As the depth grows they degenerate, where those of `DEQKernel` have a limit.
 
     Arguments:
-        activation, sigma_w, sigma_u, sigma_v: as in `DEQKernel`.
+        activation: as in `DEQKernel`.
+        sigma_w: as in `DEQKernel`.
+        sigma_u: as in `DEQKernel`.
+        sigma_v: as in `DEQKernel`.
         depth: hidden layers.
     """
 
