@@ -18,8 +18,7 @@ from torch import Tensor
 
 from experiments import classical as problems
 from experiments.results import ROOT, Record
-from homotopy_deq.plotting import save
-from homotopy_deq.plotting_branch import branch_figure
+from homotopy_deq.plotting import branch_figure, save
 from solvers import ODE, ArcLength, Equilibrium, InitialValue, Status, solve
 from solvers.homotopy import (
     Branch,

@@ -15,7 +15,7 @@ from solvers.homotopy.trace import TRACKER
 
 from ..layers import FlowLayer
 from ..models import ImageModel
-from ..plotting_branch import branch_figure, rms
+from ..plotting import branch_figure, rms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import plotting
-from ..plotting_certified import certified_figure
+from ..plotting import certified_figure
 from .certify_options import PlotCertified
 from .report import console
 from .runs import open_runs

@@ -35,7 +35,7 @@ from homotopy_deq.certification import (
 )
 from homotopy_deq.certification.summary import Summary
 from homotopy_deq.cli.flags import in_options
-from homotopy_deq.plotting_certified import certified_figure
+from homotopy_deq.plotting import certified_figure
 from tests.test_cli import done
 
 SHAPE, SIGMA = (1, 3, 4), 0.5

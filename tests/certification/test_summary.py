@@ -14,7 +14,7 @@ from homotopy_deq import plotting
 from homotopy_deq.certification import ABSTAIN, Certain, Certificate, Margin, Probable, Tally
 from homotopy_deq.certification.binomial import binomial_band
 from homotopy_deq.certification.summary import Summary, compare, grid
-from homotopy_deq.plotting_certified import certified_figure
+from homotopy_deq.plotting import certified_figure
 
 
 def certificate(index: int, radius: float, right: bool = True) -> Certificate:

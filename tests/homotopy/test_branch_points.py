@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from experiments import classical as problems
-from homotopy_deq.plotting_branch import branch_figure
+from homotopy_deq.plotting import branch_figure
 from solvers import Status
 from solvers.homotopy import Family, trace
 

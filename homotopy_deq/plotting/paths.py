@@ -1,22 +1,20 @@
-"""Figures of paths, residuals and training. Each function returns a Figure; nothing is shown."""
+"""The ways of solvers: their residuals, and their states in a plane."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from solvers import Trajectory
 
+from .style import canvas, colors, looks, plain, widths
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# M. Okabe and K. Ito (2008), Color universal design: told apart by colour-blind readers too.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 
 
 def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -> Figure:
@@ -28,10 +26,10 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
         paths: the trajectory of each solver by its name.
         tolerance: the relative residual at which a sample has converged, drawn as a line.
     """
-    figure = _figure(7.2, 4.4)
+    figure = canvas(7.2, 4.4)
     axes = figure.subplots()
-    looks = zip(_looks(len(paths)), _widths(len(paths)), paths.items(), strict=True)
-    for (color, style), width, (name, path) in looks:
+    drawn = zip(looks(len(paths)), widths(len(paths)), paths.items(), strict=True)
+    for (color, style), width, (name, path) in drawn:
         evals = path.evals.clamp_min(1).tolist()
         residual = path.residual.double().nan_to_num(nan=1e30, posinf=1e30).clamp_min(1e-16)
         low, middle, high = torch.quantile(
@@ -48,7 +46,7 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
     axes.set(xscale="log", yscale="log", xlabel="evaluations of f (Jacobian products included)")
     axes.set_ylabel("relative residual (median, middle 80%)")
     axes.legend(frameon=False, fontsize=8, ncols=2, title="solver", title_fontsize=8)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -68,17 +66,17 @@ def path_figure(
     points = project([path.flatten(2) for path in paths.values()])
     rows = -(-len(paths) // columns)
     columns = min(columns, len(paths))
-    figure = _figure(3.1 * columns, 2.9 * rows + 0.4)
+    figure = canvas(3.1 * columns, 2.9 * rows + 0.4)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel, name, path in zip(panels[: len(paths)], paths, points, strict=True):
-        for sample, color in enumerate(_colors(path.shape[1])):
+        for sample, color in enumerate(colors(path.shape[1])):
             x, y = path[:, sample].T.tolist()
             label = labels[sample] if sample < len(labels) else None
             panel.plot(x, y, "-", color=color, linewidth=1.1, marker=".", markersize=3)
             panel.plot(x[-1:], y[-1:], "*", color=color, markersize=9, label=label, zorder=3)
             panel.plot(x[:1], y[:1], "o", color="0.25", markersize=4, zorder=3)
         panel.set_title(name, fontsize=9)
-        _plain(panel)
+        plain(panel)
     for panel in panels[len(paths) :]:
         panel.set_axis_off()
     first = figure.axes[0]
@@ -93,39 +91,6 @@ def path_figure(
             handles, names, loc="outside upper center", ncols=8, frameon=False, fontsize=8,
             title="images", title_fontsize=8,
         )  # fmt: skip
-    return figure
-
-
-def training_figure(epochs: Sequence[Mapping[str, Any]], success: str = "converged") -> Figure:
-    """Draw loss, accuracy, evaluations and convergence of each epoch.
-
-    Arguments:
-        epochs: one record an epoch, as `train` writes them to metrics.jsonl.
-        success: what is claimed of a sample that its solver did not fail on.
-    """
-    figure = _figure(7.6, 5.2)
-    count = [record["epoch"] for record in epochs]
-    titles = {
-        "loss": "cross entropy",
-        "accuracy": "accuracy (%)",
-        "nfe": "evaluations a sample",
-        "converged": f"{success} (%)",
-    }
-    panels = figure.subplots(2, 2, sharex=True).ravel()
-    for panel, (key, title) in zip(panels, titles.items(), strict=True):
-        scale = 100 if "%" in title else 1
-        parts = zip(COLORS[:2], _widths(2), ("train", "validation"), strict=True)
-        for color, width, part in parts:
-            values = [scale * record[part][key] for record in epochs]
-            panel.plot(count, values, ".-", color=color, label=part, linewidth=width)
-        panel.set_title(title, fontsize=9)
-        if key == "converged":
-            panel.set_ylim(-2, 102)
-        if key == "nfe":
-            panel.set_ylim(bottom=0)
-        _plain(panel)
-    figure.axes[0].legend(frameon=False, fontsize=8, title="images", title_fontsize=8)
-    figure.supxlabel("epoch", fontsize=9)
     return figure
 
 
@@ -147,13 +112,6 @@ def project(paths: Sequence[Tensor]) -> list[Tensor]:
     return [(path.double().cpu() - centre) @ plane for path in paths]
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure to a PNG (or what the suffix says), making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
-
-
 def _zoom(axes: Axes, points: Sequence[Tensor]) -> None:
     """Show every start and end and most of the rest: one wild iterate must not hide the others."""
     flat = torch.cat([path.flatten(0, 1) for path in points])
@@ -171,37 +129,10 @@ def _mark_outside(axes: Axes, path: Tensor) -> None:
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     low, high = path.new_tensor([left, bottom]), path.new_tensor([right, top])
     outside = ((path < low) | (path > high)).any(2)
-    for sample, color in enumerate(_colors(path.shape[1])):
+    for sample, color in enumerate(colors(path.shape[1])):
         for k in (outside[1:, sample] != outside[:-1, sample]).nonzero().flatten().tolist():
             a, b = path[k, sample], path[k + 1, sample]
             a, b = (b, a) if outside[k, sample] else (a, b)  # from within
             reach = torch.where(b > a, high - a, low - a) / (b - a)
             x, y = (a + (b - a) * reach[b != a].min()).tolist()
             axes.scatter([x], [y], marker="^", color=color, s=26, clip_on=False, zorder=4)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # not pyplot: no global state and no display
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(True, color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _colors(count: int) -> list[str]:
-    return [COLORS[k % len(COLORS)] for k in range(count)]
-
-
-def _widths(count: int) -> list[float]:
-    """Return a line width each, ever narrower: a line under one like it can still be seen."""
-    return [4.2 - 3.0 * k / max(count - 1, 1) for k in range(count)]
-
-
-def _looks(count: int) -> list[tuple[str, str]]:
-    """Return a colour and a line style each: dashed once the colours are used up."""
-    return [(color, "-" if k < len(COLORS) else "--") for k, color in enumerate(_colors(count))]

@@ -1,4 +1,4 @@
-"""Figures of certificates. Each function returns a Figure; nothing is shown."""
+"""Certified accuracy against radius."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .certification.summary import Summary
-from .plotting import _figure, _looks, _plain
+from ..certification.summary import Summary
+from .style import canvas, looks, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,11 +25,11 @@ def certified_figure(runs: Mapping[str, Summary], *, level: float = 0.95) -> Fig
         runs: the certificates of each run by its name.
         level: of confidence of the bands.
     """
-    figure = _figure(7.2, 4.4)
+    figure = canvas(7.2, 4.4)
     axes = figure.subplots()
     kinds = {run.holds for run in runs.values()}
     far = max(run.reach for run in runs.values()) or 1.0
-    for (color, style), (name, run) in zip(_looks(len(runs)), runs.items(), strict=True):
+    for (color, style), (name, run) in zip(looks(len(runs)), runs.items(), strict=True):
         # A share holds up to its radius, inclusive: steps are drawn from their right ends.
         curve = run.accuracy(np.unique(np.append(run.radius[run.correct], 0)), level)
         percent = [100 * part for part in (curve.accuracy, curve.low, curve.high)]
@@ -45,5 +45,5 @@ def certified_figure(runs: Mapping[str, Summary], *, level: float = 0.95) -> Fig
     axes.set_xlabel(f"l2 radius, images in [0, 1]   ({count} images, bands {level:.0%})")
     title = f"run ({kinds.pop()})" if len(kinds) == 1 else "run"
     axes.legend(frameon=False, fontsize=8, loc="upper right", title=title, title_fontsize=8)
-    _plain(axes)
+    plain(axes)
     return figure

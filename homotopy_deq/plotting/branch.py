@@ -9,10 +9,10 @@ from torch import Tensor
 
 from solvers.homotopy import Branch
 
+from .style import canvas, colors, plain
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito (2008)
 
 PARTS = 8  # points drawn for each step of a branch
 
@@ -46,13 +46,10 @@ def branch_figure(
         ylabel: label of the vertical axis.
         logy: whether the vertical axis is logarithmic.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = canvas(6.4, 4.4)
     axes = figure.subplots()
     dashed = False
-    for k, (name, branch) in enumerate(branches.items()):
-        color = COLORS[k % len(COLORS)]
+    for color, (name, branch) in zip(colors(len(branches)), branches.items(), strict=True):
         z, lam = branch.refined(PARTS)
         x, y = lam.cpu().tolist(), height(z).cpu().tolist()
         known = branch.stable
@@ -87,9 +84,7 @@ def branch_figure(
     if logy:
         axes.set_yscale("log")
     axes.margins(x=0.1)
-    axes.grid(True, color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False, fontsize=8, title="branch", title_fontsize=8)
     return figure
 

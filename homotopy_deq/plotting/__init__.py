@@ -1,0 +1,19 @@
+"""Figures. Each function returns one, and `save` writes it; nothing is shown."""
+
+from .branch import branch_figure, largest, rms
+from .certified import certified_figure
+from .paths import path_figure, project, residual_figure
+from .style import save
+from .training import training_figure
+
+__all__ = [
+    "branch_figure",
+    "certified_figure",
+    "largest",
+    "path_figure",
+    "project",
+    "residual_figure",
+    "rms",
+    "save",
+    "training_figure",
+]
