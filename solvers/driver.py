@@ -26,6 +26,7 @@ def solve(
     z0: V | Solution[V],
     *,
     record: bool = False,
+    keep_states: bool = False,
 ) -> Solution[V]:
     """Follow a solver's path from z0 to the answer of an equation.
 
@@ -39,13 +40,14 @@ def solve(
         z0: the start, (B, ...), a tuple of tensors with the same batch (the map then takes and
             returns such a tuple), or an earlier `Solution` to start from its value.
         record: keep every iterate in `Solution.trajectory` (the batch is then never compacted).
+        keep_states: keep the solver's last state of each sample in `Solution.states`.
 
     Raises:
         TypeError: the solver does not answer this kind of problem.
         ValueError: z0 or the condition has the wrong shape or dtype.
     """
     with torch.no_grad():
-        return run(problem, solver, z0, record=record)
+        return run(problem, solver, z0, record=record, keep_states=keep_states)
 
 
 def run(
@@ -54,6 +56,7 @@ def run(
     z0: V | Solution[V],
     *,
     record: bool = False,
+    keep_states: bool = False,
     first: Tensor | None = None,
 ) -> Solution[V]:
     """Do what `solve` does, in the caller's grad mode (`Unroll` differentiates through it).
@@ -66,13 +69,15 @@ def run(
     if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
         with torch.inference_mode(False), torch.no_grad():
             problem = replace(problem, condition=_thaw(problem.condition))
-            return run(problem, solver, _thaw(z0), record=record, first=first)
+            start = _thaw(z0)
+            return run(problem, solver, start, record=record, keep_states=keep_states, first=first)
     problem, z, unpack = pack(problem, z0)
     check_start(problem, z)
     if z.shape[0] == 0:
         return unpack(Results(z, None).solution())
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
-        return unpack(_follow(problem, solver.recorded() if record else solver, z, record, first))
+        path = solver.recorded() if record else solver
+        return unpack(_follow(problem, path, z, record, keep_states, first))
 
 
 def _thaw(value: Any) -> Any:
@@ -118,6 +123,7 @@ def _follow(
     solver: Solver[Any, Any],
     z0: Tensor,
     record: bool,
+    keep_states: bool,
     first: Tensor | None,
     spent: Counter | None = None,
 ) -> Solution[Tensor]:
@@ -132,7 +138,7 @@ def _follow(
         counter.count, counter.work = spent.count, spent.work
     # Under autograd a finished sample must not run on where it can leave.
     share = 1.0 if torch.is_grad_enabled() else solver.compacts_below
-    results = Results(z0, first, strict=spent is not None)
+    results = Results(z0, first, strict=spent is not None, keep_states=keep_states)
     state = solver.init(problem, z0)
     asked, equation = solver, isinstance(whole, Equilibrium)
     if equation:
@@ -158,7 +164,7 @@ def _follow(
             raise
         step += 1
     if spent is None and isinstance(state, Evaluated) and results.doubted(solver, first is None):
-        return _follow(whole, asked, z0, record, first, counter)
+        return _follow(whole, asked, z0, record, keep_states, first, counter)
     found = results.solution(state)
     if state.evals is None:
         found = replace(found, work=counter.work)

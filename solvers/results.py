@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,17 @@ class Results:
         first: ||f(z) - z||, (B,), below which a residual must fall, see `earned`; None where z0 is
             the caller's own, until a step is taken.
         strict: whether a sample goes on whose convergence is not earned.
+        keep_states: whether each sample's last state is kept.
     """
 
-    def __init__(self, z0: Tensor, first: Tensor | None, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        z0: Tensor,
+        first: Tensor | None,
+        *,
+        strict: bool = False,
+        keep_states: bool = False,
+    ) -> None:
         batch = z0.shape[0]
         self.first: Any = None if first is None else first.cpu().numpy()
         self.strict = strict
@@ -41,6 +50,8 @@ class Results:
         self.running = np.ones(batch, bool)  # of the rows that the solver still sees, which are
         self.index: Any = np.arange(batch)  # these rows of the full batch
         self.poisoned = False  # whether autograd saw a step of any row, finished or not, to NaN
+        self.keep_states = keep_states
+        self.states: list[tuple[Tensor, State]] = []
         self.trace: list[tuple[Tensor, ...]] = []
         self.counts: list[int] = []
 
@@ -71,6 +82,9 @@ class Results:
         if state.time is not None:
             time = self.time.to(state.time.dtype)  # double, where a solver keeps it so
             self.time = _put(time, target, state.time.index_select(0, source))
+        if self.keep_states:
+            samples, some = (torch.from_numpy(k).to(state.z.device) for k in (full, rows))
+            self.states.append((samples, state.rows(some)))
         return True
 
     def _earned(self, solver: Solver[Any, Any], state: Evaluated, codes: Any) -> Any:
@@ -144,7 +158,8 @@ class Results:
             for book in (self.status, self.steps, self.evals)
         )
         checks = 0 if state is None else state.checks
-        return Solution(self.value, status, steps, evals, self.residual, path, checks)
+        found = Solution(self.value, status, steps, evals, self.residual, path, checks)
+        return replace(found, states=tuple(self.states))
 
 
 def _put(full: Tensor, target: Tensor, rows: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class Solution(Generic[V]):
             precision that the solver's own cannot be met, as under autocast; None elsewhere.
         work: multiply-adds of these evaluations, all samples together, where the map says them
             (`Structured.multiply_adds`) and the loop counted them; None elsewhere.
+        states: where they were asked for, the samples that finished together, int64, and the
+            solver's last state of these: what a backward pass may reuse, such as Broyden's factors.
     """
 
     value: V
@@ -59,6 +61,7 @@ class Solution(Generic[V]):
     checks: int = 0
     raised_rtol: float | None = None
     work: int | None = None
+    states: tuple[tuple[Tensor, Any], ...] = ()
 
     @property
     def converged(self) -> Tensor:
