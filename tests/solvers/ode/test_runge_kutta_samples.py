@@ -63,6 +63,23 @@ def test_stiff_sample_costs_the_easy_ones_nothing() -> None:
     assert sum(rows) == int(found.evals.sum())
 
 
+def test_easy_samples_beside_a_stiff_one_cost_less_than_in_torchode() -> None:
+    """torchode has steps of each sample's own, and evaluates all until the last is there."""
+    torchode = pytest.importorskip("torchode")
+    rate = torch.full((65, 1), -1.0)
+    rate[17] = -1000.0
+    start = 3 + torch.rand(65, 3, generator=torch.Generator().manual_seed(0))
+    term = torchode.ODETerm(lambda t, z: rate * (z - torch.cos(t)[:, None]))
+    control = torchode.IntegralController(atol=1e-3, rtol=1e-3, term=term)
+    solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), control)
+    ends = {"t_start": torch.zeros(65), "t_end": torch.ones(65)}
+    theirs = solver.solve(torchode.InitialValueProblem(y0=start, **ends))
+    ours = solve(decay(rate), RungeKutta(), start).check()
+    assert float((ours.value - theirs.ys[:, -1]).abs().max()) < 5e-3
+    easy = torch.arange(65) != 17
+    assert 50 * ours.evals[easy].max() < theirs.stats["n_f_evals"][easy].min()
+
+
 @every_pair
 def test_blow_up_ends_with_a_step_too_small_where_it_happens(tableau: Tableau) -> None:
     """z' = rate z^2, z(0) = 1: z = 1 / (1 - rate t), which ends at t = 1 / rate."""
