@@ -138,7 +138,8 @@ class Results:
 
     def keep(self, state: State, evals: int) -> None:
         """Keep z, residual and time for the trajectory, each finished sample where it finished."""
-        running = torch.from_numpy(self.running).to(state.z.device)
+        # A copy: the graph of a recorded path keeps it, and the books are written in place.
+        running = torch.tensor(self.running, device=state.z.device)
         z = torch.where(expand(running, state.z), state.z, self.value)
         residual = torch.where(running, state.residual, self.residual.to(state.residual))
         row: tuple[Tensor, ...] = z, residual

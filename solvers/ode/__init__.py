@@ -1,5 +1,6 @@
 """Ordinary differential equations: our Runge-Kutta methods, the flow to rest, and torchdiffeq."""
 
+from .dense import between
 from .flow import Flow, SteadyState
 from .initial_value import ODE
 from .runge_kutta import RungeKutta
@@ -19,4 +20,5 @@ __all__ = [
     "RungeKutta",
     "SteadyState",
     "Tableau",
+    "between",
 ]
