@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import solvers
 from solvers import (
     GMRES,
     ODE,
@@ -125,6 +128,20 @@ def test_settings_are_frozen_compared_by_value_copied_and_pickled(solver: AnySol
     for twin in (copy.deepcopy(solver), pickle.loads(pickle.dumps(solver))):
         assert twin == solver and hash(twin) == hash(solver)
     assert type(solver).__name__ in repr(solver)
+
+
+def told(kind: Any) -> str:
+    """Return a class with its defaults, and which of them may be given by position."""
+    given = inspect.signature(kind).parameters.values()
+    return f"{kind()!r} by position: {[x.name for x in given if x.kind is not x.KEYWORD_ONLY]}"
+
+
+def test_defaults_are_those_of_the_published_figures() -> None:
+    written = (Path(__file__).parent / "defaults.txt").read_text().splitlines()
+    kinds = [getattr(solvers, line.partition("(")[0]) for line in written]
+    assert [told(kind) for kind in kinds] == written
+    mine = {type(each) for each in [*EQUILIBRIUM, *SPLITTINGS]} - {Then}
+    assert mine <= set(kinds)
 
 
 @every_solver

@@ -125,6 +125,7 @@ def test_flow_that_ends_in_finite_time_has_a_step_too_small() -> None:
 def test_old_name_still_works_and_says_what_to_write() -> None:
     with pytest.warns(DeprecationWarning, match=r"SteadyState\(...\) is Flow\(...\) now"):
         old = SteadyState(0.2, max_step=0.5, rtol=1e-6)
+        assert SteadyState() == Flow()
     assert old == Flow(error=0.2, max_step=0.5, rtol=1e-6)
 
 

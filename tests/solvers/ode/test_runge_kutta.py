@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from solvers import (
@@ -51,6 +53,23 @@ def test_integrates_the_conformance_problems(
     assert error < {"euler": 1.5e-2, "midpoint": 4e-3, "heun": 4e-3}.get(tableau.name, 1e-4)
     assert found.residual.eq(0).all()
     assert found.value.dtype == dtype
+
+
+@every_tableau
+@given(t0=st.floats(-1.0, 1.0), span=st.floats(0.05, 2.0))
+def test_field_is_never_asked_past_the_end(tableau: Tableau, t0: float, span: float) -> None:
+    asked: list[float] = []
+
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        asked.append(float(t.max()))
+        return -z
+
+    t1 = t0 + span
+    start = torch.ones(1, 1, dtype=DOUBLE)
+    solve(InitialValue(field, t0, t1), RungeKutta(tableau), start).check()
+    assert max(asked) <= t1
+    if 1 in tableau.c or tableau.error:
+        assert asked[-1] == t1  # to the last bit
 
 
 @every_pair
