@@ -55,7 +55,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Map the tests, judge the sample, and write experiments/results/mutants.json."""
-    if commit().endswith("+changes"):
+    begun = commit()
+    if begun.endswith("+changes"):
         raise SystemExit("Commit first: the mutants are made of a commit.")
     record, console = Record("mutants", config), Console()
     work = ROOT / ".mutants" / _git("rev-parse", "--short=12", "HEAD:solvers").strip()
@@ -82,7 +83,7 @@ def main(config: Config) -> None:
     def judge(mutant: Mutant) -> dict[str, Any]:
         tree = free.get()
         try:
-            return {"commit": commit(), **judged(mutant, judges, tree)}
+            return {"commit": begun, **judged(mutant, judges, tree)}
         finally:
             free.put(tree)
 
@@ -109,6 +110,8 @@ def main(config: Config) -> None:
         "tests left out, as they do not pass unchanged": judges.left_out,
         "sample": found,
     }
+    if commit() != begun:
+        raise SystemExit(f"The mutants are those of {begun}: go back to it, and call this again.")
     path = record.write(result, seconds=seconds)
     console.print(f"{dict(counts)}, score {score:.2f}. Written to {path}")
 
