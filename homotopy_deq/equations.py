@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from solvers import Equilibrium, InitialValue, MonotoneInclusion, Solver
+from solvers import Equilibrium, InitialValue, MonotoneInclusion
 from solvers.guard import Guard
-from solvers.solver import named
 
 from .cells.cell import hook
 from .twin import held
@@ -88,12 +87,3 @@ def posed_by(cell: nn.Module) -> type[Equilibrium]:
     except (NameError, TypeError):
         return MonotoneInclusion
     return said if isinstance(said, type) and issubclass(said, Equilibrium) else Equilibrium
-
-
-def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:
-    """Return the kind of equation that a solver answers, or raise TypeError if it is none."""
-    if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be a Solver such as Anderson() or ODE(); got {named(solver)}."
-        )
-    return solver.answers

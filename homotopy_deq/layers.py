@@ -22,14 +22,14 @@ from solvers import (
     Unroll,
 )
 from solvers.caller import warn_caller
-from solvers.driver import check_answers
+from solvers.driver import answered_by, check_answers
 from solvers.norms import relative
 from solvers.problem import check_time
 from solvers.transforms import check_untransformed, uncompiled
 
 from .cells.cell import check_cell
 from .entry import check_rule, condition_of, explain, start_of
-from .equations import answered_by, equation_of, flow_of, posed_by
+from .equations import equation_of, flow_of, posed_by
 from .finite import finite_rows, put_back, rows_of
 from .polish import polished, polished_layer
 from .twin import twin

@@ -89,6 +89,15 @@ def _thaw(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
+def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:
+    """Return the kind of problem that a solver answers, or raise TypeError if it is none."""
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver must be a Solver such as Anderson() or ODE(); got {named(solver)}."
+        )
+    return solver.answers
+
+
 def check_kind(problem: object, solver: object) -> None:
     """Raise TypeError unless the solver answers this kind of problem."""
     check_answers(solver, type(problem))
@@ -102,15 +111,12 @@ def check_answers(solver: object, kind: type, layer: str = "") -> None:
         kind: the class of the problem.
         layer: what poses the other of the two equations in the place of the caller.
     """
-    if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be a Solver such as Anderson() or ODE(); got {named(solver)}."
-        )
-    if issubclass(kind, solver.answers):
+    answered = answered_by(solver)
+    if issubclass(kind, answered):
         return
-    wanted = solver.answers.__name__
+    wanted = answered.__name__
     fitting = "ODE or RungeKutta" if issubclass(kind, InitialValue) else "Anderson, Flow, ..."
-    if issubclass(solver.answers, kind):
+    if issubclass(answered, kind):
         layer = "a cell that offers the structure, such as MonotoneCell"
     raise TypeError(
         f"{type(solver).__name__} answers {'an' if wanted[0] in 'EI' else 'a'} {wanted}; got "

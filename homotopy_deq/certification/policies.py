@@ -232,7 +232,7 @@ class Audited(Policy):
 
     def vote(self, session: LayerSession, images: Tensor, target: int | None) -> Votes:
         solver = session.model.layer.solver
-        if solver.answers is not InitialValue:
+        if not issubclass(solver.answers, InitialValue):
             solver = replace(solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 

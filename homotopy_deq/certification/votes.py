@@ -126,7 +126,7 @@ class LayerSession(Session):
         x, condition = self.condition(images)
         layer = self.model.layer
         problem = layer.equation(condition)
-        if solver.answers is InitialValue:
+        if issubclass(solver.answers, InitialValue):
             assert isinstance(layer, FlowLayer)
             begin = self.start.time if isinstance(self.start, Along) else 0.0
             z0 = self.starter.begin(problem, x, None)

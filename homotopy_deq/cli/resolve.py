@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from solvers import Equilibrium
+from solvers.driver import answered_by
 
 from ..data import DATASETS, ImageData, load
-from ..equations import answered_by
 from ..models import ImageModel
 from ..settings import MODELS, RECIPES, ModelSettings, Settings, SmoothTraining
 from ..settings.declare import leaves, pick, values
@@ -58,7 +58,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         side = chosen.get("image_size", SIDE)
         sketch = _model(drafted, DATASETS[dataset].shape or (3, side, side), 10)
     rests = sketch.layer.rest_point
-    root = answered_by(sketch.layer.solver) is Equilibrium
+    root = issubclass(answered_by(sketch.layer.solver), Equilibrium)
     if named.get("residual_penalty") and not rests:
         raise ValueError(f"{model} without a rest point has no residual to penalise.")
     named.setdefault("residual_penalty", RESIDUAL_PENALTY if rests and not root else 0.0)

@@ -204,7 +204,7 @@ def leaves_of(rule: Any, solver: Any, x: Tensor, z0: Tensor) -> tuple[Any, list[
     e, w = normal(0, 4, 4).requires_grad_(), contractions(1, 4, 0.6, 0)[0].requires_grad_()
     condition = (x @ e,)
     problem: Any
-    if solver.answers is InitialValue:
+    if issubclass(solver.answers, InitialValue):
         explosive = lambda t, z, x: (z @ w.mT) ** 3 + z**3 + x + t  # noqa: E731
         problem = InitialValue(explosive, condition=condition)
     else:
