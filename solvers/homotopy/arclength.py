@@ -19,7 +19,7 @@ from ..status import Status
 from .control import StepControl
 from .curve import Curve, Family
 from .maps import FixedPoint, Homotopy
-from .path import ArcState, Chord, rounding
+from .path import ArcState, Chord, resting, rounding
 from .predictor import Predictor, Tangent
 
 CORRECTION = 1e-3  # of a step's length; at 1e-2 one draw in twenty of the tanh suite is lost
@@ -103,7 +103,8 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1).to(z0.dtype)
         anchor = self.homotopy.anchor(problem, z0)
         family = self.homotopy.family(problem, anchor)
-        state = self.resting(family, z0, torch.zeros_like(unit), unit)
+        curve = Curve(family, z0.shape[1:], self.theta, unit)
+        state = resting(curve, z0, torch.zeros_like(unit), self.control.ds)
         if not bool(idle.all()):
             state = self.begin(family, state, rooted=self.homotopy.rooted)
         return replace(
@@ -115,17 +116,6 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             status=torch.where(idle, code, state.status),
             evals=1 + torch.where(idle, 0, state.evals),
         )
-
-    def resting(self, family: Family, z: Tensor, lam: Tensor, unit: Tensor) -> ArcState:
-        """Return the state at z, (B, ...), and lam, (B,), where no tangent is known yet."""
-        w = Curve(family, z.shape[1:], self.theta, unit).join(z, lam)
-        zero, none = torch.zeros_like(lam), torch.zeros_like(lam, dtype=torch.int64)
-        no, far = none.to(torch.bool), zero + math.inf
-        return ArcState(
-            z, far, w, torch.zeros_like(w), w, torch.zeros_like(w), gap=zero,
-            ds=zero + self.control.ds, streak=none, anchor=z, unit=unit, first=far, moved=no,
-            effort=none, faint=no, formed=no, status=none.to(torch.int8), evals=none, time=lam,
-        )  # fmt: skip
 
     def begin(
         self, family: Family, state: ArcState, direction: float = 1.0, *, rooted: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -99,6 +100,18 @@ class ArcState(PathState):
         if self.lu is None or self.pivots is None:
             return None
         return Factors(self.lu, self.pivots, self.slope)
+
+
+def resting(curve: Curve, z: Tensor, lam: Tensor, ds: float) -> ArcState:
+    """Return the state at z, (B, ...), and lam, (B,), where no tangent is known yet."""
+    w = curve.join(z, lam)
+    zero, none = torch.zeros_like(lam), torch.zeros_like(lam, dtype=torch.int64)
+    no, far = none.to(torch.bool), zero + math.inf
+    return ArcState(
+        z, far, w, torch.zeros_like(w), w, torch.zeros_like(w), gap=zero, ds=zero + ds, streak=none,
+        anchor=z, unit=curve.unit, first=far, moved=no, effort=none, faint=no, formed=no,
+        status=none.to(torch.int8), evals=none, time=lam,
+    )  # fmt: skip
 
 
 def rounding(w: Tensor) -> Tensor:

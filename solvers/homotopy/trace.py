@@ -16,7 +16,7 @@ from .arclength import ArcLength
 from .branch import Branch, precise
 from .control import StepControl
 from .curve import Curve, Family
-from .path import ArcState
+from .path import ArcState, resting
 from .predictor import Cubic, Hermite, Knot
 from .special import locate_branch_points, locate_folds
 from .stability import leading_eigenvalues
@@ -75,7 +75,8 @@ def trace(
     points: list[list[tuple[Tensor, ...]]] = [[] for _ in z0]  # z, lambda and tangent of each
     status, evals = [Status.MAX_STEPS] * len(z0), [0] * len(z0)
     unit = z0.new_ones(len(z0))
-    state = tracker.resting(family, z0, lam * unit, unit)
+    curve = Curve(family, z0.shape[1:], tracker.theta, unit)
+    state = resting(curve, z0, lam * unit, tracker.control.ds)
     state = begin = tracker.begin(family, state, direction, rooted=False)
     index = list(range(len(z0)))  # the sample of each row of the state
     moved = torch.ones_like(state.formed)
@@ -105,7 +106,7 @@ def trace(
     branches = []
     for k, found in enumerate(points):
         alone = family.rows(torch.tensor([k], device=z0.device))
-        curve = Curve(alone, z0.shape[1:], tracker.theta, unit[:1])
+        curve = replace(curve, family=alone, unit=unit[:1])
         z, times, tangent = (torch.stack(each) for each in zip(*found, strict=True))
         w = curve.join(z, times)
         s = torch.cat((unit.new_zeros(1), norm(w[1:] - w[:-1]).cumsum(0)))
