@@ -19,24 +19,9 @@ from homotopy_deq.settings.declare import leaves
 from homotopy_deq.settings.tree import NAMES, read
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 from tests.test_cli import done, refused
+from tests.test_docs import ROOT, blocks
 
 SMALL = ["--limit", 100, "--hidden", 4, "--groups", 2, "--epochs", 1, "--cpu"]
-MODEL = '''
-from torch import nn
-from homotopy_deq import ImplicitLayer
-from homotopy_deq.cells import ConvCell
-from homotopy_deq.models import ImageModel, LinearHead, configured
-
-
-class Shallow(ImageModel):
-    """Solve for the equilibrium of a cell on the pixels themselves."""
-
-    @configured
-    def __init__(self, shape, num_classes, *, hidden=8, mean=0.0, std=1.0):
-        layer = ImplicitLayer(ConvCell(hidden, groups=2, gain=0.5))
-        stem = nn.Conv2d(shape[0], hidden, 3, padding=1)
-        super().__init__(shape, stem, layer, LinearHead(hidden, 2, num_classes), mean=mean, std=std)
-'''
 
 
 def options(kind: type) -> Iterator[str]:
@@ -116,7 +101,8 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_a_model_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shallow.py").write_text(MODEL)
+    _, code = next(blocks(ROOT / "docs" / "extend" / "model.md", "python"))
+    (tmp_path / "shallow.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(MODELS, "shallow", "shallow:Shallow")
     run = tmp_path / "run"

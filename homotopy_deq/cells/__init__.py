@@ -4,7 +4,7 @@
 """
 
 from .bounds import Bounds, error_bound
-from .cell import Cell
+from .cell import Cell, ProvableCell
 from .conv import ConvCell
 from .dense import DenseCell
 from .dropout import dropout_mask
@@ -22,6 +22,7 @@ __all__ = [
     "FixedCell",
     "InclusionCell",
     "MonotoneCell",
+    "ProvableCell",
     "dropout_mask",
     "error_bound",
     "group_norm",

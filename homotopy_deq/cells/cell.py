@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os.path import commonprefix
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from solvers import Equilibrium
 from solvers.solver import named
+
+from .bounds import Bounds
 
 
 class Cell(Protocol):
@@ -51,6 +53,25 @@ class Cell(Protocol):
         need: `ContractiveCell` and `MonotoneCell` return a `MonotoneInclusion`, and are annotated
         to, which is how a layer knows before it solves.
         """
+        ...
+
+
+@runtime_checkable
+class ProvableCell(Protocol):
+    """A cell relu(W z + x), of whose W it can be proved that it has one equilibrium.
+
+    Attributes:
+        shape: of a sample's state, (n,) or (C, H, W).
+    """
+
+    shape: tuple[int, ...]
+
+    def weight(self) -> Tensor:
+        """Return W, (n, n), or (C, C, k, k) of a circular convolution."""
+        ...
+
+    def bounds(self, weight: Tensor | None = None) -> Bounds:
+        """Return what is proved of a W, the present one by default, in double precision."""
         ...
 
 

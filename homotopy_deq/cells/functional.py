@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .bounds import UNIT, Bounds
-from .inclusion import InclusionCell
+from .cell import ProvableCell
 from .spectrum import Spectrum
 
 ROUNDING = 1e-6
@@ -82,7 +82,7 @@ class FunctionalBound:
     bounds: Bounds
 
     @classmethod
-    def of(cls, cell: InclusionCell, value: Tensor) -> FunctionalBound:
+    def of(cls, cell: ProvableCell, value: Tensor) -> FunctionalBound:
         """Compute the bound of a cell's present weight, in double precision.
 
         Arguments:
@@ -104,7 +104,7 @@ class FunctionalBound:
                 f"I - W has condition number times size {condition:.1e}, above {WORST:.0e}: "
                 "rounding in double precision is not covered."
             )
-        found = Spectrum.of(cell, weight, c)
+        found = Spectrum.of(cell.shape, weight, c)
         excess = (found.sizes.square() - found.rest**2).clamp_min(0).sqrt()
         return cls(
             value=c,

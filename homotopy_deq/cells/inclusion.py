@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from solvers import MonotoneInclusion
 
 from .bounds import Bounds, gram_norm
+from .cell import ProvableCell
 from .dropout import check_dropout, dropout_mask
 from .linear import Circular, Linear, Matrix
 
@@ -73,10 +74,6 @@ class InclusionCell(nn.Module):
             ValueError: I - W is not proved to be strongly monotone, or W is not finite.
         """
         return self.operator(self.weight() if weight is None else weight).bounds()
-
-    def fixed(self) -> FixedCell:
-        """Return the cell with its present W as a constant, to the bit."""
-        return FixedCell(self)
 
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return x, and while training with the mask of this solve applied."""
@@ -201,9 +198,10 @@ class FixedCell(InclusionCell):
 
     matrix: Tensor
 
-    def __init__(self, cell: InclusionCell) -> None:
-        super().__init__(cell.shape, kernel=cell.kernel)
-        self.register_buffer("matrix", cell.weight().detach().clone())
+    def __init__(self, cell: ProvableCell) -> None:
+        weight = cell.weight().detach().clone()
+        super().__init__(cell.shape, kernel=weight.shape[-1] if weight.dim() == 4 else 1)
+        self.register_buffer("matrix", weight)
 
     def weight(self) -> Tensor:
         """Return W, a constant."""

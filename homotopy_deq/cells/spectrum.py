@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .bounds import symbol
-from .inclusion import InclusionCell
 
 DIRECTIONS = 16
 """Singular directions of S^-1/2 W in which a gap is measured, rather than bounded by its norm."""
@@ -33,9 +32,9 @@ class Spectrum:
     rest: float
 
     @classmethod
-    def of(cls, cell: InclusionCell, weight: Tensor, c: Tensor) -> Spectrum:
-        """Compute it for a cell's weight and C, (K, n), both in double precision."""
-        return _dense(weight, c) if cell.dense else _circular(weight, c, cell.shape)
+    def of(cls, shape: tuple[int, ...], weight: Tensor, c: Tensor) -> Spectrum:
+        """Compute it for a weight on states of a shape and C, (K, n), in double precision."""
+        return _dense(weight, c) if len(shape) == 1 else _circular(weight, c, shape)
 
 
 def _dense(w: Tensor, c: Tensor) -> Spectrum:

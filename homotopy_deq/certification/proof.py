@@ -13,9 +13,9 @@ from solvers import Anderson, Equilibrium, Solver, solve
 from solvers.solver import Evaluated, start
 from solvers.until import Until
 
+from ..cells import FixedCell, ProvableCell
 from ..cells.bounds import rounding, uncovered
 from ..cells.functional import FunctionalBound
-from ..cells.inclusion import FixedCell, InclusionCell
 from ..models import ImageModel
 from .starts import Start
 from .votes import LayerSession, Votes, to_votes
@@ -42,7 +42,7 @@ class Proof:
 
     bound: FunctionalBound
     bias: Tensor
-    exact: InclusionCell
+    exact: FixedCell
 
     @classmethod
     def of(cls, model: ImageModel) -> Proof:
@@ -58,7 +58,7 @@ class Proof:
         """
         weight, bias = model.linear_head()
         cell = model.layer.cell
-        assert isinstance(cell, InclusionCell)
+        assert isinstance(cell, ProvableCell)
         return cls(FunctionalBound.of(cell, weight), bias, FixedCell(cell).double())
 
     @classmethod

@@ -50,17 +50,8 @@ def sampled(
         cpu=chosen.machine.cpu,
         few=few,
     )
-    given = chosen.noise
-    return study, study.smoothings(
-        given.sigmas,
-        n=given.n,
-        n0=chosen.n0,
-        alpha=given.alpha,
-        seed=given.seed,
-        batch=chosen.votes.batch,
-        deterministic=chosen.deterministic,
-        discrete=given.discrete,
-    )
+    exact = {"n0": chosen.n0, "deterministic": chosen.deterministic}
+    return study, study.smoothings(chosen.noise, chosen.votes.batch, **exact)
 
 
 def default_folder(run: Path, name: str) -> Path:

@@ -33,7 +33,7 @@ def command(kind: type, module: str) -> Callable[..., None]:
     def run(**given: Any) -> None:
         from .report import failing
 
-        with failing(_spelled(kind)):
+        with failing():
             chosen: Any = assemble(kind, given)
             import_module(f"{__package__}.{module}").command(chosen)
 
@@ -56,6 +56,8 @@ def _parameter(leaf: Leaf) -> inspect.Parameter:
     if about["argument"]:
         shown: Any = typer.Argument(metavar=about["metavar"], help=help)
     else:
+        if default not in (None, MISSING):
+            help = help.split(" Default: ")[0]  # which says what None stands for
         if leaf.given:
             said = "Default:" in help or (
                 default in (None, MISSING) and leaf.name not in OF_RECIPES
@@ -76,11 +78,3 @@ def _parameter(leaf: Leaf) -> inspect.Parameter:
     missing = inspect.Parameter.empty if default is MISSING else default
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(leaf.name, keyword, default=missing, annotation=annotation)
-
-
-def _spelled(kind: type) -> Callable[[str], str]:
-    """Return what writes the options of a command where a message names the settings."""
-    names = [leaf.name for leaf in leaves(kind) if not leaf.about["argument"]]
-    long = "|".join(name for name in names if "_" in name) or "(?!)"
-    named = re.compile(rf"(?<![-\w.])(?:(?:{long})(?![-\w=])|(?:{'|'.join(names)})(?= must be ))")
-    return lambda text: named.sub(lambda found: option(found[0]), text)

@@ -42,7 +42,6 @@ from solvers import (
 from solvers.caller import warn_caller
 from solvers.ode.initial_value import METHODS as TORCHDIFFEQ
 
-from ..cells import InclusionCell
 from ..certification import (
     Along,
     Audited,
@@ -97,12 +96,14 @@ steps of each sample's own; equal steps, and all under `adjoint`, are those of t
 METHODS = tuple(dict.fromkeys((*TABLEAUS, *TORCHDIFFEQ)))
 """Methods that integrate a flow to its horizon."""
 
-GRADIENTS: Mapping[str, Callable[[], Any]] = {
+AT_ROOT: Mapping[str, Callable[[], Any]] = {
     "implicit": Implicit,
     "phantom": Phantom,
     "unroll": Unroll,
-    "adjoint": Adjoint,
 }
+ALONG_FLOW: Mapping[str, Callable[[], Any]] = {"unroll": Unroll, "adjoint": Adjoint}
+GRADIENTS = {**AT_ROOT, **ALONG_FLOW}
+"""Gradients of what a pass finds at a root, and at the end of a flow."""
 
 POLICIES: Mapping[str, type[Policy]] = {
     "converged": Converged,
@@ -124,8 +125,6 @@ WHOLE_STEPS: Mapping[str, str] = {
     "davidenko": "whole way from lambda = 0 to 1",
 }
 """Solvers whose `max_steps` does not bound the iterations, and what it counts instead."""
-
-AT_ROOT, ALONG_FLOW = ("implicit", "phantom", "unroll"), ("unroll", "adjoint")
 
 ONE_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
 REST_STEP = 1.0
@@ -226,12 +225,6 @@ class Path(ForwardPass):
         """
         parts = self.solver.split("+")
         self.check(gradient, backward_rtol)
-        for part in parts:
-            if part in SPLITTINGS and not isinstance(model.layer.cell, InclusionCell):
-                raise ValueError(
-                    f"--solver {self.solver}: {part} solves z = relu(W z + x), the equation of a "
-                    "monotone model, and of a deq or homoode trained with --contraction."
-                )
         rule = None if gradient is None else GRADIENTS[gradient]()
         if backward_rtol is not None:
             rule = Implicit(Anderson(rtol=backward_rtol))
@@ -243,7 +236,8 @@ class Path(ForwardPass):
         try:
             return model.with_solver(solver, rule, t1=self.horizon)
         except TypeError as error:
-            raise ValueError(f"--solver {self.solver}: {error}") from error
+            offers = " (--model monotone, or --contraction)" if {*parts} & {*SPLITTINGS} else ""
+            raise ValueError(f"--solver {self.solver}: {error}{offers}") from error
 
     def check(self, gradient: str | None, backward_rtol: float | None) -> None:
         """Raise ValueError unless the gradient differentiates what this path finds."""

@@ -23,20 +23,17 @@ errors = Console(stderr=True)
 
 
 @contextmanager
-def failing(spelled: Callable[[str], str] = str) -> Iterator[None]:
+def failing() -> Iterator[None]:
     """Print what a user can mend as one message, without a traceback, and exit with 2.
 
     What Ctrl-C stopped exits with 130, as shells expect, and a diverged training with 1.
-
-    Arguments:
-        spelled: writes options where a message names settings.
     """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _told  # of lines in our own files, which mean nothing here
             yield
     except (ValueError, OSError) as error:
-        fail(spelled(str(error)), 2)
+        fail(str(error), 2)
     except Interrupted as stop:
         _say(f"{stop} To go on, give the same command with --resume.")
         raise typer.Exit(130) from None

@@ -51,7 +51,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     named |= {name: takes[name].default if name in takes else None for name in own}
     named |= {k: v for k, v in RECIPES.get(dataset, {}).items() if k not in own or k in takes}
     named |= {"hidden": DENSE_HIDDEN} if chosen.get("kernel") == 0 else {}
-    named |= noise_defaults(chosen)
+    named |= _noise(chosen)
     named |= chosen
     drafted = Settings.of({"solver": "rk4", **named})
     with torch.device("meta"):  # a model that refuses its settings does so before data are read
@@ -140,7 +140,7 @@ def _model(settings: Settings, *images: Any, **statistics: Any) -> ImageModel:
     return model
 
 
-def noise_defaults(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _noise(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of training under noise, or raise ValueError where there is none."""
     given = [leaf.name for leaf in leaves(SmoothTraining) if leaf.name in chosen]
     if given and "noise" not in chosen:

@@ -35,15 +35,7 @@ def command(chosen: SmoothPredict) -> None:
             f"policy {study.name} audits the votes for one class, which certify selects "
             "beforehand: use --policy verified, converged or truncated."
         )
-    smoothings = study.smoothings(
-        given.sigmas,
-        n=given.n,
-        n0=1,
-        alpha=given.alpha,
-        seed=given.seed,
-        batch=chosen.votes.batch,
-        discrete=given.discrete,
-    )
+    smoothings = study.smoothings(given, chosen.votes.batch, n0=1)
     check_majority(given.n, given.alpha)
     classes = trained.classes
     rows: list[dict[str, Any]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from ..data import ImageData, stratified_order
 from ..models import ImageModel
 from ..settings import Settings
 from . import names
-from .certify_options import Votes
+from .certify_options import NoiseSettings, Votes
 from .options import ImagesToTest
 from .resolve import images_of, path_of
 from .trained import Trained
@@ -152,14 +152,16 @@ class Study:
         device: torch.device = self.processes.device
         return self.pixels[place].to(device).float() / 255
 
-    def smoothings(self, sigmas: Iterable[float] | None, **settings: Any) -> list[Smoothing]:
+    def smoothings(
+        self, noise: NoiseSettings, batch: int | None, **settings: Any
+    ) -> list[Smoothing]:
         """Return the noise of each sigma, by default that of the training.
 
         Raises:
             ValueError: there is none, one is given twice, or a number is out of range.
         """
         trained = self.settings.training.smoothing
-        chosen = list(sigmas or ([] if trained is None else [trained.noise]))
+        chosen = list(noise.sigmas or ([] if trained is None else [trained.noise]))
         if not chosen:
             raise ValueError(
                 "the model was trained without noise, so there is no default for --sigma: give "
@@ -167,13 +169,13 @@ class Study:
             )
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"--sigma: each once; got {', '.join(map(str, chosen))}.")
-        if settings.get("batch") is None:
-            settings["batch"] = max(100, min(4000, ROOM // self.size))
+        given = {k: v for k, v in asdict(noise).items() if k != "sigmas"}
+        settings |= {**given, "batch": batch or max(100, min(4000, ROOM // self.size))}
         found = [Smoothing(sigma=sigma, **settings) for sigma in chosen]
         audit = getattr(self.policy, "audit", 0)
-        if audit > settings["n"]:
+        if audit > noise.n:
             raise ValueError(
-                f"--audit {audit} is more than --n {settings['n']}: no more samples can be solved "
+                f"--audit {audit} is more than --n {noise.n}: no more samples can be solved "
                 "again than were drawn."
             )
         return found

@@ -14,7 +14,7 @@ from ..settings import Settings
 from ..settings.tree import NAMES
 from ..training import CHECKPOINT, Checkpoint, load_checkpoint
 from ..training.header import check_header, misfit, nonfinite
-from .resolve import SIZES, model_class, noise_defaults, put
+from .resolve import CONSISTENCY_SAMPLES, SIZES, model_class, put
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def settings_of(checkpoint: Checkpoint) -> Settings:
         )
     try:
         named = {name: value for name, value in spec.items() if value is not None}
-        settings = Settings.of({**noise_defaults(named), **named, "data": meta.get("root")})
+        if named.get("consistency"):  # version 0.1.0 kept no default
+            named.setdefault("noise_samples", CONSISTENCY_SAMPLES)
+        settings = Settings.of({**named, "data": meta.get("root")})
     except (TypeError, ValueError) as error:
         raise checkpoint.fault(f"spec.{error}") from error
     for name in SIZES:

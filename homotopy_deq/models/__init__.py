@@ -1,7 +1,6 @@
 """Image classifiers around an implicit layer."""
 
-from .blocks import LinearHead
-from .capabilities import AffineHead, ProvableCell
+from .blocks import AffineHead, LinearHead
 from .equilibrium import DEQ, HomoODE, MonotoneDEQ
 from .image import ImageModel, ModelOutput, configured
 from .neural_ode import AugmentedNeuralODE, NeuralODE
@@ -18,7 +17,6 @@ __all__ = [
     "ModelOutput",
     "MonotoneDEQ",
     "NeuralODE",
-    "ProvableCell",
     "VectorPoint",
     "configured",
 ]

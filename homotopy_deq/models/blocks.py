@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,15 @@ def linear_blocks(
         return flat, LinearHead(hidden, None, num_classes), (hidden,)
     state = (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
     return stem(shape[0], hidden)[:-1], LinearHead(hidden, pool, num_classes), state
+
+
+@runtime_checkable
+class AffineHead(Protocol):
+    """A head that is one affine map of the answer."""
+
+    def affine(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return C and d of logits = C z.flatten() + d, in double precision."""
+        ...
 
 
 class LinearHead(nn.Module):

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from solvers import ODE, Adjoint, Equilibrium, Gradient, RungeKutta, Solution, Solver, Status
 
-from ..cells import Bounds
+from ..cells import Bounds, FixedCell, ProvableCell
 from ..finite import finite_rows, put_back, rows_of, spread_rows
 from ..layers import Layer
 from ..twin import twin
-from .blocks import Normalize, check_shape
-from .capabilities import AffineHead, ProvableCell
+from .blocks import AffineHead, Normalize, check_shape
 from .start import InitialPoint, VectorPoint
 
 Statistic = float | Sequence[float]
@@ -247,7 +246,7 @@ class ImageModel(nn.Module):
             ValueError: the model is not `verifiable`.
         """
         other = twin(self)
-        other.layer.cell = self._proving()[0].fixed()
+        other.layer.cell = FixedCell(self._proving()[0])
         return other
 
     def _proving(self) -> tuple[ProvableCell, AffineHead]:

@@ -107,7 +107,7 @@ def test_directions_split_the_gap_as_the_singular_values_do(shape: tuple[int, ..
     scaled = torch.linalg.solve_triangular(torch.linalg.cholesky(s), w, upper=False)
     exact = torch.linalg.svdvals(scaled)
     c = torch.randn(3, n, dtype=torch.float64)
-    found = Spectrum.of(made, made.weight(), c)
+    found = Spectrum.of(made.shape, made.weight(), c)
     kept = len(found.sizes)
     assert torch.allclose(found.sizes.sort(descending=True).values, exact[:kept], rtol=1e-9)
     assert found.rest == pytest.approx(float(exact[kept]), rel=1e-9)

@@ -11,7 +11,7 @@ from rich.console import Console
 from homotopy_deq.certification import Smoother, read
 from homotopy_deq.certification.noise import Noise
 from homotopy_deq.cli import load_model, sampling
-from homotopy_deq.cli.certify_options import Votes
+from homotopy_deq.cli.certify_options import NoiseSettings, Votes
 from homotopy_deq.cli.options import ImagesToTest as Images
 from homotopy_deq.cli.study import Study, weights_sha256
 from homotopy_deq.cli.trained import Trained
@@ -121,7 +121,7 @@ def test_the_command_certifies_what_the_library_does(run: Path, tmp_path: Path) 
     certify(run, tmp_path, "--policy", "audited", "--audit", 30, "--seed", 5)
     votes, few = Votes(policy="audited"), Images(limit=4)
     study = Study.of(Trained.of(run), votes, few, audit=30, cpu=True)
-    (noise,) = study.smoothings(None, n=128, n0=100, alpha=1e-3, seed=5, batch=500)
+    (noise,) = study.smoothings(NoiseSettings(n=128, seed=5), 500, n0=100)
     smoother = Smoother(study.model, study.policy, noise)
     images = load("digits").test_images.float() / 255
     for certificate in read(tmp_path)[1]:
