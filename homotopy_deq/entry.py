@@ -1,4 +1,4 @@
-"""What a layer is given, checked: a fault is one line about what the user passed."""
+"""What a layer is given, checked, and what it tells: a fault is one line for the user."""
 
 from __future__ import annotations
 
@@ -8,16 +8,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solvers import Equilibrium, Solution
+from solvers import Equilibrium, Solution, SolveError
+from solvers.caller import warn_caller
+from solvers.problem import check_time
 from solvers.solver import named
 
 from .cells.cell import hook
+
+
+class ConvergenceWarning(UserWarning):
+    """Some samples of a layer's output did not converge; the message is `Solution.report()`."""
+
+
+def tell(solution: Solution[Any], on_failure: str) -> None:
+    """Warn of samples that failed, raise SolveError, or "ignore" them."""
+    if on_failure != "ignore" and not bool(solution.converged.all()):
+        if on_failure == "raise":
+            raise SolveError(solution)
+        warn_caller(solution.report(), ConvergenceWarning)
 
 
 def check_rule(gradient: object) -> None:
     """Raise TypeError unless an object is a gradient rule."""
     if isinstance(gradient, type) or not callable(getattr(gradient, "apply", None)):
         raise TypeError(f"gradient must be a rule such as Implicit(); got {named(gradient)}.")
+
+
+def check_choice(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Raise ValueError unless a value is one of the valid ones."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
+
+
+def check_horizon(t1: float) -> None:
+    """Raise TypeError or ValueError unless a flow can run from 0 to t1."""
+    check_time("t1", t1)
+    if not t1 > 0:
+        raise ValueError(f"t1 must be above 0; got {t1}.")
 
 
 def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from solvers import Equilibrium, InitialValue, MonotoneInclusion
+from solvers import Equilibrium, InitialValue, MonotoneInclusion, Solver
 from solvers.guard import Guard
+from solvers.norms import relative
 
 from .cells.cell import hook
 from .twin import held
@@ -55,6 +56,27 @@ def flow_of(equation: Equilibrium, t0: float, t1: float, rest_point: bool) -> In
 
     return InitialValue(
         field, t0, t1, equation.condition, coupled=equation.coupled, rowwise=equation.rowwise
+    )
+
+
+def rest_residual(flow: InitialValue, z: Any) -> Tensor:
+    """Return ||f(z) - z|| / ||f(z)|| of a flow dz/dt = f(z) - z, (B,), at a tensor or a tuple."""
+    with torch.no_grad():
+        slope = flow.field(torch.zeros(()), z, *flow.inputs)
+    slope, at = (
+        torch.cat([part.flatten(1) for part in (x if isinstance(x, tuple) else (x,))], 1).detach()
+        for x in (slope, z)
+    )
+    return relative(slope, slope + at)
+
+
+def restless(solver: Solver[Any, Any]) -> TypeError:
+    """Return why a solver of equilibria has nothing to find on a flow without a rest point."""
+    return TypeError(
+        f"{type(solver).__name__} finds equilibria, and dz/dt = f(z; x) (rest_point=False) nears "
+        "none: nothing is at rest at z(1), where the root mean square of a field that ends in a "
+        "normalisation is about 1. Train with rest_point=True, which integrates dz/dt = "
+        "f(z; x) - z, or use an ODE solver."
     )
 
 

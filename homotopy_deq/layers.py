@@ -17,19 +17,16 @@ from solvers import (
     Implicit,
     InitialValue,
     Solution,
-    SolveError,
     Solver,
     Unroll,
 )
-from solvers.caller import warn_caller
 from solvers.driver import answered_by, check_answers
-from solvers.norms import relative
-from solvers.problem import check_time
 from solvers.transforms import check_untransformed, uncompiled
 
 from .cells.cell import check_cell
-from .entry import check_rule, condition_of, explain, start_of
-from .equations import equation_of, flow_of, posed_by
+from .entry import ConvergenceWarning as ConvergenceWarning
+from .entry import check_choice, check_horizon, check_rule, condition_of, explain, start_of, tell
+from .equations import equation_of, flow_of, posed_by, rest_residual, restless
 from .finite import finite_rows, put_back, rows_of
 from .polish import polished, polished_layer
 from .twin import twin
@@ -38,10 +35,6 @@ OnFailure = Literal["warn", "raise", "ignore"]
 
 HORIZON = 5.0
 """How long a flow with a rest point runs: a slowest mode e^-t has then decayed to below 1%."""
-
-
-class ConvergenceWarning(UserWarning):
-    """Some samples of a layer's output did not converge; the message is `Solution.report()`."""
 
 
 class Layer(nn.Module):
@@ -77,14 +70,9 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         check_cell(cell)
-        if on_failure not in get_args(OnFailure):
-            raise ValueError(
-                f"on_failure must be one of {', '.join(get_args(OnFailure))}; got {on_failure!r}."
-            )
+        check_choice("on_failure", on_failure, get_args(OnFailure))
         check_rule(gradient)
-        check_time("t1", t1)
-        if not t1 > 0:
-            raise ValueError(f"t1 must be above 0; got {t1}.")
+        check_horizon(t1)
         self.cell = cell
         self.solver = solver
         self.gradient = gradient
@@ -135,12 +123,7 @@ class Layer(nn.Module):
             solver = polished(solver, polish)
         flows = issubclass(answered_by(solver), InitialValue)
         if not flows and not self.rest_point:
-            raise TypeError(
-                f"{type(solver).__name__} finds equilibria, and dz/dt = f(z; x) (rest_point=False) "
-                "nears none: nothing is at rest at z(1), where the root mean square of a field "
-                "that ends in a normalisation is about 1. Train with rest_point=True, which "
-                "integrates dz/dt = f(z; x) - z, or use an ODE solver."
-            )
+            raise restless(solver)
         same = isinstance(self, FlowLayer) == flows
         rule = gradient or (self.gradient if same else self.spare)
         settings: dict[str, Any] = {
@@ -206,10 +189,7 @@ class Layer(nn.Module):
 
     def accept(self, solution: Solution[Tensor]) -> Tensor:
         """Return a solution's value; if a sample failed, first do what `on_failure` says."""
-        if self.on_failure != "ignore" and not bool(solution.converged.all()):
-            if self.on_failure == "raise":
-                raise SolveError(solution)
-            warn_caller(solution.report(), ConvergenceWarning)
+        tell(solution, self.on_failure)
         return solution.value
 
     def __prepare_scriptable__(self) -> Layer:
@@ -311,7 +291,6 @@ class FlowLayer(Layer):
         """Return the flow from 0 to t1."""
         return self.flow(self.equation(condition))
 
-    @torch.no_grad()
     def residual(self, z: Any, condition: tuple[Tensor, ...]) -> Tensor:
         """Return how far a state is from rest, ||f(z) - z|| / ||f(z)||, (B,); NaN if none rests.
 
@@ -322,10 +301,5 @@ class FlowLayer(Layer):
             z: the state, such as z(t1): a tensor (B, ...) or a tuple of them.
             condition: what `condition(x)` returns.
         """
-        slope = self.field(torch.zeros(()), z, *condition)
-        slope, at = (
-            torch.cat([part.flatten(1) for part in (x if isinstance(x, tuple) else (x,))], 1)
-            for x in (slope, z)
-        )
-        residual = relative(slope, slope + at)
-        return residual if self.rest_point else torch.full_like(residual, float("nan"))
+        left = rest_residual(self.flow(self.equation(condition)), z)
+        return left if self.rest_point else torch.full_like(left, float("nan"))
