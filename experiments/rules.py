@@ -131,11 +131,11 @@ class SrsPaper(Audited):
 
     def tally(
         self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
-    ) -> tuple[Tally, int]:
+    ) -> Tally:
         chosen = np.arange(min(self.audit, len(labels)))  # the first, as released
         again = redo(chosen)
         counted = labels[chosen] == target
         votes, undecided = (int((labels == label).sum()) for label in (target, UNDECIDED))
-        wrong = int((counted & (again.labels != target)).sum())
+        wrong = int((counted & (again != target)).sum())
         audit = int(counted.sum()), wrong
-        return PaperTally(target, votes, undecided, len(labels), *audit), again.evaluations
+        return PaperTally(target, votes, undecided, len(labels), *audit)

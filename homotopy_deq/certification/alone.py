@@ -55,10 +55,10 @@ def solved_alone(smoother: Smoother, images: Iterable[tuple[Tensor, int]]) -> Al
         session = smoother.session(image)
         drawn = smoothing.noise.draw(index, Phase.ESTIMATE, 0, batch, image.shape)
         noisy = smoothing.noise.onto(image, drawn)
-        together = smoother.policy.base(session, noisy).labels
+        together = smoother.policy.base(session, noisy)
         chosen = np.unique(np.linspace(0, batch - 1, min(SAMPLES, batch), dtype=np.int64))
         for k in chosen:
-            alone = smoother.policy.base(session, noisy[k : k + 1]).labels
+            alone = smoother.policy.base(session, noisy[k : k + 1])
             disagreements += int(alone[0] != together[k])
         samples += len(chosen)
     return Alone(samples, disagreements, batch)

@@ -16,13 +16,8 @@ from .certificate import HEADER, Certificate, Rule
 from .evidence import rule_of
 from .sealed import digest, seal, unseal
 
-CONFIG, LINES, TABLE, TIMING = (
-    "config.json",
-    "certificates.jsonl",
-    "certificates.tsv",
-    "timing.jsonl",
-)
-PARTS, ALONE = "parts", "alone.json"
+CONFIG, LINES, TABLE = "config.json", "certificates.jsonl", "certificates.tsv"
+TIMING, PARTS, ALONE = "timing.jsonl", "parts", "alone.json"
 FORMAT, OLDER = 3, 2
 """Of the folder; the first had no checksums, the second a part of the counts in `detail`."""
 
@@ -75,27 +70,23 @@ class Journal:
             )
         try:
             body = json.loads(file.read_bytes())
-            stored = body.pop("sha256")
-            if "format" not in body and stored == digest(body["config"]):
-                raise JournalError(
-                    f"{file} was written by a homotopy-deq whose lines had no checksums (torch "
-                    f"{body['config'].get('torch')}): certify again with overwrite=True, or "
-                    "read it with that version."
-                )
-            if stored != digest(body):
-                raise JournalError(f"{file} was altered: its checksum does not fit. {AGAIN}")
-            if body["format"] not in (FORMAT, OLDER):
-                raise JournalError(
-                    f"{file} is of format {body['format']}, and this version reads {OLDER} and "
-                    f"{FORMAT}: read it with the homotopy-deq that wrote it."
-                )
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            stored, version = body.pop("sha256"), body.get("format", 1)
+            if stored != digest(body if version > 1 else body["config"]):
+                raise ValueError("its checksum does not fit")
+            config = dict(body["config"])
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise JournalError(f"{file} was altered: it is no settings. {AGAIN}") from None
+        if version not in (OLDER, FORMAT):
+            raise JournalError(
+                f"{file} is of format {version} (torch {config.get('torch')}), and this version "
+                f"reads {OLDER} and {FORMAT}: read it with the homotopy-deq that wrote it, or "
+                "certify again with overwrite=True."
+            )
         if not body.get("sound", True):
             raise JournalError(
                 f"{folder}: the policy of this run is unsound: it has no certificates."
             )
-        return cls(folder, body["config"])
+        return cls(folder, config)
 
     @cached_property
     def rule(self) -> Rule:

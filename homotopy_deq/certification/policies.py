@@ -24,13 +24,13 @@ from .requirements import (
     check_steps,
 )
 from .starts import Along, Cold, Serial, Start
-from .votes import UNDECIDED, Classifier, LayerSession, Session, Votes
+from .votes import UNDECIDED, Classifier, LayerSession, Session
 
 EXACT = "the classifier at the exact equilibrium"
 SIZE = ", as it is computed at this batch size"
 OWN = "the classifier at the answer of the model's own forward pass, from its own start" + SIZE
 
-Redo = Callable[[np.ndarray], Votes]
+Redo = Callable[[np.ndarray], np.ndarray]
 """Solve the noise samples of the given indices again, in full and from the model's own start."""
 
 
@@ -76,14 +76,14 @@ class Policy(ABC):
         return lambda image: LayerSession(ready, image, self.start)
 
     @abstractmethod
-    def vote(self, session: Any, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: Any, images: Tensor, target: int | None) -> np.ndarray:
         """Vote for each noise sample; with a target, a vote need only say whether it is that."""
 
-    def propose(self, session: Any, images: Tensor) -> Votes:
+    def propose(self, session: Any, images: Tensor) -> np.ndarray:
         """Vote to select a class: nothing rests on these votes being right."""
         return self.vote(session, images, None)
 
-    def base(self, session: Any, images: Tensor) -> Votes:
+    def base(self, session: Any, images: Tensor) -> np.ndarray:
         """Vote as the base classifier that is certified."""
         return self.vote(session, images, None)
 
@@ -91,24 +91,21 @@ class Policy(ABC):
         """Return the largest lower bound that n samples can give: all of them agree."""
         votes = np.zeros(n, np.int64)
         draw = np.random.default_rng(0)
-        return self.tally(votes, 0, draw, lambda chosen: Votes(votes[chosen], 0))[0].lower(alpha)
+        return self.tally(votes, 0, draw, lambda chosen: votes[chosen]).lower(alpha)
 
     def tally(
         self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
-    ) -> tuple[Tally, int]:
-        """Return the evidence for a class from the votes of all samples, and what it took.
+    ) -> Tally:
+        """Return the evidence for a class from the votes of all samples.
 
         Arguments:
             labels: what each voted for.
             target: the class.
             draw: for choices at random.
             redo: solves samples again.
-
-        Returns:
-            The counts, and evaluations of the map beside those of the votes.
         """
         votes, undecided = (int((labels == label).sum()) for label in (target, UNDECIDED))
-        return Tally(target, votes, undecided, len(labels)), 0
+        return Tally(target, votes, undecided, len(labels))
 
 
 @dataclass(frozen=True)
@@ -152,12 +149,12 @@ class Converged(Policy):
             return super().prepare(model)
         return lambda image: Session(model, image)
 
-    def propose(self, session: Session, images: Tensor) -> Votes:
+    def propose(self, session: Session, images: Tensor) -> np.ndarray:
         if isinstance(session, LayerSession):
             return session.vote(images, session.model.layer.solver, stopped=True)
         return session.full(images)
 
-    def vote(self, session: Session, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: Session, images: Tensor, target: int | None) -> np.ndarray:
         if isinstance(session, VerifiedSession):
             return session.confirm(images, target, session.model.layer.solver)
         return session.full(images)
@@ -193,7 +190,7 @@ class Truncated(Policy):
             )
         check_steps(model)
 
-    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> np.ndarray:
         solver = replace(session.model.layer.solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 
@@ -230,23 +227,22 @@ class Audited(Policy):
         if not isinstance(self.start, Along):
             check_steps(model)
 
-    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> np.ndarray:
         solver = session.model.layer.solver
         if not issubclass(solver.answers, InitialValue):
             solver = replace(solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 
-    def base(self, session: Session, images: Tensor) -> Votes:
+    def base(self, session: Session, images: Tensor) -> np.ndarray:
         return session.full(images)
 
     def tally(
         self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
-    ) -> tuple[Tally, int]:
-        counted, _ = super().tally(labels, target, draw, redo)
+    ) -> Tally:
+        counted = super().tally(labels, target, draw, redo)
         members = np.flatnonzero(labels == target)
         chosen = np.sort(draw.choice(members, min(self.audit, len(members)), replace=False))
         if len(chosen) == 0:
-            return replace(counted, audited=0), 0
-        again = redo(chosen)
-        wrong = int((again.labels != target).sum())
-        return replace(counted, audited=len(chosen), disagreements=wrong), again.evaluations
+            return replace(counted, audited=0)
+        wrong = int((redo(chosen) != target).sum())
+        return replace(counted, audited=len(chosen), disagreements=wrong)

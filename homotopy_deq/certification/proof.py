@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from ..cells.bounds import rounding, uncovered
 from ..cells.functional import FunctionalBound
 from ..models import ImageModel
 from .starts import Start
-from .votes import LayerSession, Votes, to_votes
+from .votes import LayerSession
 
 ROUNDING = 1e-9
 """Share of the largest bias that is added to every radius, for sums in double precision."""
@@ -119,7 +120,9 @@ class VerifiedSession(LayerSession):
         super().__init__(model, image, start)
         self.proof = proof
 
-    def prove(self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]) -> Votes:
+    def prove(
+        self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]
+    ) -> np.ndarray:
         """Vote for each sample once its vote is proven; -1 where it is not.
 
         A vote may be so close that the rounding of single precision leaves it open. Such a
@@ -141,11 +144,11 @@ class VerifiedSession(LayerSession):
             z[left] = closer.value
             decided[left] = closer.converged
             evaluations = evaluations.index_add(0, left, closer.evals)
-        return to_votes(proof.logits(z), decided, evaluations)
+        return self.cast(proof.logits(z), decided, evaluations)
 
     def confirm(
         self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]
-    ) -> Votes:
+    ) -> np.ndarray:
         """Vote at the answer of a solve to its tolerance, where that proves the vote; else -1."""
         x, condition = self.condition(images)
         found = self.solve(self.model.layer.equation(condition), solver, x)
@@ -153,4 +156,4 @@ class VerifiedSession(LayerSession):
         z = found.value.double()
         state = start(exact, z)
         decided = found.converged & self.proof.decision(target, torch.float64)(exact, state)
-        return to_votes(self.proof.logits(state.fz), decided, found.evals + 1)
+        return self.cast(self.proof.logits(state.fz), decided, found.evals + 1)

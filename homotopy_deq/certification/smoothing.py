@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .certificate import ABSTAIN, Certificate, Probable
+from .certificate import ABSTAIN, Certificate
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Noise, Phase, on_grid
 from .policies import Policy
@@ -17,7 +17,7 @@ from .reach import check_majority, check_radius, check_reach
 from .requirements import check_count
 from .sequence import BettingSequence
 from .statistics import required_probability
-from .votes import UNDECIDED, Classifier, Session, Votes
+from .votes import UNDECIDED, Classifier, Session
 
 FIRST = 64
 """Samples of the first batch when sampling may stop at any time; each batch doubles it."""
@@ -126,21 +126,23 @@ class Smoother:
             label: its true class.
             index: keys the noise.
         """
-        n = self.smoothing.n
+        n, noise = self.smoothing.n, self.smoothing.noise
         if not self._reaches:
             check_reach(self.policy, n, self.smoothing.alpha)
             self._reaches = True
-        work = self._begin(image, index)
-        target = self._select(work)
-        labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, n, target)))
+        session = self._begin(image, index)
+        target = self._select(session, index)
+        labels = np.concatenate(list(self._votes(session, index, Phase.ESTIMATE, n, target)))
 
-        def redo(chosen: np.ndarray) -> Votes:
-            return self._full(work, chosen)
+        def redo(chosen: np.ndarray) -> np.ndarray:
+            parts = [chosen[start:stop] for start, stop in self.smoothing.chunks(len(chosen))]
+            drawn = (noise.pick(index, Phase.ESTIMATE, part, image.shape) for part in parts)
+            return np.concatenate([session.full(noise.onto(image, each)) for each in drawn])
 
-        draw = self.smoothing.noise.generator(index, Phase.ESTIMATE, "audit")
-        tally, spent = self.policy.tally(labels, target, draw, redo)
-        work.evaluations += spent
-        return work.certificate(label, self.rule.claim(tally), tally)
+        draw = noise.generator(index, Phase.ESTIMATE, "audit")
+        tally = self.policy.tally(labels, target, draw, redo)
+        claim = self.rule.claim(tally)
+        return Certificate(index, label, claim, tally, session.evaluations, session.note)
 
     @torch.no_grad()
     def decide(self, image: Tensor, label: int, index: int, radius: float) -> Certificate:
@@ -152,18 +154,19 @@ class Smoother:
         self._check_anytime("decide")
         n, alpha, deviation = self.smoothing.n, self.smoothing.alpha, self.smoothing.noise.deviation
         check_radius(radius, deviation, n, alpha)
-        work = self._begin(image, index)
-        target = self._select(work)
+        session = self._begin(image, index)
+        target = self._select(session, index)
         bets = BettingSequence(required_probability(radius, deviation), alpha)
         undecided = 0
-        for labels in self._votes(work, Phase.ESTIMATE, n, target, FIRST):
+        for labels in self._votes(session, index, Phase.ESTIMATE, n, target, FIRST):
             before = bets.trials
             bets = bets.update(labels == target)
             undecided += int((labels[: bets.trials - before] == UNDECIDED).sum())
             if bets.decision:
                 break
         tally = Tally(target, bets.successes, undecided, bets.trials)
-        return work.certificate(label, self._rule(radius).claim(tally), tally)
+        claim = self._rule(radius).claim(tally)
+        return Certificate(index, label, claim, tally, session.evaluations, session.note)
 
     @torch.no_grad()
     def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
@@ -177,9 +180,9 @@ class Smoother:
         self._check_anytime("predict")
         n, alpha = self.smoothing.n, self.smoothing.alpha
         check_majority(n, alpha)
-        work = self._begin(image, index)
-        labels = np.concatenate(list(self._votes(work, Phase.ESTIMATE, n, None)))
-        counts = work.counts(labels)
+        session = self._begin(image, index)
+        labels = np.concatenate(list(self._votes(session, index, Phase.ESTIMATE, n, None)))
+        counts = _counts(session, labels)
         first, second = (int(k) for k in np.sort(counts)[::-1][:2])
         second += int((labels == UNDECIDED).sum())
         sure = first > second and binomtest(first, first + second, 0.5).pvalue <= alpha
@@ -192,7 +195,7 @@ class Smoother:
                 f"which {what} does not do: use Verified(), Converged() or Truncated()."
             )
 
-    def _begin(self, image: Tensor, index: int) -> _Work:
+    def _begin(self, image: Tensor, index: int) -> Session:
         if float(image.min()) < 0 or float(image.max()) > 1:
             raise ValueError(
                 f"image {index} should have values in [0, 1]; got "
@@ -203,53 +206,33 @@ class Smoother:
                 f"image {index} should have values k/255 for discrete noise: use 8-bit images, or "
                 "plain noise."
             )
-        session = self.session(image)
-        return _Work(image, index, session, session.evaluations)
+        return self.session(image)
 
-    def _select(self, work: _Work) -> int:
-        parts = list(self._votes(work, Phase.SELECT, self.smoothing.n0, None))
-        return int(work.counts(np.concatenate(parts)).argmax())
+    def _select(self, session: Session, index: int) -> int:
+        parts = list(self._votes(session, index, Phase.SELECT, self.smoothing.n0, None))
+        return int(_counts(session, np.concatenate(parts)).argmax())
 
     def _votes(
-        self, work: _Work, phase: Phase, samples: int, target: int | None, first: int | None = None
+        self,
+        session: Session,
+        index: int,
+        phase: Phase,
+        samples: int,
+        target: int | None,
+        first: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yield the labels of a phase's samples, a batch at a time."""
-        ranges, shape = self.smoothing.chunks(samples, first), work.image.shape
-        for noise in self.smoothing.noise.stream(work.index, phase, ranges, shape):
-            images = self.smoothing.noise.onto(work.image, noise)
+        """Yield the votes of a phase's samples, a batch at a time."""
+        ranges, noise = self.smoothing.chunks(samples, first), self.smoothing.noise
+        for drawn in noise.stream(index, phase, ranges, session.image.shape):
+            images = noise.onto(session.image, drawn)
             if phase == Phase.SELECT:
-                votes = self.policy.propose(work.session, images)
+                labels = self.policy.propose(session, images)
             else:
-                votes = self.policy.vote(work.session, images, target)
-            work.evaluations += votes.evaluations
+                labels = self.policy.vote(session, images, target)
             if self.advance is not None:
-                self.advance(len(noise))
-            yield votes.labels
-
-    def _full(self, work: _Work, chosen: np.ndarray) -> Votes:
-        """Solve chosen estimation samples again, in full."""
-        labels, evaluations = [], 0
-        for start, stop in self.smoothing.chunks(len(chosen)):
-            part = chosen[start:stop]
-            noise = self.smoothing.noise
-            drawn = noise.pick(work.index, Phase.ESTIMATE, part, work.image.shape)
-            votes = work.session.full(noise.onto(work.image, drawn))
-            labels.append(votes.labels)
-            evaluations += votes.evaluations
-        return Votes(np.concatenate(labels), evaluations)
+                self.advance(len(drawn))
+            yield labels
 
 
-@dataclass
-class _Work:
-    """An image, and what it has cost so far."""
-
-    image: Tensor
-    index: int
-    session: Session
-    evaluations: int
-
-    def counts(self, labels: np.ndarray) -> np.ndarray:
-        return np.bincount(labels[labels != UNDECIDED], minlength=max(self.session.classes, 2))
-
-    def certificate(self, label: int, claim: Probable, tally: Tally) -> Certificate:
-        return Certificate(self.index, label, claim, tally, self.evaluations, self.session.note)
+def _counts(session: Session, labels: np.ndarray) -> np.ndarray:
+    return np.bincount(labels[labels != UNDECIDED], minlength=max(session.classes, 2))

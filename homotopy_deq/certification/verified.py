@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from .policies import EXACT, Policy
 from .proof import SELECT, Proof, VerifiedSession
 from .requirements import check_rows, check_tangent
 from .starts import Along, Start, Tangent
-from .votes import Session, Votes
+from .votes import Session
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Verified(Policy):
     def prepare(self, model: Any) -> Callable[[Tensor], Session]:
         return Proof.sessions(model, self.start)
 
-    def propose(self, session: VerifiedSession, images: Tensor) -> Votes:
+    def propose(self, session: VerifiedSession, images: Tensor) -> np.ndarray:
         return session.vote(images, SELECT, stopped=True)
 
-    def vote(self, session: VerifiedSession, images: Tensor, target: int | None) -> Votes:
+    def vote(self, session: VerifiedSession, images: Tensor, target: int | None) -> np.ndarray:
         return session.prove(images, target, self.solver)
 
 

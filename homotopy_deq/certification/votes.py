@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,23 +23,11 @@ Classifier = Callable[[Tensor], Tensor]
 """Maps images, (B, C, H, W), to logits, (B, classes): a model of this library or of any other."""
 
 
-@dataclass(frozen=True)
-class Votes:
-    """The votes of a batch.
-
-    Arguments:
-        labels: the class that each sample votes for, or -1 for none, int64 (B,).
-        evaluations: of the map, over the batch.
-    """
-
-    labels: np.ndarray
-    evaluations: int
-
-
 class Session:
     """The noise samples of one image, each decided by the classifier as a whole.
 
-    An evaluation is one of the classifier.
+    Votes are the class of each sample, or -1 for none, int64 (B,). An evaluation is one of the
+    classifier.
 
     Arguments:
         classifier: in eval mode.
@@ -47,7 +35,7 @@ class Session:
 
     Attributes:
         classes: how many there are.
-        evaluations: that the image itself took.
+        evaluations: that the image and all its votes have taken.
         note: what is to be said of all that follows.
 
     Raises:
@@ -59,7 +47,7 @@ class Session:
     evaluations = 1
 
     def __init__(self, classifier: Classifier, image: Tensor) -> None:
-        self.classifier = classifier
+        self.classifier, self.image = classifier, image
         self._look(classifier(image[None]))
         near = probes(image.shape, image)
         check_independent(lambda rows: [classifier(near[rows])])
@@ -76,11 +64,18 @@ class Session:
             )
         self.classes = logits.shape[1]
 
-    def full(self, images: Tensor) -> Votes:
+    def full(self, images: Tensor) -> np.ndarray:
         """Vote by the classifier's own forward pass, from its own start; -1 where it fails."""
         logits = self.classifier(images)
         every = torch.ones(len(images), device=logits.device)
-        return to_votes(logits, every.bool(), every)
+        return self.cast(logits, every.bool(), every)
+
+    def cast(self, logits: Tensor, usable: Tensor, evals: Tensor) -> np.ndarray:
+        """Vote for the largest logit of each usable sample whose logits are finite."""
+        self.evaluations += int(evals.sum())
+        usable = usable & torch.isfinite(logits).all(1)
+        labels: np.ndarray = torch.where(usable, logits.argmax(1), UNDECIDED).cpu().numpy()
+        return labels
 
 
 class LayerSession(Session):
@@ -99,7 +94,7 @@ class LayerSession(Session):
     """
 
     def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
-        self.model = model
+        self.model, self.image = model, image
         output = model.solve(image[None], record=isinstance(start, Along))
         self._look(output.logits)
         self.start = start
@@ -112,9 +107,9 @@ class LayerSession(Session):
         # W z* of the anchor, where it has one, is one more.
         self.evaluations = int(output.solution.evals.sum()) + self.start.follows_image
 
-    def full(self, images: Tensor) -> Votes:
+    def full(self, images: Tensor) -> np.ndarray:
         output = self.model.solve(images)
-        return to_votes(output.logits, output.solution.converged, output.solution.evals)
+        return self.cast(output.logits, output.solution.converged, output.solution.evals)
 
     def condition(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the layer's condition x, (B, ...), and what the cell is iterated with."""
@@ -143,7 +138,9 @@ class LayerSession(Session):
             self.last = torch.where(finite, found.value, 0)
         return replace(found, evals=found.evals + self.starter.evaluations)
 
-    def vote(self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False) -> Votes:
+    def vote(
+        self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False
+    ) -> np.ndarray:
         """Vote at the end of `walk`; -1 where the solver failed.
 
         Arguments:
@@ -153,11 +150,4 @@ class LayerSession(Session):
         usable = found.converged
         if stopped:
             usable = usable | (found.status == Status.MAX_STEPS)
-        return to_votes(self.model.head(found.value), usable, found.evals)
-
-
-def to_votes(logits: Tensor, usable: Tensor, evals: Tensor) -> Votes:
-    """Return the class of the largest logit of each usable sample whose logits are finite."""
-    usable = usable & torch.isfinite(logits).all(1)
-    labels = torch.where(usable, logits.argmax(1), UNDECIDED)
-    return Votes(labels.cpu().numpy(), int(evals.sum()))
+        return self.cast(self.model.head(found.value), usable, found.evals)

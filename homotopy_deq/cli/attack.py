@@ -85,7 +85,7 @@ def _voter(study: Study, image: Tensor, claimed: CertifiedRun) -> Callable[[Tens
 
     def vote(noisy: Tensor) -> Tensor:
         images = on_grid(noisy) if claimed.discrete else noisy
-        return torch.from_numpy(policy.base(session, images).labels)
+        return torch.from_numpy(policy.base(session, images))
 
     return vote
 

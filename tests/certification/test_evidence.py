@@ -102,7 +102,7 @@ def test_a_run_without_checksums_says_what_wrote_it_and_what_to_do(tmp_path: Pat
     body = {"config": config, "sha256": digest, "sound": True}
     (tmp_path / "config.json").write_text(json.dumps(body, indent=2))
     for reading in (lambda: read(tmp_path), lambda: begun(tmp_path, resume=True)):
-        with pytest.raises(JournalError, match=r"no checksums \(torch 2\.6\.0\).*overwrite=True"):
+        with pytest.raises(JournalError, match=r"format 1 \(torch 2\.6\.0\).*overwrite=True"):
             reading()
 
 

@@ -83,7 +83,7 @@ def test_decided_votes_are_those_of_the_exact_equilibrium(kind: str, start: obje
     with torch.no_grad():
         session = policy.prepare(made)(image)
         for target in (None, 0, 1):
-            labels = policy.vote(session, images, target).labels
+            labels = policy.vote(session, images, target)
             decided = labels != UNDECIDED
             assert decided.all()  # what single precision leaves open, double decides
             if target is None:
@@ -100,7 +100,7 @@ def test_votes_without_the_budget_to_prove_them_are_not_counted() -> None:
     truth = exact(made, images).argmax(1).numpy()
     policy = Verified(start=Cold(), solver=Picard(rtol=1e-6, max_steps=0))
     with torch.no_grad():
-        labels = policy.vote(policy.prepare(made)(image), images, 0).labels
+        labels = policy.vote(policy.prepare(made)(image), images, 0)
     decided = labels != UNDECIDED
     assert 0.02 < decided.mean() < 0.98  # else this test would show nothing
     assert ((labels == 0) == (truth == 0))[decided].all()
@@ -146,8 +146,8 @@ def test_a_warm_converged_vote_counts_only_where_its_answer_proves_it() -> None:
     policy = Converged(start=Clean())
     with torch.no_grad():
         session = policy.prepare(made)(image)
-        labels = policy.vote(session, images, None).labels
-        hasty = session.vote(images, Anderson(rtol=0.3)).labels
+        labels = policy.vote(session, images, None)
+        hasty = session.vote(images, Anderson(rtol=0.3))
     decided = labels != UNDECIDED
     assert (hasty != truth).any()  # believed as they are, some votes are wrong
     assert 0.2 < decided.mean() < 1
@@ -166,7 +166,7 @@ def test_arithmetic_that_the_bounds_do_not_cover_is_replaced_by_double_precision
         torch.set_float32_matmul_precision("medium")
         assert uncovered(torch.zeros(1, 2, 3, 3)) is not None
         with torch.no_grad():
-            labels = policy.vote(policy.prepare(made)(image), images, None).labels
+            labels = policy.vote(policy.prepare(made)(image), images, None)
     finally:
         torch.set_float32_matmul_precision(before)
     assert (labels == truth).all()
