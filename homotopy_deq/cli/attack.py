@@ -16,6 +16,7 @@ from ..certification.falsify import CertificateViolated, attack_certificates, re
 from ..certification.noise import on_grid
 from ..certification.statistics import floor_radius
 from ..models import ImageModel
+from ..settings import Votes
 from . import certify_options as options
 from .options import ImagesToTest
 from .report import console, counting, errors, fail
@@ -102,7 +103,7 @@ def _study(chosen: options.Attack, claimed: CertifiedRun) -> Study:
     """Return what was certified, or raise ValueError where this is not it."""
     config, run = claimed.config, chosen.run.path
     path, policy, images = config["path"], config["policy"], config["images"]
-    votes = options.Votes(
+    votes = Votes(
         policy=policy["name"],
         warm_start=claimed.start,
         steps=policy.get("steps"),

@@ -4,87 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
+from ..settings.certification import NoiseSettings, Votes
 from ..settings.data import Place
 from ..settings.declare import above, at_least, between, check, like, setting
-from ..settings.model import Limits
 from .options import Begun, ImagesToTest, Machine, Predict, Run
-
-NOISE, VOTES = "The noise", "Which votes count, and what they cost"
-
-
-@dataclass(frozen=True)
-class NoiseSettings:
-    """The smoothed classifier, and how often it is asked."""
-
-    PANEL: ClassVar[str] = NOISE
-
-    sigmas: list[float] | None = setting(
-        None,
-        "Standard deviation of the noise, in units of images in [0, 1]; once or more, each into a "
-        "folder of its own. Default: the --noise of the training.",
-        option="sigma",
-        metavar="SIGMA",
-    )
-    n: int = setting(
-        10_000,
-        "Noise samples an image to estimate with. Under torchrun write --samples.",
-        also="samples",  # torchrun takes --n for the start of an option of its own
-    )
-    alpha: float = setting(1e-3, "Probability, at most, that the answer for an image is wrong.")
-    seed: int = setting(
-        0,
-        "Of the noise: each sample is a function of it, the image and its number, whatever the "
-        "batch, the processes and the interruptions.",
-    )
-    discrete: bool = setting(
-        False,
-        "Round noise to whole steps of 1/255, as 8-bit images are: no rounding of sums then "
-        "stands between the sampled and the certified classifier. Certifies the classifier that "
-        "rounds its input so.",
-    )
-
-
-@dataclass(frozen=True)
-class Votes:
-    """Which votes count, and how they are solved for; None stands for the policy's own."""
-
-    PANEL: ClassVar[str] = VOTES
-
-    policy: str | None = setting(
-        None,
-        "verified (count what a bound proves of the exact equilibrium), converged (count what is "
-        "solved to the tolerance), audited (short solves, a random part done again in full) or "
-        "truncated (certify the network of --steps steps itself). Default: verified where the "
-        "model qualifies, else converged.",
-    )
-    warm_start: str | None = setting(
-        None,
-        "Where a sample's solve starts: none (the model's own start), clean (the image's "
-        "equilibrium), tangent (its first-order prediction), serial (where the batch before "
-        "ended) or along:T (the image's own path at time T). Default: the policy's: serial for "
-        "audited, one from the clean image for verified, else none.",
-    )
-    steps: int | None = setting(
-        None, "Solver steps of truncated and audited. Default: 3.", metavar="S"
-    )
-    solver: str | None = setting(
-        None,
-        "Forward pass, as in evaluate. It is part of what converged, audited and truncated "
-        "certify; verified certifies the exact equilibrium, by whatever solver evaluates the map "
-        "at its iterates. Default: that of the training; for verified anderson.",
-    )
-    rtol: float | None = like(Limits, "rtol")
-    max_steps: int | None = like(Limits, "max_steps")
-    batch: int | None = setting(
-        None,
-        "Noise samples solved for at a time. Default: by the size of a state, 100 to 4000.",
-        at_least(1),
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)
@@ -97,13 +21,13 @@ class Sampled:
         0, "Leave out so many of the first images of that order.", at_least(0), panel=Place.PANEL
     )
     noise: NoiseSettings = NoiseSettings()
-    n0: int = setting(100, "Noise samples that select the class.", panel=NOISE)
+    n0: int = setting(100, "Noise samples that select the class.", panel=NoiseSettings.PANEL)
     votes: Votes = Votes()
     deterministic: bool = setting(
         False,
         "Solve in blocks of 64 whatever --batch says, so that rounding, too, is the same for every "
         "batch size. Slower on a GPU.",
-        panel=VOTES,
+        panel=Votes.PANEL,
     )
     out: Path | None = setting(
         None,
@@ -134,7 +58,7 @@ class Certify(Sampled):
         None,
         "Samples that audited solves again in full. Default: 1000.",
         metavar="K",
-        panel=VOTES,
+        panel=Votes.PANEL,
     )
 
 

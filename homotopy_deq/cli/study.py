@@ -17,9 +17,8 @@ from ..certification import Clean, Policy, Smoothing, Tangent, Verified
 from ..certification.requirements import state_size
 from ..data import ImageData, stratified_order
 from ..models import ImageModel
-from ..settings import Settings
+from ..settings import NoiseSettings, Settings, Votes
 from . import names
-from .certify_options import NoiseSettings, Votes
 from .options import ImagesToTest
 from .resolve import images_of, path_of
 from .trained import Trained

@@ -1,5 +1,6 @@
 """What can be chosen, declared once, and without anything that needs torch."""
 
+from .certification import NoiseSettings, Votes
 from .data import DataSettings
 from .model import MODELS, RECIPES, BackwardPass, ForwardPass, ModelSettings
 from .training import SmoothTraining, TrainConfig
@@ -12,7 +13,9 @@ __all__ = [
     "DataSettings",
     "ForwardPass",
     "ModelSettings",
+    "NoiseSettings",
     "Settings",
     "SmoothTraining",
     "TrainConfig",
+    "Votes",
 ]

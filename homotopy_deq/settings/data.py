@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .declare import at_least, check, setting
+from .declare import at_least, check, described, setting
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Place:
     )
 
 
+@described
 @dataclass(frozen=True)
 class DataSettings:
     """The data set, and how much of it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -164,10 +165,19 @@ def given(kind: type) -> Any:
     return field(default_factory=dict, metadata={"of": kind})
 
 
+def described(kind: type[T]) -> type[T]:
+    """Give a dataclass a docstring that names its settings."""
+    own = (leaf for leaf in leaves(kind) if len(leaf.place) == 1)
+    said = "".join(f"\n    {leaf.place[0]}: {leaf.about['help']}" for leaf in own)
+    kind.__doc__ = f"{cleandoc(kind.__doc__ or '')}\n\nArguments:{said}"
+    return kind
+
+
 def check(settings: object) -> None:
     """Raise ValueError unless each setting of an object itself may be what it is."""
     for leaf in leaves(type(settings)):
-        if len(leaf.place) > 1 or (value := getattr(settings, leaf.place[0])) is None:
+        name, *inside = leaf.place
+        if inside or (value := getattr(settings, name)) is None:
             continue
         within: Range | None = leaf.about["within"]
         if leaf.choices and value not in leaf.choices:

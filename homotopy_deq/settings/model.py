@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from .declare import above, at_least, check, setting
+from .declare import above, at_least, check, described, setting
 
 MODELS: dict[str, str] = {
     "homoode": "homotopy_deq.models.equilibrium:HomoODE",
@@ -20,6 +20,7 @@ MODELS: dict[str, str] = {
 names, beside `shape`, `num_classes`, `mean` and `std` of the images."""
 
 
+@described
 @dataclass(frozen=True)
 class ModelSettings:
     """The model and its sizes; None stands for the model's own choice."""
@@ -78,6 +79,7 @@ class Limits:
     horizon: float | None = setting(None, "Time t at which a flow ends. Default: the model's.")
 
 
+@described
 @dataclass(frozen=True)
 class ForwardPass(Limits):
     """A forward pass by name.
@@ -93,6 +95,7 @@ class ForwardPass(Limits):
     )
 
 
+@described
 @dataclass(frozen=True)
 class BackwardPass:
     """How the answer is differentiated; None stands for what goes with the forward pass."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .declare import above, at_least, between, check, setting
+from .declare import above, at_least, between, check, described, setting
 
 Precision = Literal["no", "bf16"]
 
 
+@described
 @dataclass(frozen=True)
 class SmoothTraining:
     """Say how to train a base classifier for randomized smoothing.
@@ -87,6 +88,7 @@ class SmoothTraining:
             )
 
 
+@described
 @dataclass(frozen=True)
 class TrainConfig:
     """Say how to train; what is trained, and on which data, is said elsewhere.

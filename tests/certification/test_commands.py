@@ -11,11 +11,11 @@ from rich.console import Console
 from homotopy_deq.certification import Smoother, read
 from homotopy_deq.certification.noise import Noise
 from homotopy_deq.cli import load_model, sampling
-from homotopy_deq.cli.certify_options import NoiseSettings, Votes
 from homotopy_deq.cli.options import ImagesToTest as Images
 from homotopy_deq.cli.study import Study, weights_sha256
 from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
+from homotopy_deq.settings import NoiseSettings, Votes
 from homotopy_deq.training import CHECKPOINT, load_checkpoint, save_checkpoint
 from tests.certification.commands import LINES, TABLE, altered, certify
 from tests.test_cli import refused
