@@ -154,8 +154,10 @@ def test_input_homotopy_goes_on_from_a_known_equilibrium() -> None:
 
 def test_input_homotopy_refuses_a_reference_that_does_not_fit() -> None:
     problem, z0 = tanh_suite(0.5, n=4, draws=3)
-    with pytest.raises(ValueError, match="one reference for each tensor"):
-        solve(problem, ArcLength(homotopy=Input((z0,))), z0)
+    w, b = problem.inputs
+    for wrong in ((b,), (w, b[:2]), (w, b[:, :3]), (w[:, :3], b)):
+        with pytest.raises(ValueError, match="one reference for each tensor"):
+            solve(problem, ArcLength(homotopy=Input(wrong)), z0)
 
 
 def test_arclength_passes_two_folds() -> None:
