@@ -63,3 +63,10 @@ def test_time_beyond_the_path_is_refused() -> None:
     assert path is not None
     with pytest.raises(ValueError, match=r"times must lie on the path, in \[0.0, 2.0\]"):
         between(decay(), path, torch.tensor([2.1]))
+
+
+def test_path_without_times_is_refused() -> None:
+    path = solve(decay(), RungeKutta(), torch.ones(2, 1, dtype=DOUBLE), record=True).trajectory
+    assert path is not None
+    with pytest.raises(ValueError, match="no times"):
+        between(decay(), replace(path, time=None), TIMES)
