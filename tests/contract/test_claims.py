@@ -18,6 +18,7 @@ from solvers import (
     solve,
 )
 from solvers.homotopy import Newton
+from solvers.solver import earned
 from tests.minpack import SYSTEMS, trigonometric
 from tests.problems import DOUBLE, half
 
@@ -126,3 +127,10 @@ def test_single_precision_converges_to_its_rounding(rtol: float) -> None:
     start = torch.linspace(-3, 3, 50)[:, None]
     plain = Picard(rtol=rtol)
     solve(Equilibrium(lambda z: 0.5 * torch.cos(z)), plain, start).check()
+
+
+def test_residual_that_has_not_fallen_has_earned_nothing() -> None:
+    z, first = torch.zeros(3, 2, dtype=DOUBLE), torch.ones(3, dtype=DOUBLE)
+    gap = torch.tensor([0.5, 1.0, 2.0], dtype=DOUBLE)
+    assert earned(Picard(), z, gap, first).tolist() == [True, False, False]
+    assert earned(Picard(), z, gap).all()  # at the caller's own start

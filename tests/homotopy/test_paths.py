@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from experiments import classical as problems
@@ -39,6 +41,7 @@ from solvers.homotopy import (
     StepControl,
     Tangent,
 )
+from solvers.homotopy.predictor import Knot
 from tests.homotopy.suite import cell, tanh_suite
 
 
@@ -105,6 +108,23 @@ def test_no_jacobian_is_formed_where_none_may_be() -> None:
     formed = solve(problem, ArcLength(), z0).check()
     assert (free.evals < formed.evals).all()
     assert torch.allclose(free.value, formed.value, atol=1e-3)
+
+
+@given(power=st.integers(0, 3), gap=st.floats(0.1, 2.0), share=st.floats(0.1, 1.9))
+def test_hermite_extrapolates_a_cubic_and_a_tangent_a_line(
+    power: int, gap: float, share: float
+) -> None:
+    """Of y(s) = (s + 1)^power with s = -gap and 0: Hermite's error is of fourth order."""
+    s = torch.tensor([[-gap], [0.0]], dtype=torch.float64)
+    last, here = (
+        Knot((at + 1) ** power, power * (at + 1) ** max(power - 1, 0)) for at in s[:, None]
+    )
+    ahead = torch.tensor([share * gap], dtype=torch.float64)
+    exact = (ahead[:, None] + 1) ** power
+    cubic = Hermite()(last, here, -s[0], ahead)
+    torch.testing.assert_close(cubic, exact, rtol=1e-9, atol=1e-9)  # cancels up to 1e3 roundings
+    if power < 2:
+        torch.testing.assert_close(Tangent()(last, here, -s[0], ahead), exact)
 
 
 @pytest.mark.parametrize("predictor", [Constant(), Secant(), Tangent(), Hermite()])

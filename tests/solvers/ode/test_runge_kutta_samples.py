@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from solvers import (
+    DOPRI5,
     ODE,
     RK4,
     InitialValue,
@@ -167,3 +168,16 @@ def test_promise_that_rows_are_independent_spares_the_question() -> None:
     spared = solve(InitialValue(field, rowwise=True), RungeKutta(), z0)
     assert count == len(calls) + 1
     assert torch.equal(asked.evals, spared.evals) and torch.equal(asked.value, spared.value)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("rate", [1.0, 100.0])
+def test_first_step_is_that_of_the_literature(rate: float, sign: int) -> None:
+    """Hairer et al., II.4, for z' = -rate z from 1: norms are in units of atol + rtol = 2e-3."""
+    problem = InitialValue(lambda t, z: -sign * rate * z, 0.0, sign * 1.0, rowwise=True)
+    state = RungeKutta(DOPRI5).init(problem, torch.ones(2, 1, dtype=DOUBLE))
+    d0, d1, d2 = (rate**k / 2e-3 for k in range(3))
+    h0 = 0.01 * d0 / d1
+    h1 = (0.01 / max(d1, d2)) ** (1 / 5)
+    wanted = sign * min(100 * h0, h1)
+    torch.testing.assert_close(state.h, torch.full((2,), wanted, dtype=DOUBLE), rtol=1e-6, atol=0)
