@@ -2,9 +2,12 @@
 
 A mutant is a module with one change. Its judges are the tests that run the changed lines, those of
 the fastest files first; it is killed when one of them fails, or hangs. All is done in clones of the
-commit, so that the checkout is not touched. What is known is kept in .mutants/ for each state of
-`solvers`: a call that was stopped goes on where it was, and one that finds other tests maps those
-and judges again what has survived, or was killed by a test that has changed.
+commit, so that the checkout is not touched, and the tests that killed must pass without a change.
+
+What is known is kept in .mutants/ for each state of `solvers`: a call that was stopped goes on
+where it was, and one that finds other tests maps those and judges again what has survived, or was
+killed by a test that has changed. Where `solvers` has changed the map of lines is kept, and a
+module that is another now is judged by all tests that ran it.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ def main(config: Config) -> None:
     if begun.endswith("+changes"):
         raise SystemExit("Commit first: the mutants are made of a commit.")
     record, console = Record("mutants", config), Console()
-    work = ROOT / ".mutants" / _git("rev-parse", "--short=12", "HEAD:solvers").strip()
+    work, changed = _work(_git("rev-parse", "HEAD:solvers").strip())
     trees = [_clone(work / f"tree-{k}") for k in range(config.workers)]
     console.print("Mapping which test runs which line ...")
     files = {}
@@ -67,7 +70,7 @@ def main(config: Config) -> None:
         _, _, blob, path = line.split(maxsplit=3)
         if Path(path).name.startswith("test_"):
             files[path] = blob
-    judges = Judges(work, files, config.seconds)
+    judges = Judges(work, files, changed, config.seconds)
     judges.map(trees[0], config.workers)
     sample = _sample(trees[0], config)
     log = work / "verdicts.jsonl"
@@ -93,6 +96,9 @@ def main(config: Config) -> None:
             file.flush()
             known[told["mutant"]] = told
     found = [known[mutant.name] for mutant in sample]
+    wrong = judges.failing({told["by"] for told in found} - {""}, trees[0])
+    if wrong:
+        raise SystemExit(f"These fail on solvers as it is, and are no judges: {wrong}")
     why = json.loads(EXPLAINED.read_text())
     for told in found:
         if told["verdict"] == "survived":
@@ -120,6 +126,22 @@ def _git(*words: str) -> str:
     return subprocess.run(
         ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
+
+
+def _work(tree: str) -> tuple[Path, set[str]]:
+    """Return where what is known of a tree is kept, and the modules that its map does not know."""
+    root = ROOT / ".mutants"
+    work, of = root / tree[:12], root / tree[:12] / "mapped"
+    if not of.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        older = sorted(root.glob("*/mapped"), key=lambda path: path.stat().st_mtime)
+        for name in ("lines", "tests.json", "mapped"):
+            if older and (older[-1].parent / name).exists():
+                (work / name).write_bytes((older[-1].parent / name).read_bytes())
+        if not older:
+            of.write_text(tree)
+    told = _git("diff", "--name-only", of.read_text(), tree).split()
+    return work, {f"solvers/{name}" for name in told}
 
 
 def _clone(tree: Path) -> Path:

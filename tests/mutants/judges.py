@@ -16,6 +16,7 @@ from coverage import CoverageData
 
 from .operators import Mutant
 
+FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.M)
 START = 60.0  # seconds that importing torch and collecting the tests may take on a busy machine
 
 
@@ -32,11 +33,12 @@ class Judges:
     Arguments:
         work: where that is kept.
         files: the files, and what names their content.
+        changed: modules whose lines are others now than when they were mapped.
         most: seconds of tests for a mutant.
     """
 
-    def __init__(self, work: Path, files: dict[str, str], most: float) -> None:
-        self.work, self.files, self.most = work, files, most
+    def __init__(self, work: Path, files: dict[str, str], changed: set[str], most: float) -> None:
+        self.work, self.files, self.changed, self.most = work, files, changed, most
         self.seconds: dict[str, float] = {}
         self.left_out: list[str] = []
         self.mapping = 0.0
@@ -73,15 +75,18 @@ class Judges:
             self.data.update(data)
         for part in parts:
             part.unlink()
-        self.modules = {f"solvers/{name.rpartition('/solvers/')[2]}": name
-                        for name in self.data.measured_files()}  # fmt: skip
 
     def of(self, mutant: Mutant) -> dict[str, float]:
         """Return the seconds of each judge, in the order in which they are asked."""
-        lines = self.data.contexts_by_lineno(self.modules.get(mutant.file, ""))
-        names = {name for k in range(mutant.line, mutant.last + 1) for name in lines.get(k, ())}
-        if not names & self.seconds.keys():  # what an import runs is of use to all of the module
-            names = {name for tests in lines.values() for name in tests}
+        lines: dict[int, set[str]] = {}
+        for path in self.data.measured_files():  # in the clones of each state of solvers
+            if path.endswith(f"/{mutant.file}"):
+                for line, tests in self.data.contexts_by_lineno(path).items():
+                    lines.setdefault(line, set()).update(tests)
+        names = set().union(*(lines.get(k, ()) for k in range(mutant.line, mutant.last + 1)))
+        # What an import runs is of use to all of the module.
+        if mutant.file in self.changed or not names & self.seconds.keys():
+            names = set().union(*lines.values())
         files: dict[str, dict[str, float]] = {}
         for name in sorted(names & self.seconds.keys(), key=self.seconds.__getitem__):
             files.setdefault(name.partition("::")[0], {})[name] = self.seconds[name]
@@ -103,6 +108,18 @@ class Judges:
         """Return what names a mutant's judges and their content."""
         told = [(name, self.file(name)) for name in self.of(mutant)]
         return sha256(json.dumps(told).encode()).hexdigest()[:12]
+
+    def failing(self, names: set[str], tree: Path) -> list[str]:
+        """Return those of some tests that fail without a change."""
+        chosen, files = tree / ".tests.json", {name.partition("::")[0] for name in names}
+        chosen.write_text(
+            json.dumps({name: self.seconds[name] for name in names & self.seconds.keys()})
+        )
+        command, settings = _pytest(
+            tree, "-rfE", "-p", "no:xdist", *files, MUTANTS_TESTS=str(chosen)
+        )
+        run = subprocess.run(command, **settings, capture_output=True)
+        return FAILED.findall(run.stdout)
 
     def agree(self, mutant: Mutant, told: dict[str, Any]) -> bool:
         """Say whether an earlier verdict stands: its test, or its judges, have not changed."""
@@ -130,7 +147,7 @@ def judged(mutant: Mutant, judges: Judges, tree: Path) -> dict[str, Any]:
             run = subprocess.run(command, **settings, capture_output=True, timeout=patience)
             if run.returncode:
                 verdict = "hung" if hung.read_text() else "killed"
-                by = next(iter(re.findall(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.M)), "")
+                by = next(iter(FAILED.findall(run.stdout)), "")
     except subprocess.TimeoutExpired:
         verdict = "hung"
     finally:
