@@ -28,7 +28,7 @@ from experiments.kept import made, making
 from experiments.results import ROOT, Record
 from homotopy_deq.certification import Probable
 from homotopy_deq.certification.summary import compare
-from homotopy_deq.cli.runs import CertifiedRun
+from homotopy_deq.cli.certification.runs import CertifiedRun
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)

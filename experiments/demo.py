@@ -22,10 +22,10 @@ from rich.progress import Progress
 
 from experiments.results import ROOT, Record
 from homotopy_deq import plotting
-from homotopy_deq.cli.names import Path as Pass
-from homotopy_deq.cli.paths import trajectory
+from homotopy_deq.cli.evaluation.paths import trajectory
+from homotopy_deq.cli.names import Pass
 from homotopy_deq.cli.report import evaluation_table
-from homotopy_deq.cli.resolve import build, images_of, path_of, resolve
+from homotopy_deq.cli.resolve import build, images_of, pass_of, resolve
 from homotopy_deq.data import loader
 from homotopy_deq.training import (
     Bar,
@@ -73,7 +73,7 @@ def main(config: Config, *, publish: bool = False) -> bool:
         config.folder,
         about=about,
         overwrite=True,
-        observers=[Bar(console, path_of(settings).success)],
+        observers=[Bar(console, pass_of(settings).success)],
     )
     passes = {name: Pass(name).put(model) for name in PASSES}
     batches = loader(data.test_images, data.test_labels, 256, shuffle=False)

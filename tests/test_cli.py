@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from homotopy_deq import ODE, Anderson, ImplicitLayer
 from homotopy_deq.cli import COMMANDS, app, load_model, names
-from homotopy_deq.cli.resolve import model_class, path_of, resolve
+from homotopy_deq.cli.resolve import model_class, pass_of, resolve
 from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
@@ -253,7 +253,7 @@ def test_models_whose_votes_can_be_verified_go_through_every_command(
 def test_step_size_reaches_the_splittings() -> None:
     model = model_class("monotone")((1, 8, 8), 10, hidden=4)
     for name in names.SPLITTINGS:
-        solver = names.Path(name, step_size=0.5).put(model).layer.solver
+        solver = names.Pass(name, step_size=0.5).put(model).layer.solver
         assert solver.step_size == 0.5  # type: ignore[attr-defined]
 
 
@@ -284,48 +284,48 @@ def test_the_solver_of_the_training_keeps_its_settings_unless_others_are_given()
     settings = {"rtol": 0.1, "max_steps": 7, "horizon": 2.0}
     found = resolve({"model": "deq", "solver": "anderson", **settings})
     assert (
-        path_of(found, "anderson", rtol=None)
-        == path_of(found)
-        == names.Path("anderson", **settings)
+        pass_of(found, "anderson", rtol=None)
+        == pass_of(found)
+        == names.Pass("anderson", **settings)
     )  # type: ignore[arg-type]
-    assert path_of(found, "anderson", rtol=1e-3).rtol == 1e-3
-    assert path_of(found, "anderson", rtol=1e-3).max_steps == 7
-    assert path_of(found, "broyden") == names.Path("broyden")
+    assert pass_of(found, "anderson", rtol=1e-3).rtol == 1e-3
+    assert pass_of(found, "anderson", rtol=1e-3).max_steps == 7
+    assert pass_of(found, "broyden") == names.Pass("broyden")
 
 
 def test_other_solvers_of_a_run_in_bf16_ask_for_no_more_than_it_can_resolve() -> None:
     found = resolve({"precision": "bf16"})
-    assert path_of(found, "anderson").rtol == path_of(found, "rk4+anderson").rtol == 1e-2
-    assert path_of(found, "anderson", rtol=0.1).rtol == 0.1
-    assert path_of(found, "dopri5").rtol is None
-    assert path_of(resolve({}), "anderson").rtol is None
+    assert pass_of(found, "anderson").rtol == pass_of(found, "rk4+anderson").rtol == 1e-2
+    assert pass_of(found, "anderson", rtol=0.1).rtol == 0.1
+    assert pass_of(found, "dopri5").rtol is None
+    assert pass_of(resolve({}), "anderson").rtol is None
 
 
 def test_every_name_makes_the_solver_that_it_names() -> None:
     model = model_class("homoode")((1, 8, 8), 10, hidden=4, contraction=0.9)
     for name, kind in names.SOLVERS.items():
-        assert type(names.Path(name, rtol=1e-3).put(model).layer.solver) is kind
+        assert type(names.Pass(name, rtol=1e-3).put(model).layer.solver) is kind
     pairs = {name: pair for name, pair in names.TABLEAUS.items() if pair.error}
     for method in names.METHODS:
-        solver = names.Path(method, rtol=1e-4).put(model).layer.solver
+        solver = names.Pass(method, rtol=1e-4).put(model).layer.solver
         if method in pairs:
             assert solver == RungeKutta(pairs[method], rtol=1e-4)
         else:
             assert isinstance(solver, ODE) and solver.method == method
-    assert names.Path("dopri5").put(model, "adjoint").layer.solver == ODE("dopri5")
-    assert isinstance(names.Path("anderson+continuation").put(model).layer.solver, Then)
+    assert names.Pass("dopri5").put(model, "adjoint").layer.solver == ODE("dopri5")
+    assert isinstance(names.Pass("anderson+continuation").put(model).layer.solver, Then)
 
 
 def test_methods_joined_by_a_plus_follow_the_flow_to_rest() -> None:
     model = model_class("homoode")((1, 8, 8), 10, hidden=4)
-    path = names.Path("dopri5+anderson", rtol=1e-6, max_steps=7)
+    path = names.Pass("dopri5+anderson", rtol=1e-6, max_steps=7)
     limits = {"rtol": 1e-6, "max_steps": 7}
     layer = path.put(model).layer
     assert layer.solver == Then(Flow(DOPRI5, **limits), Anderson(**limits)) and path.at_root
     assert isinstance(layer, ImplicitLayer)
-    assert names.Path("anderson+rk4").put(model).layer.solver == Then(Anderson(), Flow(RK4, h=1.0))
-    long = names.Path("euler+anderson", step_size=1.5).put(model).layer.solver
+    assert names.Pass("anderson+rk4").put(model).layer.solver == Then(Anderson(), Flow(RK4, h=1.0))
+    long = names.Pass("euler+anderson", step_size=1.5).put(model).layer.solver
     assert long == Then(Flow(EULER, h=1.5, max_step=1.5), Anderson())
     with pytest.warns(UserWarning, match="No flow to rest is followed by heun3; bosh3"):
-        old = names.Path("heun3+anderson").put(model).layer.solver  # of a run before
+        old = names.Pass("heun3+anderson").put(model).layer.solver  # of a run before
     assert old == Then(Flow(), Anderson())

@@ -13,7 +13,7 @@ import typer
 
 from homotopy_deq.certification import Smoothing
 from homotopy_deq.cli import COMMANDS, app, load_model
-from homotopy_deq.cli.certify_options import Certify
+from homotopy_deq.cli.certification.options import Certify
 from homotopy_deq.cli.resolve import resolve
 from homotopy_deq.cli.train import CONFIG
 from homotopy_deq.settings import MODELS, NoiseSettings, Settings, TrainConfig

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
-from . import certify_options, options
+from . import options
+from .certification import options as certified
 from .command import command
 
 if TYPE_CHECKING:
@@ -59,16 +60,16 @@ def main(
 
 COMMANDS: Mapping[str, tuple[type, str]] = {
     "train": (options.Train, "train"),
-    "evaluate": (options.Evaluate, "evaluate"),
-    "predict": (options.Predict, "predict"),
-    "plot": (options.Plot, "plot"),
-    "certify": (certify_options.Certify, "certify"),
-    "decide": (certify_options.Decide, "decide"),
-    "smooth-predict": (certify_options.SmoothPredict, "smooth_predict"),
-    "attack": (certify_options.Attack, "attack"),
-    "report": (certify_options.Report, "certified_report"),
-    "plot-certified": (certify_options.PlotCertified, "plot_certified"),
-    "info": (options.Info, "info"),
+    "evaluate": (options.Evaluate, "evaluation.evaluate"),
+    "predict": (options.Predict, "evaluation.predict"),
+    "plot": (options.Plot, "evaluation.plot"),
+    "certify": (certified.Certify, "certification.certify"),
+    "decide": (certified.Decide, "certification.decide"),
+    "smooth-predict": (certified.SmoothPredict, "certification.smooth_predict"),
+    "attack": (certified.Attack, "certification.attack"),
+    "report": (certified.Report, "certification.report"),
+    "plot-certified": (certified.PlotCertified, "certification.plot"),
+    "info": (options.Info, "evaluation.info"),
 }
 """Commands by name: what each is told, and the module that does it."""
 

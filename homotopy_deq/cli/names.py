@@ -173,7 +173,7 @@ def policy_by(name: str, start: str | None = None, **fields: int | None) -> Poli
 
 
 @dataclass(frozen=True)
-class Path(ForwardPass):
+class Pass(ForwardPass):
     """A forward pass by name.
 
     Arguments:

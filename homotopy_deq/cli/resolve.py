@@ -63,7 +63,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         raise ValueError(f"{model} without a rest point has no residual to penalise.")
     named.setdefault("residual_penalty", RESIDUAL_PENALTY if rests and not root else 0.0)
     named.setdefault("solver", "anderson" if root else "rk4" if rests else "dopri5")
-    if chosen.get("precision") == "bf16" and names.Path(named["solver"]).at_root:
+    if chosen.get("precision") == "bf16" and names.Pass(named["solver"]).at_root:
         named.setdefault("rtol", BF16_RTOL)
         if chosen.get("gradient") in (None, "implicit"):
             named.setdefault("backward_rtol", BF16_RTOL)
@@ -72,7 +72,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def path_of(settings: Settings, solver: str | None = None, **given: Any) -> names.Path:
+def pass_of(settings: Settings, solver: str | None = None, **given: Any) -> names.Pass:
     """Return a forward pass through the trained model, by the name of its solver.
 
     The solver of the training, which is the default, keeps its settings but for those given.
@@ -80,13 +80,13 @@ def path_of(settings: Settings, solver: str | None = None, **given: Any) -> name
 
     Arguments:
         settings: of the run.
-        solver: as in `names.Path`.
+        solver: as in `names.Pass`.
         given: its other arguments; None stands for not given.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if solver is None or solver == settings.forward.solver:
-        return names.Path(**{**asdict(settings.forward), **given})
-    path = names.Path(solver, **given)
+        return names.Pass(**{**asdict(settings.forward), **given})
+    path = names.Pass(solver, **given)
     if settings.training.precision == "bf16" and path.at_root and path.rtol is None:
         path = replace(path, rtol=BF16_RTOL)
     return path
@@ -94,7 +94,7 @@ def path_of(settings: Settings, solver: str | None = None, **given: Any) -> name
 
 def put(model: ImageModel, settings: Settings) -> ImageModel:
     """Return the model with the forward and the backward pass of a run; its weights are shared."""
-    return path_of(settings).put(model, settings.backward.gradient, settings.backward.rtol)
+    return pass_of(settings).put(model, settings.backward.gradient, settings.backward.rtol)
 
 
 def images_of(settings: Settings, root: Path | None, *, download: bool = False) -> ImageData:

@@ -16,7 +16,7 @@ from ..training.checkpoint import replace_file
 from .command import option
 from .options import Train
 from .report import console, residual
-from .resolve import build, images_of, path_of, resolve
+from .resolve import build, images_of, pass_of, resolve
 from .trained import Trained
 
 CONFIG = "config.toml"
@@ -37,7 +37,7 @@ def command(chosen: Train) -> None:
     chosen.machine.use()
     images = images_of(settings, given.get("data"), download=chosen.download)
     settings = replace(settings, data=replace(settings.data, place=Root(images.root)))
-    network, path = build(settings, images), path_of(settings)
+    network, path = build(settings, images), pass_of(settings)
     accelerator = accelerator_for(settings.training, cpu=chosen.machine.cpu)
     if accelerator.is_main_process:
         count = sum(p.numel() for p in network.parameters())

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from homotopy_deq.certification import Smoother, read
 from homotopy_deq.certification.noise import Noise
-from homotopy_deq.cli import load_model, sampling
+from homotopy_deq.cli import load_model
+from homotopy_deq.cli.certification import sampling
+from homotopy_deq.cli.certification.study import Study, weights_sha256
 from homotopy_deq.cli.options import ImagesToTest as Images
-from homotopy_deq.cli.study import Study, weights_sha256
 from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
 from homotopy_deq.settings import NoiseSettings, Votes
@@ -154,7 +155,7 @@ def test_verified_is_the_default_of_models_that_qualify(monotone: Path, tmp_path
 def test_states_too_large_for_the_tangent_start_at_the_clean_equilibrium(
     monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homotopy_deq.cli.study.PAYS", 5)
+    monkeypatch.setattr("homotopy_deq.cli.certification.study.PAYS", 5)
     monkeypatch.setattr("homotopy_deq.certification.requirements.INVERSE", 10)
     certify(monotone, tmp_path / "out", n=64, limit=2)
     assert read(tmp_path / "out")[0]["policy"]["start"] == {"is": "Clean"}

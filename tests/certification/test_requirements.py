@@ -29,7 +29,7 @@ from homotopy_deq.certification.requirements import state_size
 from homotopy_deq.certification.sequence import betting_lower
 from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session
-from homotopy_deq.cli import sampling
+from homotopy_deq.cli.certification import sampling
 from homotopy_deq.models import ImageModel, MonotoneDEQ
 from solvers import Anderson
 from tests.certification.commands import certify

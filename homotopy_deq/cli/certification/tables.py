@@ -7,8 +7,8 @@ from statistics import median
 
 from rich.table import Table
 
-from ..certification import Policy, Probable
-from ..certification.summary import Curve, Summary, grid
+from ...certification import Policy, Probable
+from ...certification.summary import Curve, Summary, grid
 from .sampling import Finished
 
 LATEST = "all samples drawn"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..certification.summary import compare, grid
-from .certify_options import Report
-from .report import console
+from ...certification.summary import compare, grid
+from ..report import console
+from .options import Report
 from .runs import CertifiedRun, open_runs
 
 DASH = "–"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..certification import Certificate, Journal, read
-from ..certification.alone import Alone
-from ..certification.journal import CONFIG
-from ..certification.summary import Summary
+from ...certification import Certificate, Journal, read
+from ...certification.alone import Alone
+from ...certification.journal import CONFIG
+from ...certification.summary import Summary
 
 
 @dataclass(frozen=True)

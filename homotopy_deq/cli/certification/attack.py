@@ -10,19 +10,19 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..certification import ABSTAIN, Cold
-from ..certification.attack import Attack
-from ..certification.falsify import CertificateViolated, attack_certificates, require_consistent
-from ..certification.noise import on_grid
-from ..certification.statistics import floor_radius
-from ..models import ImageModel
-from ..settings import Votes
-from . import certify_options as options
-from .options import ImagesToTest
-from .report import console, counting, errors, fail
+from ...certification import ABSTAIN, Cold
+from ...certification.attack import Attack
+from ...certification.falsify import CertificateViolated, attack_certificates, require_consistent
+from ...certification.noise import on_grid
+from ...certification.statistics import floor_radius
+from ...models import ImageModel
+from ...settings import Votes
+from ..options import ImagesToTest
+from ..report import console, counting, errors, fail
+from ..trained import Trained
+from . import options
 from .runs import CertifiedRun, open_runs
 from .study import Study
-from .trained import Trained
 
 
 def command(chosen: options.Attack) -> None:

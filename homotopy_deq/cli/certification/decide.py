@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from ..certification import Certificate, Smoother
-from ..certification.reach import check_radius
+from ...certification import Certificate, Smoother
+from ...certification.reach import check_radius
+from ..report import console
 from .certify import default_folder, sampled
-from .certify_options import Decide
-from .report import console
+from .options import Decide
 from .sampling import parts, work
 from .tables import decided_table
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import plotting
-from ..data import stratified_order
-from ..settings.declare import pick
-from ..training.folder import require_writable
-from . import options
+from ... import plotting
+from ...data import stratified_order
+from ...settings.declare import pick
+from ...training.folder import require_writable
+from .. import options
+from ..report import console
+from ..resolve import images_of, pass_of
+from ..trained import Trained, find_checkpoint
 from .paths import branches, trajectory
-from .report import console
-from .resolve import images_of, path_of
-from .trained import Trained, find_checkpoint
 
 KINDS = ("paths", "residuals", "training", "branch")
 DEFAULT = KINDS[:3]  # a branch takes longer, and is asked for
@@ -28,7 +28,7 @@ def command(chosen: options.Plot) -> None:
     settings, model, history = trained.settings, trained.model, trained.checkpoint.meta["history"]
     rests = model.layer.rest_point
     names = chosen.solvers.names or (EQUILIBRIUM if rests else FLOW)
-    passes = {name: path_of(settings, name).put(model) for name in names}
+    passes = {name: pass_of(settings, name).put(model) for name in names}
     folder = chosen.out or find_checkpoint(chosen.run.path).parent / "plots"
     require_writable(folder)
     if "residuals" in kinds and not rests:
@@ -41,7 +41,7 @@ def command(chosen: options.Plot) -> None:
         kinds.remove("training")
         console.print("No training curves: no epoch is done yet.", highlight=False)
     if "training" in kinds:
-        _say(plotting.save(plotting.training_figure(history, path_of(settings).success),
+        _say(plotting.save(plotting.training_figure(history, pass_of(settings).success),
                            folder / "training.png"))  # fmt: skip
     if not {"paths", "residuals", "branch"} & set(kinds):
         return

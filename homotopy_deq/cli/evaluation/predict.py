@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ..data import read_images
-from ..models import ImageModel
-from . import options
-from .report import console, fail, warn
-from .resolve import path_of
-from .trained import Trained
+from ...data import read_images
+from ...models import ImageModel
+from .. import options
+from ..report import console, fail, warn
+from ..resolve import pass_of
+from ..trained import Trained
 
 
 def command(chosen: options.Predict) -> None:
     """Classify image files."""
     chosen.machine.use()
     trained, images, batch = Trained.of(chosen.run.path), chosen.images, chosen.batch
-    path = path_of(trained.settings, chosen.solver)
+    path = pass_of(trained.settings, chosen.solver)
     model, classes = path.put(trained.model), trained.classes
     model.to("cuda" if torch.cuda.is_available() and not chosen.machine.cpu else "cpu")
     rows: list[dict[str, Any]] = []

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..certification import Certificate, Smoother, Smoothing
-from ..certification.reach import check_reach
-from .certify_options import Certify, Sampled
-from .report import console
+from ...certification import Certificate, Smoother, Smoothing
+from ...certification.reach import check_reach
+from ..report import console
+from ..trained import Trained, find_checkpoint
+from .options import Certify, Sampled
 from .sampling import parts, work
 from .study import Study
 from .tables import certified_table
-from .trained import Trained, find_checkpoint
 
 
 def command(chosen: Certify) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..settings.certification import NoiseSettings, Votes
-from ..settings.data import Place
-from ..settings.declare import above, at_least, between, check, like, setting
-from .options import Begun, ImagesToTest, Machine, Predict, Run
+from ...settings.certification import NoiseSettings, Votes
+from ...settings.data import Place
+from ...settings.declare import above, at_least, between, check, like, setting
+from ..options import Begun, ImagesToTest, Machine, Predict, Run
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ..certification import Clean, Policy, Smoothing, Tangent, Verified
-from ..certification.requirements import state_size
-from ..data import ImageData, stratified_order
-from ..models import ImageModel
-from ..settings import NoiseSettings, Settings, Votes
-from . import names
-from .options import ImagesToTest
-from .resolve import images_of, path_of
-from .trained import Trained
+from ...certification import Clean, Policy, Smoothing, Tangent, Verified
+from ...certification.requirements import state_size
+from ...data import ImageData, stratified_order
+from ...models import ImageModel
+from ...settings import NoiseSettings, Settings, Votes
+from .. import names
+from ..options import ImagesToTest
+from ..resolve import images_of, pass_of
+from ..trained import Trained
 
 WAIT = timedelta(days=7)
 """How long a process waits for the others, whose images may take longer."""
@@ -230,10 +230,10 @@ def described(value: object) -> Any:
     return getattr(value, "__qualname__", type(value).__name__)
 
 
-def _path(settings: Settings, votes: Votes, policy: Policy) -> names.Path:
+def _path(settings: Settings, votes: Votes, policy: Policy) -> names.Pass:
     """Return the forward pass; the exact equilibrium is found by Anderson along a flow, too."""
     given = {"rtol": votes.rtol, "max_steps": votes.max_steps}
-    path = path_of(settings, votes.solver, **given)
+    path = pass_of(settings, votes.solver, **given)
     if not isinstance(policy, Verified) or path.at_root:
         return path
     if votes.solver is not None:
@@ -241,7 +241,7 @@ def _path(settings: Settings, votes: Votes, policy: Policy) -> names.Path:
             f"policy verified looks for the equilibrium, and --solver {votes.solver} ends a flow "
             f"before it: leave --solver out, or use {votes.solver}+anderson."
         )
-    return path_of(settings, "anderson", **given)
+    return pass_of(settings, "anderson", **given)
 
 
 def _with_solver(policy: Policy, model: ImageModel, votes: Votes) -> Policy:

@@ -9,18 +9,18 @@ from importlib.metadata import version
 import torch
 from rich.table import Table
 
-from .. import __version__
-from ..data import DATASETS
-from ..settings import MODELS, RECIPES
-from ..settings.declare import values
-from ..settings.tree import NAMES
-from ..training import Checkpoint, load_checkpoint
-from ..training.header import check_header
-from . import names, options
-from .command import OF_RECIPES
-from .report import console
-from .resolve import resolve
-from .trained import Trained, find_checkpoint
+from ... import __version__
+from ...data import DATASETS
+from ...settings import MODELS, RECIPES
+from ...settings.declare import values
+from ...settings.tree import NAMES
+from ...training import Checkpoint, load_checkpoint
+from ...training.header import check_header
+from .. import names, options
+from ..command import OF_RECIPES
+from ..report import console
+from ..resolve import resolve
+from ..trained import Trained, find_checkpoint
 
 PACKAGES = ("torch", "torchdiffeq", "accelerate", "safetensors", "numpy")
 OTHER = "imagefolder"  # a data set without a recipe of its own

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from solvers.ode.initial_value import LSODA_NUMBERS
 
-from ..data import loader, stratified_order
-from ..models import ImageModel
-from ..training import Evaluation, Objective, accelerator_for, evaluate
-from ..training.checkpoint import replace_file
-from ..training.folder import require_writable
-from . import options
-from .report import console, counting, evaluation_table, warn
-from .resolve import images_of, path_of
-from .trained import Trained
+from ...data import loader, stratified_order
+from ...models import ImageModel
+from ...training import Evaluation, Objective, accelerator_for, evaluate
+from ...training.checkpoint import replace_file
+from ...training.folder import require_writable
+from .. import options
+from ..report import console, counting, evaluation_table, warn
+from ..resolve import images_of, pass_of
+from ..trained import Trained
 
 
 def command(chosen: options.Evaluate) -> None:
@@ -28,7 +28,7 @@ def command(chosen: options.Evaluate) -> None:
     trained = Trained.of(run)
     settings, model = trained.settings, trained.model
     names = chosen.solvers.names or [settings.forward.solver]
-    paths = {name: path_of(settings, name, **asdict(chosen.limits)) for name in names}
+    paths = {name: pass_of(settings, name, **asdict(chosen.limits)) for name in names}
     passes = {name: path.put(model) for name, path in paths.items()}
     if output is not None:
         require_writable(output.parent)

@@ -12,13 +12,13 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..certification import Certificate, Journal, Smoother, Smoothing
-from ..certification.alone import IMAGES, solved_alone
-from ..certification.arithmetic import arithmetic
-from ..certification.journal import CONFIG
-from ..training import Interrupted
-from ..training.folder import locked
-from .report import console, warn
+from ...certification import Certificate, Journal, Smoother, Smoothing
+from ...certification.alone import IMAGES, solved_alone
+from ...certification.arithmetic import arithmetic
+from ...certification.journal import CONFIG
+from ...training import Interrupted
+from ...training.folder import locked
+from ..report import console, warn
 from .study import Study
 
 Answer = Callable[[Smoother, Tensor, int, int], Certificate]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .. import plotting
-from ..plotting import certified_figure
-from .certify_options import PlotCertified
-from .report import console
+from ... import plotting
+from ...plotting import certified_figure
+from ..report import console
+from .options import PlotCertified
 from .runs import open_runs
 
 

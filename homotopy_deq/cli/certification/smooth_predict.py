@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ..certification import ABSTAIN, Smoother
-from ..certification.reach import check_majority
-from ..data import ImageData, read_images
-from .certify_options import SmoothPredict
-from .report import console
+from ...certification import ABSTAIN, Smoother
+from ...certification.reach import check_majority
+from ...data import ImageData, read_images
+from ..report import console
+from ..trained import Trained
+from .options import SmoothPredict
 from .study import Study
-from .trained import Trained
 
 
 def command(chosen: SmoothPredict) -> None:

@@ -13,9 +13,9 @@ from solvers import NewtonKrylov, Trajectory
 from solvers.homotopy import FixedPoint, trace
 from solvers.homotopy.trace import TRACKER
 
-from ..layers import FlowLayer
-from ..models import ImageModel
-from ..plotting import branch_figure, rms
+from ...layers import FlowLayer
+from ...models import ImageModel
+from ...plotting import branch_figure, rms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

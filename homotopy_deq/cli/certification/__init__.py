@@ -1,0 +1,1 @@
+"""Certify, decide and attack, and show what was certified."""
