@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 
 import torch
@@ -14,6 +15,7 @@ from ..cells import MonotoneCell
 from ..cells.bounds import gram_norm
 from .blocks import Grid, act, blocks_of, convolve, kernel_of, spectrum, spread
 from .form import Form
+from .layers import FLOOR
 from .parametrised import Parametrised
 
 EPSILON = 1e-3
@@ -258,9 +260,8 @@ class MonDEQCell(EquilibriumCell):
         return (self.cell.weight(),)
 
     def _norms(self) -> tuple[float, float]:
-        return tuple(  # type: ignore[return-value]
-            float(gram_norm(self.blocks(t.detach().double()), steps=20)) for t in (self.u, self.v)
-        )
+        u, v = (gram_norm(self.blocks(t.detach().double()), steps=20) for t in (self.u, self.v))
+        return max(float(u), FLOOR), max(float(v), FLOOR)
 
     @property
     def gamma(self) -> float:
@@ -271,7 +272,7 @@ class MonDEQCell(EquilibriumCell):
         """Return it with L = (||V|| / ||U||) I."""
         u, v = self._norms()
         with torch.no_grad():
-            w = blocks_of(self.cell.weight().double(), self.grid)
+            w = blocks_of(copy.deepcopy(self.cell).double().weight(), self.grid)
         ub, vb = (self.blocks(t.detach().double()) for t in (self.u, self.v))
         b, c = self.b.detach().double(), self.c.detach().double()
         return Form(

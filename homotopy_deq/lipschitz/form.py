@@ -12,7 +12,7 @@ from ..cells.bounds import SLACK, UNIT
 from .blocks import Grid, act, spread
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Form:
     """An equilibrium network, with the diagonal matrix that proves its Lipschitz constant:
 
@@ -54,6 +54,10 @@ class Form:
     gamma: float
     linear: Tensor
     grid: Grid = None
+
+    def __repr__(self) -> str:
+        sizes = f"{self.u.shape[2]} -> {len(self.b)} -> {self.v.shape[1]}"
+        return f"Form({sizes}, gamma={self.gamma:.6g}, grid={self.grid})"
 
     def __call__(self, x: Tensor, steps: int | None = None) -> Tensor:
         """Return y by Picard's iteration, exact after n + 1 steps where W is strictly triangular.
@@ -101,17 +105,18 @@ class Form:
         Where P >= p > 0 the inequality holds for gamma (1 + delta / p), as (1 - s) P + s Q >= 0
         for s = p / (p + delta). Where W is strictly triangular the equilibrium is there whatever P
         is, and ||z - z'|| <= ||(I - N)^-1|| ||U|| ||x - x'||, N the norms of W's entries. delta and
-        p are widened by the rounding of Q, P and their eigenvalues.
+        p are widened by the rounding of Q, P and their eigenvalues, and of the blocks.
 
         Raises:
-            ValueError: P is not proved to be positive definite, and W is not triangular.
+            ValueError: P is not proved to be positive definite, and W is not triangular; or a
+                number is not finite, or gamma or an entry of the metric not above 0.
         """
-        whole = self.without_feedthrough()
+        whole = self._checked()
         p, q = whole._well_posed(), whole.inequality()
         lw, lu = (whole.metric[:, None] * t for t in (whole.w, whole.u))
         v2, u2 = (float(torch.linalg.matrix_norm(t).amax()) ** 2 for t in (whole.v, lu))
-        size = float(torch.linalg.matrix_norm(p).amax() + torch.linalg.matrix_norm(lw).amax())
-        n = len(whole.b) + max(whole.u.shape[2], whole.v.shape[1])
+        size = 2 * float(whole.metric.norm() + torch.linalg.matrix_norm(lw).amax())
+        n = len(whole.b) + max(whole.u.shape[2], whole.v.shape[1]) + len(whole.w)
         slack = SLACK * n * UNIT * (size + (v2 + u2) / self.gamma)
         delta = max(0.0, slack - _least(q))
         least = _least(p) - slack
@@ -122,13 +127,40 @@ class Form:
             reach = torch.linalg.matrix_norm(inverse) * torch.linalg.matrix_norm(
                 whole.u.abs().amax(0)
             )
-            bounds.append(math.sqrt(self.gamma**2 + self.gamma * delta * float(reach) ** 2))
-        if not bounds:
+            reach = float(reach) * (1 + SLACK * n * UNIT)
+            bounds.append(math.sqrt(self.gamma**2 + self.gamma * delta * reach**2))
+        if not (bounds and math.isfinite(min(bounds))):
             raise ValueError(
                 "the equilibrium is not proved to be well posed: the least eigenvalue of "
                 f"2 L - L W - W^T L is {_least(p):.3g}, where above {slack:.1g} is needed"
             )
         return min(bounds) * (1 + 16 * UNIT)
+
+    def scaled(self, scale: Tensor | None = None) -> Form:
+        """Return the same map of the state `scale` z, sqrt(L) z by default, for which L = I.
+
+        phi does not see scales that are above 0.
+        """
+        scale = self.metric.sqrt() if scale is None else scale
+        return replace(
+            self,
+            w=scale[:, None] * self.w / scale,
+            u=scale[:, None] * self.u,
+            v=self.v / scale,
+            b=scale * self.b,
+            metric=self.metric / scale.square(),
+        )
+
+    def _checked(self) -> Form:
+        """Return the form with D = 0 and P of diagonal 2, if its numbers admit of a proof."""
+        numbers = (self.w, self.u, self.v, self.d, self.b, self.c, self.metric)
+        if not all(bool(t.isfinite().all()) for t in numbers):
+            raise ValueError("a weight, or what is computed from it, is not finite")
+        if not (0 < self.gamma < math.inf and bool((self.metric > 0).all())):
+            raise ValueError("gamma and the entries of the metric must be above 0 and finite")
+        form = self.without_feedthrough()
+        size = form._well_posed().diagonal(dim1=1, dim2=2).real.amax(0) / 2
+        return form.scaled(torch.where(size > 0, size, form.metric).sqrt())
 
     def without_feedthrough(self) -> Form:
         """Return the same map with D = 0: identity neurons carry x to the output."""
@@ -177,9 +209,8 @@ class Form:
 
     def moduli(self) -> tuple[float, float]:
         """Return m and l of I - W in the metric of L, by which splittings choose their steps."""
-        root = self.metric.sqrt()
-        eye = torch.eye(len(root), dtype=self.w.dtype, device=self.w.device)
-        a = root[:, None] * (eye - self.w) / root
+        w = self.scaled().w
+        a = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) - w
         return _least((a + a.mH) / 2), float(torch.linalg.matrix_norm(a, 2).amax())
 
     def pairwise(self, w: Tensor) -> Tensor:
@@ -188,21 +219,24 @@ class Form:
             gamma_w^2 = min over s of w V (s P - s^2 L U U^T L)^-1 V^T w.
 
         Arguments:
-            w: (K, k), float64, as the differences of the rows of a last linear map.
+            w: (K, k), as the differences of the rows of a last linear map.
 
         Raises:
             ValueError: the maps are no matrices, or no s makes the matrix positive definite.
         """
-        form = self.without_feedthrough()
-        if form.grid is not None:
+        if self.grid is not None:
             raise ValueError("pairwise takes a network of vectors; this one maps images.")
-        p, rows = form._well_posed()[0], w @ form.v[0]
-        lu = form.metric[:, None] * form.u[0]
+        form, w = self._checked(), w.double()
+        lw, lu = (form.metric[:, None] * t[0] for t in (form.w, form.u))
+        p, rows, gram = form._well_posed()[0], w @ form.v[0], lu @ lu.mT
         best = w.new_full((len(w),), math.inf)
-        slack = SLACK * len(p) * UNIT
-        for s in torch.logspace(-3, 1, 81, dtype=w.dtype).tolist():
-            scaled = (s / form.gamma) * p - (s / form.gamma) ** 2 * (lu @ lu.mT)
-            widened = scaled - slack * torch.linalg.matrix_norm(scaled) * torch.eye(len(p)).to(p)
+        eye = torch.eye(len(p)).to(p)
+        slack = SLACK * (len(p) + form.u.shape[2]) * UNIT
+        first = 2 * float(form.metric.norm() + lw.norm())
+        second = float(lu.norm()) ** 2
+        for s in (torch.logspace(-3, 1, 81, dtype=w.dtype) / form.gamma).tolist():
+            # What the differences round, and the factor: a solution is exact for a matrix nearby.
+            widened = s * p - s**2 * gram - slack * (s * first + s**2 * second) * eye
             factor, info = torch.linalg.cholesky_ex(widened)
             if int(info) == 0:
                 half = torch.linalg.solve_triangular(factor, rows.mT, upper=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cells.bounds import SLACK, UNIT
 from .lben import EquilibriumNetwork
+from .network import form_of, modules, refused
 
 STEPS = 10_000
 
@@ -58,7 +59,10 @@ def interval_bounds(network: EquilibriumNetwork, x: Tensor, radius: float) -> Bo
     """
     if not radius >= 0:
         raise ValueError(f"radius must be 0 or more; got {radius}.")
-    form = network.form()
+    ((name, part),) = modules(network)
+    form = form_of(part)
+    if form is None:
+        raise refused(name, part)
     if form.grid is not None:
         raise ValueError("interval_bounds takes a network of vectors; this one maps images.")
     w, u, v = form.w[0], form.u[0], form.v[0]

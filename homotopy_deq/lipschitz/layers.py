@@ -16,6 +16,8 @@ from .parametrised import Parametrised
 SMALL = 1e-6
 """Kept away from 0: the row sums that SLL and AOL divide by, relative to their mean. Without it a
 row of zeros makes training end at chance level; with it each t_i only becomes smaller."""
+FLOOR = 1e-30
+"""Of what t divides by: where all of K is 0 the layer is the identity, and t K^T must stay 0."""
 
 
 class BoundedLayer(Parametrised):
@@ -44,11 +46,6 @@ class BoundedLayer(Parametrised):
         """Return the map at x, (B, inputs) or (B, inputs, H, W)."""
         self.check_input(x, self.inputs)
         return self.apply_with(x, *self.computed())
-
-    def extra_repr(self) -> str:
-        """Show the sizes in `print(layer)`."""
-        grid = "" if self.grid is None else f", grid={self.grid}, kernel={self.kernel}"
-        return f"{self.inputs}, {self.outputs}{grid}"
 
 
 class _Residual(BoundedLayer):
@@ -113,7 +110,7 @@ class CPL(_Residual):
 
     def scales(self, weight: Tensor) -> Tensor:
         norm = gram_norm(blocks_of(weight, self.grid))
-        return (2 / norm.square()).expand(self.hidden)
+        return (2 / norm.square().clamp_min(FLOOR)).expand(self.hidden)
 
 
 class SLL(_Residual):
@@ -246,7 +243,7 @@ def _almost_orthogonal(weight: Tensor) -> Tensor:
 
 
 def _away_from_zero(sums: Tensor) -> Tensor:
-    return sums + SMALL * sums.detach().mean() + torch.finfo(sums.dtype).tiny
+    return sums + SMALL * sums.detach().mean() + FLOOR
 
 
 def _cayley(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cells.bounds import SLACK, UNIT
 from .form import Form
+from .layers import FLOOR
 
 LARGEST = 250
 """Neurons: at 200 a solve takes 10 to 30 s on one core, and the time grows like their cube."""
@@ -63,7 +64,7 @@ def lipsdp(form: Form, *, tolerance: float = 1e-6, max_neurons: int = LARGEST) -
     best = min((_rho(form, found * s), s) for s in _scales())
     if not best[0] < float("inf"):
         raise ValueError("no metric near the program's answer makes the network well posed.")
-    gamma = best[0] ** 0.5
+    gamma = max(best[0] ** 0.5, FLOOR)
     # The form's inequality is that of V^T V / gamma: L is scaled with it.
     return replace(form, metric=found * best[1] / gamma, gamma=gamma)
 
@@ -76,7 +77,8 @@ def _rho(form: Form, metric: Tensor) -> float:
     """Return the least rho for a metric by the Schur complement, inf if there is none."""
     lw, lu = metric[:, None] * form.w[0], metric[:, None] * form.u[0]
     p = 2 * torch.diag(metric) - lw - lw.mT - form.v[0].mT @ form.v[0]
-    slack = SLACK * len(metric) * UNIT * float(torch.linalg.matrix_norm(p))
+    size = sum(float(torch.linalg.matrix_norm(t)) for t in (p, 2 * lw))
+    slack = SLACK * len(metric) * UNIT * (size + float(torch.linalg.matrix_norm(form.v[0])) ** 2)
     factor, info = torch.linalg.cholesky_ex(p - slack * torch.eye(len(metric)).to(p))
     if int(info):
         return float("inf")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..cells.bounds import SLACK, UNIT
 from .blocks import spread
+from .form import Form
+from .layers import BoundedLayer
 from .lben import EquilibriumNetwork
-from .network import ROUND, certify_lipschitz, form_of, modules, norm_bound
+from .network import ROUND, certify_lipschitz, modules, norm_bound, pair
+from .parametrised import Parametrised
 
 TIGHT = 1e-10
 """Relative residual that equilibria are solved to; the bound sees what it really is."""
@@ -52,21 +55,22 @@ def certify_margins(network: nn.Module, images: Tensor) -> Margins:
     Raises:
         ValueError: the network cannot be certified, see `certify_lipschitz`.
     """
-    parts = [module for _, module in modules(network)]
+    parts = [module for _, module in modules(copy.deepcopy(network).double())]
     head = parts.pop() if parts and type(parts[-1]) is nn.Linear else None
     gamma = certify_lipschitz(nn.Sequential(*parts)).value
     y, slack = enclosed(nn.Sequential(*parts), images)
+    if y.dim() != 2:
+        raise ValueError(f"a network that ends in logits (B, K) is wanted; got {tuple(y.shape)}.")
     if head is None:
         weight = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
         logits = y
     else:
-        assert isinstance(head, nn.Linear)
-        double = copy.deepcopy(head).double()
-        weight, logits = double.weight.detach(), double(y).detach()
+        weight, logits = head.weight.detach(), head(y).detach()  # type: ignore[operator]
     prediction = logits.argmax(1)
-    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist") * ROUND
+    unit = SLACK * (weight.shape[1] + 4) * UNIT
+    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist") * (1 + unit)
     distance = apart[prediction]  # (B, K)
-    rounding = SLACK * (weight.shape[1] + 4) * UNIT * (
+    rounding = unit * (
         norm_bound(weight) * torch.linalg.vector_norm(y, dim=1) + logits.abs().amax(1)
     )  # fmt: skip
     margin = logits.gather(1, prediction[:, None]) - logits
@@ -89,57 +93,67 @@ def enclosed(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
         ||f - z*||_L <= ||W||_L ||f - z||_L / m.
     """
-    y, error = x.double(), torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for _, module in modules(copy.deepcopy(network).double().eval()):
-        before = torch.linalg.vector_norm(y.flatten(1), dim=1)
+    if x.dim() < 2:
+        raise ValueError(f"a batch (B, ...) is wanted; got {tuple(x.shape)}.")
+    # A copy, as ReLU(inplace=True) writes to it.
+    y = x.to(torch.float64, copy=True)
+    error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for _, module in modules(copy.deepcopy(network).double()):
         gamma = certify_lipschitz(module).value
-        local = torch.zeros_like(error)
         if isinstance(module, EquilibriumNetwork):
             y, local = _equilibrium(module, y)
         else:
+            before = _norm(y)
             y = module(y)
-        terms, size, offset = _magnitudes(module, gamma, y)
-        rounding = SLACK * terms * UNIT * (size * before + offset)
-        error = (gamma * error + local + rounding) * ROUND
+            terms, size, offset = _magnitudes(module, gamma)
+            local = SLACK * terms * UNIT * (size * before + offset * math.sqrt(y[:1].numel()))
+        error = (gamma * error + local) * ROUND
     return y, error
 
 
-def _magnitudes(module: nn.Module, gamma: float, y: Tensor) -> tuple[int, float, float]:
+def _magnitudes(module: nn.Module, gamma: float) -> tuple[int, float, float]:
     """Return how many terms a part sums, and bounds of its absolute linear map and constants."""
-    form, pixels = form_of(module), y[:1, 0].numel() if y.dim() > 2 else 1
-    if form is not None:
+    if isinstance(module, BoundedLayer):
+        form = module.form()
         u, v, d = (float(torch.linalg.matrix_norm(t).amax()) for t in (form.u, form.v, form.d))
-        b, c = (float(torch.linalg.vector_norm(t)) for t in (form.b, form.c))
-        terms = 64 + sum(form.u.shape[1:]) + form.v.shape[1]
-        return terms, u * v + d, (v * b + c) * math.sqrt(pixels)
+        return _terms(module, form), u * v + d, v * float(form.b.norm()) + float(form.c.norm())
     if isinstance(module, nn.Linear | nn.Conv2d):
         terms = 64 + module.weight[0].numel()
-        size = float(torch.linalg.vector_norm(module.weight)) * math.sqrt(terms)
-        offset = 0.0 if module.bias is None else float(torch.linalg.vector_norm(module.bias))
-        return terms, size, offset * math.sqrt(pixels)
-    return 64, gamma, 0.0
+        offset = 0.0 if module.bias is None else float(module.bias.abs().amax())
+        return terms, float(module.weight.norm()) * math.sqrt(terms), offset
+    area = math.prod(pair(module.kernel_size)) if isinstance(module, nn.AvgPool2d) else 0
+    return 64 + area, gamma, 0.0
+
+
+def _terms(weights: Parametrised, form: Form) -> int:
+    """Return how many terms a layer sums; W of a monDEQ has kernels of side 2 k - 1."""
+    taps = 1 if weights.grid is None else (2 * weights.kernel - 1) ** 2
+    return 64 + taps * (sum(form.u.shape[1:]) + form.v.shape[1])
+
+
+def _norm(t: Tensor) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1)
+    return size
 
 
 def _equilibrium(network: EquilibriumNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the output from a state that was found, and how far its equilibrium's may be."""
     cell, solver, form = network.cell, network.layer.solver, network.form()
-    steps = max(solver.max_steps, TRIES)
-    tight = replace(solver, rtol=min(solver.rtol, TIGHT), max_steps=steps)
-    z = network.layer.with_solver(tight).solve(x).value
+    if {"rtol", "max_steps"} <= {field.name for field in fields(solver)}:
+        steps = max(solver.max_steps, TRIES)
+        solver = replace(solver, rtol=min(solver.rtol, TIGHT), max_steps=steps)
+    z = network.layer.with_solver(solver).solve(x).value
     (given,) = cell.condition(x)
     fz = cell.equation((given,))(z)
-    root = form.metric.sqrt()
-    m, _ = form.moduli()
-    inner = float(torch.linalg.matrix_norm(root[:, None] * form.w / root, 2).amax())
-    outer = float(torch.linalg.matrix_norm(form.v / root, 2).amax())
-    slack = SLACK * len(root) * UNIT * (1 + inner)
+    root, scaled, unit = form.metric.sqrt(), form.scaled(), SLACK * _terms(cell, form) * UNIT
+    w, u, v = (float(torch.linalg.matrix_norm(t).amax()) for t in (scaled.w, scaled.u, form.v))
+    b, c = (float(t.norm()) * math.sqrt(z[:1, 0].numel()) for t in (scaled.b, form.c))
+    m = form.moduli()[0] - SLACK * len(root) * UNIT * (1 + w)
 
     def size(z: Tensor) -> Tensor:
-        found: Tensor = torch.linalg.vector_norm((spread(root, z) * z).flatten(1), dim=1)
-        return found
+        return _norm(spread(root, z) * z)
 
-    rounding = SLACK * (len(root) + 64) * UNIT * (1 + inner) * (size(z) + size(given))
-    gap = inner * size(fz - z) + rounding
-    if not m > slack:
-        return cell.read(fz), torch.full_like(gap, math.inf)
-    return cell.read(fz), outer * gap / (m - slack) * ROUND
+    gap = norm_bound(scaled.w) * size(fz - z)
+    gap = gap + unit * ((1 + w) * (size(z) + size(given)) + u * _norm(x) + b)
+    local = norm_bound(scaled.v) * gap / m * ROUND + unit * (v * _norm(fz) + c)
+    return cell.read(fz), local if m > 0 else torch.full_like(gap, math.inf)

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..cells import MonotoneCell
 from ..cells.bounds import SLACK, UNIT
-from .cells import LBENCell
+from ..layers import ImplicitLayer
+from .cells import LBENCell, MonDEQCell
 from .form import Form
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich, explicit
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
 
 KNOWN = (AOL, CPL, SLL, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
+INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell)
 ROUND = 1 + 16 * UNIT
 
 OUTSIDE = {
@@ -48,7 +51,8 @@ def certify_lipschitz(network: nn.Module) -> LipschitzBound:
 
     Nothing is taken from how a layer was made: each one's inequality (`Form`) is checked in double
     precision, and each linear map's norm is computed, rounded outward. The constant is of the map
-    in exact arithmetic.
+    of the stored weights in exact arithmetic, equilibria included: a network that runs in single
+    precision, or solves loosely, differs from it by its own error.
 
     Arguments:
         network: a `torch.nn.Sequential`, nested as it likes, of the layers of this package, Linear,
@@ -92,14 +96,14 @@ def to_lben(network: nn.Module) -> EquilibriumNetwork | nn.Sequential:
             continue
         if kind is nn.ReLU:
             if form is None:
-                raise _refused(name, module, "it has no layer before it on this grid")
+                raise refused(name, module, "it has no layer before it on this grid")
             part = _relu(form)
         elif isinstance(module, nn.Linear) and kind is nn.Linear:
             part = _linear(module)
         elif (own := form_of(module)) is not None:
             part = own
         else:
-            raise _refused(name, module)
+            raise refused(name, module)
         form = part if form is None else form.then(part)
     made += _network(form)
     return made[0] if len(made) == 1 else nn.Sequential(*made)  # type: ignore[return-value]
@@ -109,26 +113,40 @@ def _network(form: Form | None) -> list[nn.Module]:
     return [] if form is None else [EquilibriumNetwork(LBENCell.of(form))]
 
 
-def modules(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the name and module of each part that a network applies in turn.
+def modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the name and module of each part that a network applies in turn.
 
     Raises:
-        ValueError: a hook could change what a module returns.
+        ValueError: a hook, at any depth, or a `forward` that was put in the place of the class's
+            could change what a module returns.
     """
-    if network._forward_hooks or network._forward_pre_hooks:
-        raise _refused(prefix or "the network", network, "a forward hook may change its value")
-    if type(network) is nn.Sequential:
-        for name, child in network.named_children():
-            yield from modules(child, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix or type(network).__name__, network
+    everywhere = nn.modules.module
+    watched = bool(everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+    for name, part in network.named_modules():
+        if watched or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+            reason = "a forward hook, or a forward that is not its class's, may change its value"
+            raise refused(name or "the network", part, reason)
+    return list(_parts("", network))
+
+
+def _parts(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if type(module) is not nn.Sequential:
+        yield name or type(module).__name__, module
+        return
+    for key, child in module._modules.items():  # named_children() names one that comes twice once
+        assert child is not None
+        yield from _parts(f"{name}.{key}" if name else key, child)
 
 
 def form_of(module: nn.Module) -> Form | None:
-    """Return the form of a layer of this package; None of another, or of a subclass of one."""
-    if isinstance(module, BoundedLayer | EquilibriumNetwork) and type(module) in KNOWN:
-        return module.form()
-    return None
+    """Return the form of a layer of this package; None of another, or of a subclass of one.
+
+    An equilibrium network must be one to its cells, which a flow to a finite time is not.
+    """
+    if not (isinstance(module, BoundedLayer | EquilibriumNetwork) and type(module) in KNOWN):
+        return None
+    inner = [type(part) for part in module.modules() if part is not module]
+    return module.form() if set(inner) <= set(INNER) else None
 
 
 def _bound(name: str, module: nn.Module) -> float:
@@ -137,27 +155,29 @@ def _bound(name: str, module: nn.Module) -> float:
         try:
             return form.proved()
         except ValueError as error:
-            raise _refused(name, module, str(error)) from error
+            raise refused(name, module, str(error)) from error
     find = _BOUNDS.get(type(module))
     reason = None if find is None else find(module)
     if isinstance(reason, float):
         return reason
-    raise _refused(name, module, reason)
+    raise refused(name, module, reason)
 
 
-def _refused(name: str, module: nn.Module, reason: str | None = None) -> ValueError:
+def refused(name: str, module: nn.Module, reason: str | None = None) -> ValueError:
+    """Return the error that names a module and says why it cannot be certified."""
     kind = type(module).__name__
     reason = reason or OUTSIDE.get(kind, "its Lipschitz constant is not known here")
     return ValueError(f"{name} ({kind}) cannot be certified: {reason}.")
 
 
 def norm_bound(weight: Tensor) -> float:
-    """Return an upper bound of the 2-norm of a matrix as it is stored, in double precision."""
-    w = weight.detach().double()
+    """Return an upper bound of the 2-norm of matrices (..., m, n) as they are stored."""
+    w = weight.detach()
+    w = w if w.is_complex() else w.double()
     if not bool(w.isfinite().all()):
         return math.inf
-    slack = SLACK * max(w.shape) * UNIT * float(torch.linalg.matrix_norm(w))
-    return float(torch.linalg.matrix_norm(w, 2)) + slack
+    slack = SLACK * max(w.shape[-2:]) * UNIT * float(torch.linalg.matrix_norm(w).amax())
+    return float(torch.linalg.matrix_norm(w, 2).amax()) + slack
 
 
 def _linear_norm(module: nn.Module) -> float | str:
@@ -173,16 +193,16 @@ def _convolution_norm(module: nn.Module) -> float | str:
     taps = module.weight.detach().double().flatten(2).permute(2, 0, 1)
     if not bool(taps.isfinite().all()):
         return "its weight is not finite"
-    if module.padding_mode == "circular" and any(
-        p > k // 2 for p, k in zip(_pair(module.padding), module.kernel_size, strict=True)
-    ):
-        return "circular padding wider than half the kernel repeats pixels"
-    return sum(norm_bound(tap) for tap in taps) * ROUND
+    if module.padding_mode == "circular" and not isinstance(module.padding, str):
+        sides = zip(module.padding, module.dilation, module.kernel_size, strict=True)
+        if any(2 * p > d * (k - 1) for p, d, k in sides):
+            return "circular padding to more than the images' size repeats pixels"
+    return math.fsum(norm_bound(tap) for tap in taps) * ROUND
 
 
 def _pool_norm(module: nn.Module) -> float | str:
     assert isinstance(module, nn.AvgPool2d)
-    size, stride = _pair(module.kernel_size), _pair(module.stride)
+    size, stride = pair(module.kernel_size), pair(module.stride)
     if size != stride or module.divisor_override is not None or module.padding not in (0, (0, 0)):
         return "only pooling over cells that do not overlap, without padding, is bounded here"
     if module.ceil_mode:
@@ -190,12 +210,19 @@ def _pool_norm(module: nn.Module) -> float | str:
     return ROUND / math.sqrt(size[0] * size[1])
 
 
-def _pair(value: object) -> tuple[int, int]:
+def pair(value: object) -> tuple[int, int]:
+    """Return the two numbers that a setting of a module of images stands for."""
     return (value, value) if isinstance(value, int) else tuple(value)  # type: ignore
 
 
 def _leaky(module: nn.Module) -> float | str:
-    return max(1.0, abs(float(module.negative_slope)))  # type: ignore[arg-type]
+    slope = abs(float(module.negative_slope))  # type: ignore[arg-type]
+    return max(1.0, slope) if math.isfinite(slope) else "its slope is not finite"
+
+
+def _flatten(module: nn.Module) -> float | str:
+    apart = int(module.start_dim) >= 1  # type: ignore[arg-type]
+    return 1.0 if apart else "it may mix the samples of a batch; let it start at dimension 1"
 
 
 def _dropout(module: nn.Module) -> float | str:
@@ -208,7 +235,7 @@ _BOUNDS: dict[type, Callable[[nn.Module], float | str]] = {
     nn.AvgPool2d: _pool_norm,
     nn.ReLU: lambda module: 1.0,
     nn.LeakyReLU: _leaky,
-    nn.Flatten: lambda module: 1.0,
+    nn.Flatten: _flatten,
     nn.Identity: lambda module: 1.0,
     nn.Dropout: _dropout,
     nn.Dropout2d: _dropout,

@@ -16,7 +16,8 @@ class Parametrised(nn.Module):
     """Weights that are functions of parameters: of matrices, or of circular convolutions.
 
     They are computed anew in every call while gradients are recorded, and kept between calls
-    otherwise, until a parameter changes or moves.
+    otherwise, beside a copy of the parameters: no counter of theirs sees every way to write to one
+    (`.data`, fused optimisers).
 
     Arguments:
         grid: height and width of the images, for circular convolutions; None for vectors.
@@ -34,7 +35,8 @@ class Parametrised(nn.Module):
             raise ValueError(f"kernel must be odd and fit on the grid {tuple(grid)}; got {kernel}.")
         self.grid: Grid = None if grid is None else (grid[0], grid[1])
         self.kernel = kernel
-        self._kept: tuple[Any, tuple[Tensor, ...]] | None = None
+        self.sizes = sizes
+        self._kept: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
 
     @abstractmethod
     def compute(self) -> tuple[Tensor, ...]:
@@ -42,15 +44,14 @@ class Parametrised(nn.Module):
 
     def computed(self) -> tuple[Tensor, ...]:
         """Return what `compute` does, kept between calls where no gradient is recorded."""
-        device = next(self.parameters()).device.type
-        with torch.autocast(device, enabled=False):  # in half precision the bound would be lost
-            if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+        now = list(self.parameters())
+        with torch.autocast(now[0].device.type, enabled=False):  # half precision loses the bound
+            if torch.is_grad_enabled() and any(p.requires_grad for p in now):
                 return self.compute()
-            key = [(p._version, p.data_ptr(), p.dtype) for p in self.parameters()]
-            if torch.is_inference_mode_enabled():  # such tensors may not be used outside it
-                return self.compute()
-            if self._kept is None or self._kept[0] != key:
-                self._kept = key, self.compute()
+            if torch.is_inference_mode_enabled() or _transforms_active():
+                return self.compute()  # such tensors may not be used outside
+            if self._kept is None or not all(map(_equal, self._kept[0], now)):
+                self._kept = [p.detach().clone() for p in now], self.compute()
             return self._kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +66,20 @@ class Parametrised(nn.Module):
                 f"got {tuple(x.shape)}."
             )
 
+    def extra_repr(self) -> str:
+        """Show the sizes in `print(layer)`."""
+        grid = "" if self.grid is None else f", grid={self.grid}, kernel={self.kernel}"
+        return ", ".join(map(str, self.sizes)) + grid
+
     def raw(self, rows: int, columns: int, gain: float = 1.0) -> nn.Parameter:
         """Return a parameter of independent normal entries: a matrix or a kernel."""
         size = (rows, columns) if self.grid is None else (rows, columns, self.kernel, self.kernel)
         return nn.Parameter(torch.randn(size) * (gain / math.sqrt(math.prod(size[1:]))))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+# Where torch's test is gone, vmap's error has to do.
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", bool)

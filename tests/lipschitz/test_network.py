@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from homotopy_deq.lipschitz import (
     LBEN,
     SLL,
     EquilibriumNetwork,
+    Form,
+    LBENCell,
     MonDEQ,
     Sandwich,
     certify_lipschitz,
@@ -20,7 +24,7 @@ from homotopy_deq.lipschitz import (
     interval_bounds,
     to_lben,
 )
-from solvers import PeacemanRachford
+from solvers import ODE, Flow, PeacemanRachford
 
 
 def mixed() -> nn.Sequential:
@@ -84,6 +88,9 @@ class Doubled(nn.Linear):
         (nn.Dropout(), "eval"),
         (nn.AvgPool2d(3, 1), "overlap"),
         (nn.Conv2d(4, 4, 3, groups=2), "one group"),
+        (nn.Conv2d(4, 4, 2, padding=1, padding_mode="circular"), "repeats pixels"),
+        (nn.Flatten(0), "mix the samples"),
+        (nn.LeakyReLU(float("nan")), "not finite"),
         (nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "not known"),
     ],
 )
@@ -97,19 +104,108 @@ def test_a_module_without_a_bound_is_refused_by_its_name(module: nn.Module, word
         to_lben(network)
 
 
-def test_a_hook_is_refused() -> None:
-    network = nn.Sequential(AOL(3, 3))
-    network[0].register_forward_hook(lambda module, args, out: 2 * out)
-    with pytest.raises(ValueError, match="hook"):
+@pytest.mark.parametrize("part", ["", "0", "0.layer", "0.layer.cell", "0.layer.cell.cell"])
+def test_what_may_change_a_value_is_refused_at_any_depth(part: str) -> None:
+    hooked, replaced = (nn.Sequential(MonDEQ(3, 4, 2)) for _ in range(2))
+    hooked.get_submodule(part).register_forward_hook(lambda module, args, out: 2 * out)
+    replaced.get_submodule(part).forward = lambda x: 2 * x  # type: ignore[method-assign]
+    for network in (hooked, replaced):
+        with pytest.raises(ValueError, match="forward hook"):
+            certify_lipschitz(network)
+    with pytest.raises(ValueError, match="forward hook"):
+        interval_bounds(hooked, torch.randn(2, 3), 0.1)  # type: ignore[arg-type]
+
+
+class Louder(LBENCell):
+    def read(self, z: torch.Tensor) -> torch.Tensor:
+        return 9 * super().read(z)
+
+
+class Loud(MonDEQ):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 9 * super().forward(x)
+
+
+def test_a_subclass_of_a_network_or_of_its_cell_proves_nothing() -> None:
+    for network in (EquilibriumNetwork(Louder(3, 4, 2)), Loud(3, 4, 2)):
+        with pytest.raises(ValueError, match="not known"):
+            certify_lipschitz(network)
+    with pytest.raises(ValueError, match="not known"):
+        interval_bounds(Loud(3, 4, 2), torch.randn(2, 3), 0.1)
+
+
+def test_a_flow_to_a_finite_time_proves_nothing() -> None:
+    network = LBEN(3, 4, 2)
+    network.layer = network.layer.with_solver(Flow())  # type: ignore[assignment]
+    assert certify_lipschitz(network).value < 1 + 1e-6  # ends at the equilibrium
+    network.layer = network.layer.with_solver(ODE())  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="not known"):
         certify_lipschitz(network)
 
 
-def test_a_weight_that_is_not_finite_proves_nothing() -> None:
-    network = nn.Sequential(nn.Linear(3, 3), SLL(3))
-    with torch.no_grad():
-        network[0].weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="not finite"):
-        certify_lipschitz(network)
+def test_a_module_that_comes_twice_counts_twice() -> None:
+    linear = nn.Linear(3, 3, bias=False).double()
+    twice = nn.Sequential(linear, nn.Sequential(linear))
+    assert certify_lipschitz(twice).value == pytest.approx(certify_lipschitz(linear).value ** 2)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    lben = to_lben(twice)
+    assert (lben(x) - twice(x)).abs().amax() < 1e-12
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_proves_nothing(value: float) -> None:
+    fresh = nn.Linear(3, 3, bias=False), SLL(3), AOL(3, 3), CPL(3), Sandwich(3, 3)
+    for one in (*fresh, LBEN(3, 3, 3), MonDEQ(3, 3, 3)):
+        for name, _ in one.named_parameters():
+            network = copy.deepcopy(one)
+            with torch.no_grad():
+                network.get_parameter(name).view(-1)[0] = value
+            with pytest.raises(ValueError, match="not finite") as caught:
+                certify_lipschitz(network)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_metric_must_be_positive() -> None:
+    # z = relu(2 z + x): no equilibrium is unique, yet P = 2 L - 2 L W is above 0 for L = -1.
+    one, none = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    form = Form(2 * one, one, one / 10, 0 * one, none, none, none - 1, 1.0, none.bool())
+    assert form._well_posed().item() > 0
+    for prove in (form.proved, lambda: form.pairwise(one[0])):
+        with pytest.raises(ValueError, match="metric must be above 0"):
+            prove()
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1, 0])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_a_convolution_is_below_its_bound(padding: str | int, dilation: int, mode: str) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 2, 3, padding=padding, dilation=dilation, padding_mode=mode).double()
+    x = torch.randn(2, 7, 6, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda x: conv(x[None])[0].flatten())(x).flatten(1)
+    assert float(torch.linalg.svdvals(jacobian.detach())[0]) <= certify_lipschitz(conv).value
+
+
+def test_a_certificate_writes_to_no_image_and_takes_any_precision() -> None:
+    network = nn.Sequential(nn.ReLU(inplace=True), Sandwich(3, 4), nn.Linear(4, 2))
+    x = torch.randn(3, 3, dtype=torch.float64)
+    before = x.clone()
+    certify_margins(network, x)
+    assert torch.equal(x, before)
+    half = x.half().requires_grad_()
+    assert torch.equal(
+        certify_margins(network, half).radius, certify_margins(network, half.double()).radius
+    )
+    assert certify_margins(network, x[:0]).radius.shape == (0,)
+    with pytest.raises(ValueError, match="batch"):
+        certify_margins(network, x[0])
+    with pytest.raises(ValueError, match="logits"):
+        certify_margins(nn.Sequential(SLL(1, grid=(3, 3), kernel=1)), x[None, None])
+
+
+def test_the_certificate_is_of_the_stored_weights_in_double_precision() -> None:
+    for network in (MonDEQ(3, 8, 2), LBEN(3, 8, 2), Sandwich(3, 2), SLL(3)):
+        assert certify_lipschitz(network) == certify_lipschitz(copy.deepcopy(network).double())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homotopy_deq.lipschitz import (
+    LBEN,
     EquilibriumNetwork,
     Form,
     LBENCell,
@@ -99,6 +100,20 @@ def test_a_smaller_constant_is_not_proved_where_the_bound_is_tight(kind: str, gr
     form = composed(network)
     assert form.lmi()[1] >= -1e-12
     assert replace(form, gamma=0.99 * form.gamma).lmi()[1] < -1e-4
+
+
+@pytest.mark.parametrize("grid", [None, (4, 3)])
+@pytest.mark.parametrize("claim", [1e-3, 0.3, 0.9, 1.0, 30.0])
+def test_what_is_proved_of_a_claim_is_no_less_than_the_gain(claim: float, grid: Grid) -> None:
+    stacked = composed(stack(["sll", "sandwich", "cpl"], [3, 4, 3, 4], grid, 3))
+    for form in (stacked, LBEN(3, 5, 2, grid=grid).form(), MonDEQ(3, 5, 2, grid=grid).form()):
+        # With identity neurons only the map is V (I - W)^-1 U + D, whose norm is exact.
+        eye = torch.eye(len(form.b), dtype=form.w.dtype)
+        gain = torch.linalg.matrix_norm(
+            form.v @ torch.linalg.solve(eye - form.w, form.u) + form.d, 2
+        )
+        proved = replace(form, gamma=claim * form.gamma).proved()
+        assert proved >= float(gain.amax()) * (1 - 1e-14)
 
 
 @pytest.mark.parametrize("grid", [None, (5, 6)])
