@@ -71,7 +71,11 @@ def _parameter(leaf: Leaf) -> inspect.Parameter:
             flag = f"{flag}/--no-{flag[2:]}" if default is None else flag
         flags = [flag, *([option(about["also"])] if about["also"] else [])]
         shown = typer.Option(
-            *flags, metavar=about["metavar"], help=help, rich_help_panel=about["panel"]
+            *flags,
+            metavar=about["metavar"],
+            help=help,
+            rich_help_panel=about["panel"],
+            show_default=default is not None,
         )
     value: Any = Optional[kind] if default is None else kind  # noqa: UP045
     annotation = Annotated[value, shown]

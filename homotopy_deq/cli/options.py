@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..settings import Settings
 from ..settings.data import Place
-from ..settings.declare import at_least, check, given, like, setting
+from ..settings.declare import at_least, given, like, setting
 from ..settings.model import Limits
 
 
@@ -35,9 +35,6 @@ class Machine:
         at_least(1),
     )
 
-    def __post_init__(self) -> None:
-        check(self)
-
     def use(self) -> None:
         """Set the number of threads, where one is given."""
         import torch
@@ -53,9 +50,6 @@ class ImagesToTest(Place):
     limit: int | None = setting(
         None, "Use so many test images, each class in its share. Default: all.", at_least(1)
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)
@@ -130,9 +124,6 @@ class Evaluate:
     json: Path | None = setting(None, "Write the figures to a JSON file, too.", metavar="FILE")
     machine: Machine = Machine()
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclass(frozen=True)
 class Predict:
@@ -152,9 +143,6 @@ class Predict:
     batch: int = like(Evaluate, "batch")
     machine: Machine = Machine()
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclass(frozen=True)
 class Plot:
@@ -172,9 +160,6 @@ class Plot:
     batch: int = setting(64, "Images that the residuals are of.", at_least(1))
     place: Place = Place()
     out: Path | None = setting(None, "Folder for the PNG files. Default: RUN/plots.", metavar="DIR")
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)

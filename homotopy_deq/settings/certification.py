@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .declare import at_least, check, described, like, setting
+from .declare import at_least, described, like, setting
 from .model import Limits
 
 
@@ -79,6 +79,3 @@ class Votes:
         "Noise samples solved for at a time. Default: by the size of a state, 100 to 4000.",
         at_least(1),
     )
-
-    def __post_init__(self) -> None:
-        check(self)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .declare import at_least, check, described, setting
+from .declare import at_least, described, setting
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,3 @@ class DataSettings:
     image_size: int | None = setting(
         None, "imagefolder: side in pixels. Default: 64, or as they are.", at_least(1)
     )
-
-    def __post_init__(self) -> None:
-        check(self)

@@ -204,6 +204,9 @@ def assemble(kind: type[T], named: Mapping[str, Any]) -> T:
     """Make a tree of values by name. What is not there, or None without a meaning, is the default.
 
     A group that may be None is None where what it cannot be without is not given.
+
+    Raises:
+        ValueError: a value is out of its range; see `check`.
     """
     return cast(T, _assemble(kind, named, leaves(kind)))
 
@@ -228,7 +231,9 @@ def _assemble(kind: type, named: Mapping[str, Any], below: Iterable[Leaf], depth
                     value = leaf.default
                 if value is not MISSING:
                     made[each.name] = value
-    return kind(**made)
+    whole = kind(**made)
+    check(whole)
+    return whole
 
 
 _hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from .declare import above, at_least, check, described, setting
+from .declare import above, at_least, described, setting
 
 MODELS: dict[str, str] = {
     "homoode": "homotopy_deq.models.equilibrium:HomoODE",
@@ -52,9 +52,6 @@ class ModelSettings:
     pool: int | None = setting(None, "Side of the head's pooling grid.")
     groups: int | None = setting(None, "GroupNorm groups at most.")
     dropout: float | None = setting(None, "Probability of dropping a channel, one mask a solve.")
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

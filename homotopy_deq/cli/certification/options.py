@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...settings.certification import NoiseSettings, Votes
 from ...settings.data import Place
-from ...settings.declare import above, at_least, between, check, like, setting
+from ...settings.declare import above, at_least, between, like, setting
 from ..options import Begun, ImagesToTest, Machine, Predict, Run
 
 
@@ -37,9 +37,6 @@ class Sampled:
     )
     begun: Begun = Begun()
     machine: Machine = Machine()
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,6 @@ class Attack:
     batch: int = setting(512, "Noisy images solved for at a time.", at_least(1))
     machine: Machine = Machine()
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclass(frozen=True)
 class Report:
@@ -165,6 +159,3 @@ class PlotCertified:
     level: float = setting(
         0.95, "Confidence of the bands, which are of the sample of images.", between(0, 1)
     )
-
-    def __post_init__(self) -> None:
-        check(self)
