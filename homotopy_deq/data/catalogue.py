@@ -28,24 +28,21 @@ FASHION = (
 
 @dataclass(frozen=True)
 class DataSet:
-    """Describe one data set: how it is called, read.
+    """Describe one data set: how it is called and read.
 
     Arguments:
         title: its name in prose.
         shape: (C, H, W), or None where the files decide.
         places: lists where to look below a folder, most specific first.
         kind: torchvision's class, which can download it; None where there is none.
+        stored: whether it lies in a folder of the user's, not in a package.
     """
 
     title: str
     shape: Shape | None
     places: Callable[[Path], list[Place]]
     kind: str | None = None
-
-    @property
-    def stored(self) -> bool:
-        """Whether it lies in a folder of the user's, not in a package."""
-        return self.kind is not None or self.shape is None
+    stored: bool = True
 
 
 def _idx(name: str, kind: str, classes: tuple[str, ...]) -> Callable[[Path], list[Place]]:
@@ -78,7 +75,7 @@ def _svhn(root: Path) -> list[Place]:
 
 
 DATASETS: dict[str, DataSet] = {
-    "digits": DataSet("digits", (1, 8, 8), lambda _: [Place("scikit-learn", digits)]),
+    "digits": DataSet("digits", (1, 8, 8), lambda _: [Place("scikit-learn", digits)], stored=False),
     "mnist": DataSet("MNIST", (1, 28, 28), _idx("mnist", "MNIST", tuple("0123456789")), "MNIST"),
     "fashion-mnist": DataSet(
         "Fashion-MNIST",
