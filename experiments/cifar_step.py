@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     record = Record("cifar_step", config)
     console = Console()
     table = Table(title="HomoODE training step, CIFAR-10 configuration")
-    for column in ("precision", "gradient", "forward, s", "step, s", "NFE", "peak MiB"):
+    for column in ("precision", "gradient", "forward, s", "step, s", "evals", "peak MiB"):
         table.add_column(column)
     result: dict[str, Any] = {}
     for turn in range(config.rounds):

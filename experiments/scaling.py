@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     record = Record("scaling", config)
     console = Console()
     table = Table(title="One implicit layer, forward and backward")
-    for column in ("state", "gradient", "NFE", "forward, s", "both, s", "peak MiB", "in states"):
+    for column in ("state", "gradient", "evals", "forward, s", "both, s", "peak MiB", "in states"):
         table.add_column(column)
     result: dict[str, Any] = {}
     for name in SHAPES:

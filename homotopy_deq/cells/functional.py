@@ -30,14 +30,14 @@ class Centre:
     Arguments:
         at: C times the centre of the ball that z* is in, float64 (B, K).
         size: upper bound of ||fz||, (B,).
-        gap: upper bound of ||z - fz||, (B,).
+        residual: upper bound of ||z - fz||, (B,).
         reach: upper bound of ||S^-1/2 W (z - fz)||, (B,).
         slack: upper bound of the rounding in each number of `at`, (B,).
     """
 
     at: Tensor
     size: Tensor
-    gap: Tensor
+    residual: Tensor
     reach: Tensor
     slack: Tensor
 
@@ -140,11 +140,13 @@ class FunctionalBound:
             products: `products(fz.dtype)`.
         """
         first, second = products
-        image, gap = fz.flatten(1), (z - fz).flatten(1)  # the difference rounds to u of itself
-        numbers = torch.finfo(gap.dtype)
-        outward = 1 + gap.shape[1] * numbers.eps
-        length, size = (torch.linalg.vector_norm(t, dim=1).double() * outward for t in (gap, image))
-        both = second(gap)
+        image, away = fz.flatten(1), (z - fz).flatten(1)  # the difference rounds to u of itself
+        numbers = torch.finfo(away.dtype)
+        outward = 1 + away.shape[1] * numbers.eps
+        length, size = (
+            torch.linalg.vector_norm(t, dim=1).double() * outward for t in (away, image)
+        )
+        both = second(away)
         shift, along = both[:, : len(self.slope)], both[:, len(self.slope) :]
         error = second.error * length  # of each number of shift and along
         inside = torch.linalg.vector_norm(along, dim=1) + math.sqrt(along.shape[1]) * error
@@ -162,9 +164,9 @@ class FunctionalBound:
         weighted, scale = sizes
         m = self.bounds.monotonicity
         ball = centre.reach / 2 + eta / m**0.5
-        away = centre.size + self.plain * centre.gap + eta / m  # at least ||z*||
+        away = centre.size + self.plain * centre.residual + eta / m  # at least ||z*||
         common = 2 * centre.slack + self.lost * away
-        rounding = (ROUNDING * self.plain * centre.gap)[:, None] * scale + common[:, None]
+        rounding = (ROUNDING * self.plain * centre.residual)[:, None] * scale + common[:, None]
         distance: Tensor = ball[:, None] * weighted + rounding
         return distance
 

@@ -168,12 +168,12 @@ def compare(summary: Summary, cold: Summary) -> Comparison:
             f"{cold.images} images, {len(np.intersect1d(summary.index, cold.index))} in common."
         )
     where = np.unique(np.concatenate([[0.0], summary.radius, cold.radius]))
-    gap = _share(summary, where) - _share(cold, where)
-    worst = int(np.argmax(np.abs(gap)))
+    differences = _share(summary, where) - _share(cold, where)
+    worst = int(np.argmax(np.abs(differences)))
     return Comparison(
         time=cold.seconds / summary.seconds if summary.seconds else math.nan,
         evaluations=cold.per_image / summary.per_image if summary.per_image else math.nan,
-        difference=float(gap[worst]),
+        difference=float(differences[worst]),
         at=float(where[worst]),
     )
 

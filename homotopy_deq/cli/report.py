@@ -95,7 +95,7 @@ def evaluation_table(
     """
     table = Table(title=title, padding=(0, 1, 0, 0))  # 80 columns hold it
     table.add_column("forward pass", no_wrap=True)
-    for column in ("accuracy", "NFE", "success", "residual", "worst", "s"):
+    for column in ("accuracy", "evals", "success", "residual", "worst", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in rows.items():
         table.add_row(

@@ -205,6 +205,6 @@ class Bar(Observer):
 def figures(means: Mapping[str, float], success: str = "converged") -> str:
     """Write loss, accuracy, evaluations and the share of samples that succeeded in a line."""
     return (
-        f"loss {means['loss']:.4f} acc {means['accuracy']:.2%} nfe {means['nfe']:.1f} "
+        f"loss {means['loss']:.4f} acc {means['accuracy']:.2%} evals {means['nfe']:.1f} "
         f"{success} {means['converged']:.1%}"
     )

@@ -33,7 +33,7 @@ class Tally:
         return Tally(*(a + b for a, b in zip(asdict(self).values(), sums.tolist(), strict=True)))
 
     def means(self) -> dict[str, float]:
-        """Return the mean loss, accuracy, evaluations (NFE) and share that converged."""
+        """Return the mean loss, accuracy, evaluations and share that converged."""
         n = max(self.samples, 1.0)
         return {
             "loss": self.cross_entropy / n,

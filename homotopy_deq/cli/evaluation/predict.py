@@ -75,7 +75,7 @@ def _rows(
 
 
 def _table(rows: Sequence[Mapping[str, Any]], success: str) -> Table:
-    table = Table("image", "class", "probability", success, "NFE")
+    table = Table("image", "class", "probability", success, "evals")
     for row in rows:
         for k, each in enumerate(row.get("classes", ())):
             first = (row["image"], "yes" if row["converged"] else "no", str(row["evaluations"]))
