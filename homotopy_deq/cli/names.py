@@ -174,17 +174,10 @@ def policy_by(name: str, start: str | None = None, **fields: int | None) -> Poli
 
 @dataclass(frozen=True)
 class Pass(ForwardPass):
-    """A forward pass by name.
+    """A forward pass by name: one of `SOLVERS`, or one of `METHODS`.
 
-    Arguments:
-        solver: one of `SOLVERS`, or one of `METHODS`. Joined by "+" they take over each other's
-            failed samples, and a method follows the flow to rest: "rk4+anderson".
-        rtol: of every part, where given.
-        atol: of every part, where given.
-        max_steps: of every part, where given.
-        step_size: step in t of the methods without error control, and of the splittings, where
-            given.
-        horizon: where the flow ends, where given.
+    Joined by "+" they take over each other's failed samples, and a method follows the flow to rest:
+    "rk4+anderson". Limits are of every part, where given.
     """
 
     def __post_init__(self) -> None:
