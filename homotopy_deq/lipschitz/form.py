@@ -164,7 +164,7 @@ class Form:
 
     def without_feedthrough(self) -> Form:
         """Return the same map with D = 0: identity neurons carry x to the output."""
-        if not bool(self.d.any()):
+        if len(self.b) and not bool(self.d.any()):
             return self
         count, size = len(self.w), self.u.shape[2]
         eye = torch.eye(size, dtype=self.u.dtype, device=self.u.device).expand(count, -1, -1)

@@ -57,14 +57,15 @@ def interval_bounds(network: EquilibriumNetwork, x: Tensor, radius: float) -> Bo
         C. Wei, J. Z. Kolter (2022), Certified robustness for deep equilibrium models via interval
         bound propagation.
     """
-    if not radius >= 0:
-        raise ValueError(f"radius must be 0 or more; got {radius}.")
+    if not 0 <= radius < float("inf"):
+        raise ValueError(f"radius must be 0 or more, and finite; got {radius}.")
     ((name, part),) = modules(network)
     form = form_of(part)
     if form is None:
         raise refused(name, part)
     if form.grid is not None:
         raise ValueError("interval_bounds takes a network of vectors; this one maps images.")
+    network.cell.check_input(x, network.cell.inputs)
     w, u, v = form.w[0], form.u[0], form.v[0]
     x = x.double()
     n = len(w)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
+@torch.enable_grad()
 def gain_found(
     network: nn.Module, x: Tensor, *, steps: int = 50, distance: float = 0.1, seed: int = 0
 ) -> Tensor:

@@ -139,7 +139,7 @@ def _norm(t: Tensor) -> Tensor:
 def _equilibrium(network: EquilibriumNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the output from a state that was found, and how far its equilibrium's may be."""
     cell, solver, form = network.cell, network.layer.solver, network.form()
-    if {"rtol", "max_steps"} <= {field.name for field in fields(solver)}:
+    if {"rtol", "max_steps"} <= {field.name for field in fields(solver) if field.init}:
         steps = max(solver.max_steps, TRIES)
         solver = replace(solver, rtol=min(solver.rtol, TIGHT), max_steps=steps)
     z = network.layer.with_solver(solver).solve(x).value

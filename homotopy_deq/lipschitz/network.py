@@ -104,7 +104,10 @@ def to_lben(network: nn.Module) -> EquilibriumNetwork | nn.Sequential:
             part = own
         else:
             raise refused(name, module)
-        form = part if form is None else form.then(part)
+        try:
+            form = part if form is None else form.then(part)
+        except ValueError as error:
+            raise refused(name, module, str(error)) from error
     made += _network(form)
     return made[0] if len(made) == 1 else nn.Sequential(*made)  # type: ignore[return-value]
 
@@ -167,7 +170,7 @@ def refused(name: str, module: nn.Module, reason: str | None = None) -> ValueErr
     """Return the error that names a module and says why it cannot be certified."""
     kind = type(module).__name__
     reason = reason or OUTSIDE.get(kind, "its Lipschitz constant is not known here")
-    return ValueError(f"{name} ({kind}) cannot be certified: {reason}.")
+    return ValueError(f"{name} ({kind}) cannot be certified: {reason.rstrip('.')}.")
 
 
 def norm_bound(weight: Tensor) -> float:

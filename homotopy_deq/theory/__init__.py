@@ -2,7 +2,7 @@
 networks, neural collapse, and gradient flow of linear and single-index models."""
 
 from .activations import Activation, Erf, LeakyReLU, ReLU, Smooth, gelu, tanh
-from .features import UnconstrainedFeatures, minority_cosine
+from .features import UnconstrainedFeatures
 from .gaussianity import Gaussianity, gaussianity
 from .gradient_flow import (
     ExplicitSingleIndex,
@@ -13,7 +13,14 @@ from .gradient_flow import (
 )
 from .kernels import DEQKernel, KernelWarning, MLPKernel, deq_nngp, deq_ntk, least_eigenvalue
 from .networks import DEQSample, empirical_nngp, empirical_ntk, sample_deq, sample_mlp
-from .neural_collapse import Collapse, CollapseMeter, make_imbalanced, simplex_etf, simplex_gram
+from .neural_collapse import (
+    Collapse,
+    CollapseMeter,
+    make_imbalanced,
+    minority_cosine,
+    simplex_etf,
+    simplex_gram,
+)
 from .regression import KernelRegression
 
 __all__ = [

@@ -18,6 +18,8 @@ TERMS = 96
 """Terms of the Hermite series; what they leave out is reported, see `Smooth`."""
 LOW, MOVED = 20, 1e-7
 """So many terms must not move, with half the nodes, by more than this share of E phi^2."""
+LEAST = 1e-12
+"""Variance below which phi' is taken to be that at it: its series is a difference over sqrt(q)."""
 LEFT_OUT = 5e-6
 """Share of E phi^2 that the series may leave out. It is added as one last term, so that nothing is
 missing at full correlation; below it the error is less, as the powers damp the tail."""
@@ -125,12 +127,14 @@ class Erf(Activation):
         return torch.erf(u)
 
     def dual(self, q1: Tensor, q2: Tensor, k: Tensor) -> Tensor:
+        size, c = _correlation(q1, q2, k)
         d = (1 + 2 * q1) * (1 + 2 * q2)
-        return 2 / math.pi * torch.arcsin((2 * k / d.sqrt()).clamp(-1, 1))
+        return 2 / math.pi * torch.arcsin(2 * size * c / d.sqrt())
 
     def dual_slope(self, q1: Tensor, q2: Tensor, k: Tensor) -> Tensor:
+        size, c = _correlation(q1, q2, k)
         d = (1 + 2 * q1) * (1 + 2 * q2)
-        return 4 / math.pi / (d - 4 * k.square()).sqrt()
+        return 4 / math.pi / (d - 4 * (size * c).square()).sqrt()
 
 
 @dataclass(frozen=True)
@@ -163,10 +167,11 @@ class Smooth(Activation):
 
     def dual_slope(self, q1: Tensor, q2: Tensor, k: Tensor) -> Tensor:
         # phi'(sqrt(q) x) has the coefficients sqrt(n + 1) a_{n+1} / sqrt(q).
-        size, c = _correlation(q1, q2, k)
+        _, c = _correlation(q1, q2, k)
+        q1, q2 = q1.clamp_min(LEAST), q2.clamp_min(LEAST)
         n = torch.arange(1, TERMS + 1, dtype=torch.float64, device=c.device)
         first, second = (self._coefficients(q)[..., 1:] * n.sqrt() for q in (q1, q2))
-        return _series(first, second, c) / size
+        return _series(first, second, c) / (q1 * q2).sqrt()
 
     def _coefficients(self, q: Tensor) -> Tensor:
         """Return a_n for each variance, and the root of what they leave out, (..., TERMS + 1)."""
@@ -199,9 +204,13 @@ def gelu() -> Smooth:
 
 
 def _correlation(q1: Tensor, q2: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sqrt(q1 q2) and the correlation, within [-1, 1]."""
+    """Return sqrt(q1 q2) and the correlation, within [-1, 1].
+
+    What its rounding cannot tell from +-1 is that, from which a chaotic map would draw it away.
+    """
     size = (q1 * q2).sqrt().clamp_min(1e-300)
-    return size, (k / size).clamp(-1, 1)
+    c = k / size
+    return size, torch.where(c.abs() > 1 - 1e-14, c.sign(), c)
 
 
 def _series(a: Tensor, b: Tensor, c: Tensor) -> Tensor:

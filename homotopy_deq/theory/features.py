@@ -101,10 +101,3 @@ class UnconstrainedFeatures:
             raise ValueError("at this decay the optimum is 0.")
         s = math.log(inner) / c
         return s, math.log1p((k - 1) * math.exp(-c * s)) + self.decay * s
-
-
-def minority_cosine(w: Tensor, minority: list[int]) -> float:
-    """Return the mean cosine of two of the minority's classifiers: 1 where they have collapsed."""
-    unit = torch.nn.functional.normalize(w[minority], dim=1)
-    off = ~torch.eye(len(minority), dtype=torch.bool)
-    return float((unit @ unit.mT)[off].mean())

@@ -43,14 +43,16 @@ class SingleIndexDEQ:
 
     def __post_init__(self) -> None:
         if self.intercept:
-            ones = torch.ones(len(self.x), 1, dtype=self.x.dtype)
-            object.__setattr__(self, "x", torch.cat((self.x, ones), 1))
+            object.__setattr__(self, "x", torch.cat((self.x, torch.ones_like(self.x[:, :1])), 1))
             object.__setattr__(self, "intercept", False)
-        if self.x.dim() != 2 or self.target.shape != (len(self.x),):
+        fits = self.x.dim() == 2 and len(self.x) > 0 and self.target.shape == (len(self.x),)
+        if not fits or {self.x.dtype, self.target.dtype} != {torch.float64}:
             raise ValueError(
-                f"x must be (N, d) and target (N,); got {tuple(self.x.shape)} and "
-                f"{tuple(self.target.shape)}."
+                f"x must be (N, d) and target (N,), both float64; got {tuple(self.x.shape)}, "
+                f"{self.x.dtype} and {tuple(self.target.shape)}, {self.target.dtype}."
             )
+        if self.terms is not None and self.terms < 1:
+            raise ValueError(f"terms must be at least 1, or None; got {self.terms}.")
 
     @property
     def linear(self) -> bool:
@@ -61,21 +63,29 @@ class SingleIndexDEQ:
         """Return y for theta = (th1, th2), (d + 1,); by Newton's method where s is not linear.
 
         Raises:
-            ValueError: the equation of some input has no solution that Newton's method finds.
+            ValueError: the equation of some input has no solution that Newton's method finds, or
+                none at all: th2 = 1 is the singular point of the linear model. Where th2 s'
+                reaches 1 there may be several, and it finds one.
         """
         x = self.x if x is None else x
         inner, th2 = x @ theta[:-1], theta[-1]
         if self.activation is None:
-            return inner / (1 - th2)
-        y = self.activation(inner)
-        for _ in range(100):
+            y = inner / (1 - th2)
+            left = y - y  # nan where y is not finite
+        else:
+            y = self.activation(inner)
             s, slope = self._slopes(inner + th2 * y)
-            step = (s - y) / (1 - th2 * slope)
-            y = y + step
-            if float(step.abs().amax()) <= 1e-15 * (1 + float(y.abs().amax())):
-                return y
-        s, _ = self._slopes(inner + th2 * y)
-        if not float((s - y).abs().amax()) <= 1e-9 * (1 + float(y.abs().amax())):
+            left, share = s - y, torch.ones_like(y)
+            for _ in range(200):  # a step that does not bring s - y nearer to 0 is halved
+                step = share * left / (1 - th2 * slope)
+                if float(step.abs().amax()) <= 1e-15 * (1 + float(y.abs().amax())):
+                    break
+                s, new = self._slopes(inner + th2 * (y + step))
+                nearer = (s - y - step).abs() < left.abs()
+                left = torch.where(nearer, s - y - step, left)
+                y, slope = torch.where(nearer, y + step, y), torch.where(nearer, new, slope)
+                share = torch.where(nearer, torch.ones_like(share), share / 2)
+        if not float(left.abs().amax()) <= 1e-9 * (1 + float(y.abs().amax())):
             raise ValueError(f"no equilibrium was found at theta = {theta.tolist()}.")
         return y
 
@@ -214,7 +224,7 @@ class LinearDEQ:
 
     def loss(self, w: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Return mean ||V (I - W)^-1 U x - t||^2."""
-        a = torch.eye(len(w), dtype=w.dtype) - w
+        a = torch.eye(len(w)).to(w) - w
         y = self.x @ (v @ torch.linalg.solve(a, u)).mT
         risk: Tensor = (y - self.target).square().sum(1).mean()
         return risk
@@ -250,7 +260,7 @@ class LinearDEQ:
     @staticmethod
     def conserved(w: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return A A^T + U U^T and A^T A + V^T V."""
-        a = torch.eye(len(w), dtype=w.dtype) - w
+        a = torch.eye(len(w)).to(w) - w
         return a @ a.mT + u @ u.mT, a.mT @ a + v.mT @ v
 
 

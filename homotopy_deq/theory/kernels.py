@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,11 +62,7 @@ class DEQKernel:
     solver: Solver[Equilibrium, Any] = EXACT
 
     def __post_init__(self) -> None:
-        for name in ("sigma_w", "sigma_u", "sigma_v"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}.")
-        if self.depth is not None and self.depth < 1:
-            raise ValueError(f"depth must be at least 1, or None; got {self.depth}.")
+        _check(self)
 
     def __call__(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
         """Return the NNGP kernel of the output, (N, M), or its diagonal, (N,).
@@ -87,30 +83,42 @@ class DEQKernel:
         return self.sigma_w**2 * self._moments(x1, x2, diag)[1]
 
     def ntk(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
-        """Return the tangent kernel of the output, (N, M), or its diagonal."""
-        if self.depth is not None:
-            return self.sigma_v**2 * self._finite_ntk(x1, x2, diag)
-        k, image, slope = self._moments(x1, x2, diag)
-        return self.sigma_v**2 * (image + k * slope / (1 - self.sigma_w**2 * slope))
+        """Return the tangent kernel of the output, (N, M), or its diagonal.
+
+        Raises:
+            ValueError: sigma_w^2 E phi' phi' is not below 1, so that the equilibrium has none.
+        """
+        k, image, slope, before = self._moments(x1, x2, diag)
+        if self.depth is None:
+            gain = self.sigma_w**2 * slope
+            if bool((gain >= 1).any()):
+                raise ValueError(
+                    f"sigma_w^2 E phi'^2 is {float(gain.amax()):.3g}, not below 1, and the tangent "
+                    "kernel of the equilibrium diverges. Take a smaller sigma_w, or a depth."
+                )
+            before = gain * k / (1 - gain)
+        return self.sigma_v**2 * (image + slope * (k + before))
 
     def check(self, x: Tensor) -> None:
         """Warn where what this kernel says of networks may not hold.
 
-        A kernel of an odd activation is singular at x and -x. And where sigma_w^2 E phi'^2 >= 1 the
-        iteration of a wide network does not contract on average, so that it need not have one
-        equilibrium. (2 sigma_w sup |phi'| < 1, which implies one with high probability, is not
-        needed.)
+        A kernel of an odd activation is singular at x and -x, and at 0. And where
+        sigma_w^2 E phi'^2 >= 1 the iteration of a wide network does not contract on average, so
+        that it need not have one equilibrium. (2 sigma_w sup |phi'| < 1, which implies one with
+        high probability, is not needed.)
         """
-        if self.activation.odd and len(x) > 1:
-            unit = torch.nn.functional.normalize(x.double())
-            if float((unit @ unit.mT).amin()) < -1 + ANTIPODAL:
+        if self.activation.odd and len(x):
+            x = _inputs(x)
+            apart = torch.cdist(x, -x, compute_mode="donot_use_mm_for_euclid_dist")
+            if bool((apart <= ANTIPODAL * x.norm(dim=1)).any()):
                 warnings.warn(
-                    "two inputs are antipodal and the activation is odd: the kernel is singular.",
+                    "two inputs are antipodal, or one is 0, and the activation is odd: the kernel "
+                    "is singular.",
                     KernelWarning,
                     stacklevel=2,
                 )
-        k, _, slope = self._moments(x, None, True)
-        gain = float((self.sigma_w**2 * slope).amax()) if len(k) else 0.0
+        _, _, slope, _ = self._moments(x, None, True)
+        gain = float((self.sigma_w**2 * slope).amax()) if len(x) else 0.0
         if gain >= 1:
             warnings.warn(
                 f"sigma_w^2 E phi'^2 is {gain:.3g}, not below 1: a wide network need not have one "
@@ -119,32 +127,19 @@ class DEQKernel:
                 stacklevel=2,
             )
 
-    def _moments(self, x1: Tensor, x2: Tensor | None, diag: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return K, E phi phi and E phi' phi', each (N, M), or (N,)."""
-        x1 = _inputs(x1)
-        x2 = x1 if x2 is None else _inputs(x2)
-        if x1.shape[1] != x2.shape[1] or (diag and len(x1) != len(x2)):
-            raise ValueError(
-                f"inputs must fit each other; got {tuple(x1.shape)} and {tuple(x2.shape)}."
-            )
-        scale = self.sigma_u**2 / x1.shape[1]
-        p1, p2 = (scale * x.square().sum(1, keepdim=True) for x in (x1, x2))  # of U x alone
-        if diag:
-            k0 = scale * (x1 * x2).sum(1, keepdim=True)
+    def _moments(
+        self, x1: Tensor, x2: Tensor | None, diag: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return K, E phi phi, E phi' phi' and, for layers, the tangent kernel that reaches K."""
+        given = _covariance(x1, x2, diag, self.sigma_u)
+        if self.depth is None:
+            k, q1, q2 = self._equilibrium(*given)
+            before = torch.zeros_like(k)
         else:
-            k0, p2 = scale * (x1 @ x2.mT), p2.mT
-        k, q1, q2 = self._explicit(k0, p1, p2) if self.depth else self._equilibrium(k0, p1, p2)
-        moments = k, self.activation.dual(q1, q2, k), self.activation.dual_slope(q1, q2, k)
+            k, q1, q2, before = _layers(self, *given, injected=True)
+        phi = self.activation
+        moments = k, phi.dual(q1, q2, k), phi.dual_slope(q1, q2, k), before
         return tuple(t[:, 0] for t in moments) if diag else moments  # type: ignore[return-value]
-
-    def _explicit(self, k0: Tensor, p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return K and the variances of the last of `depth` layers."""
-        dual, gain = self.activation.dual, self.sigma_w**2
-        k, q1, q2 = k0, p1, p2
-        for _ in range((self.depth or 1) - 1):
-            k = gain * dual(q1, q2, k) + k0
-            q1, q2 = (gain * dual(q, q, q) + p for q, p in ((q1, p1), (q2, p2)))
-        return k, q1, q2
 
     def _equilibrium(self, k0: Tensor, p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return K* and its variances: these first, as they do not depend on the others."""
@@ -174,14 +169,6 @@ class DEQKernel:
         problem = Equilibrium(step, condition, rowwise=True)
         return solve(problem, self.solver, start).check().value
 
-    def _finite_ntk(self, x1: Tensor, x2: Tensor | None, diag: bool) -> Tensor:
-        """Return the tangent kernel over sigma_v^2 of `depth` layers."""
-        tangent = torch.zeros(())
-        for depth in range(1, (self.depth or 1) + 1):
-            k, image, slope = replace(self, depth=depth)._moments(x1, x2, diag)
-            tangent = slope * (self.sigma_w**2 * tangent + k)
-        return image + tangent
-
 
 @dataclass(frozen=True)
 class MLPKernel:
@@ -205,34 +192,51 @@ class MLPKernel:
     sigma_v: float = 1.0
     depth: int = 1
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def __call__(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
         """Return the NNGP kernel of the output, (N, M), or its diagonal."""
-        return self.sigma_v**2 * self._layers(x1, x2, diag)[0]
+        return self._moments(x1, x2, diag)[0]
 
     def ntk(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
         """Return the tangent kernel of the output."""
-        image, tangent = self._layers(x1, x2, diag)
-        return self.sigma_v**2 * (image + tangent)
+        return self._moments(x1, x2, diag)[1]
 
-    def _layers(self, x1: Tensor, x2: Tensor | None, diag: bool) -> tuple[Tensor, Tensor]:
-        x1 = _inputs(x1)
-        x2 = x1 if x2 is None else _inputs(x2)
-        scale = self.sigma_u**2 / x1.shape[1]
-        q1, q2 = (scale * x.square().sum(1) for x in (x1, x2))
-        if diag:
-            k = scale * (x1 * x2).sum(1)
-        else:
-            k, q1, q2 = scale * (x1 @ x2.mT), q1[:, None], q2[None]
-        phi = self.activation
-        tangent = torch.zeros_like(k)
-        for layer in range(self.depth):
-            tangent = phi.dual_slope(q1, q2, k) * (k + tangent)
-            image = phi.dual(q1, q2, k)
-            if layer + 1 < self.depth:
-                tangent = self.sigma_w**2 * tangent
-                k = self.sigma_w**2 * image
-                q1, q2 = (self.sigma_w**2 * phi.dual(q, q, q) for q in (q1, q2))
-        return image, tangent
+    def _moments(self, x1: Tensor, x2: Tensor | None, diag: bool) -> tuple[Tensor, Tensor]:
+        given = _covariance(x1, x2, diag, self.sigma_u)
+        k, q1, q2, before = _layers(self, *given, injected=False)
+        image = self.sigma_v**2 * self.activation.dual(q1, q2, k)
+        slope = self.sigma_v**2 * self.activation.dual_slope(q1, q2, k)
+        both = image, image + slope * (k + before)
+        return (both[0][:, 0], both[1][:, 0]) if diag else both
+
+
+def _check(kernel: DEQKernel | MLPKernel) -> None:
+    for name in ("sigma_w", "sigma_u", "sigma_v"):
+        if not 0 <= getattr(kernel, name) < float("inf"):
+            raise ValueError(f"{name} must be 0 or more; got {getattr(kernel, name)}.")
+    if kernel.depth is not None and kernel.depth < 1:
+        raise ValueError(f"depth must be at least 1; got {kernel.depth}.")
+
+
+def _layers(
+    kernel: DEQKernel | MLPKernel, k0: Tensor, p1: Tensor, p2: Tensor, *, injected: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return K and the variances of the last layer, and the tangent kernel T that reaches K:
+
+    T_1 = 0,   T_{l+1} = sigma_w^2 E_{K_l}[phi' phi'] o (K_l + T_l).
+    """
+    phi, gain = kernel.activation, kernel.sigma_w**2
+    k, q1, q2 = k0, p1, p2
+    before = torch.zeros_like(k)
+    for _ in range((kernel.depth or 1) - 1):
+        before = gain * phi.dual_slope(q1, q2, k) * (k + before)
+        k, q1, q2 = (
+            gain * phi.dual(*of) + (given if injected else 0)
+            for of, given in (((q1, q2, k), k0), ((q1, q1, q1), p1), ((q2, q2, q2), p2))
+        )
+    return k, q1, q2, before
 
 
 def deq_nngp(
@@ -252,9 +256,31 @@ def least_eigenvalue(kernel: Tensor) -> float:
     return float(torch.linalg.eigvalsh(kernel.double())[0])
 
 
+def _covariance(
+    x1: Tensor, x2: Tensor | None, diag: bool, sigma_u: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the covariance of U x, (N, M), and its variances, (N, 1) and (1, M).
+
+    All are (N, 1) where the diagonal alone is wanted.
+    """
+    x1 = _inputs(x1)
+    x2 = x1 if x2 is None else _inputs(x2)
+    if x1.shape[1] != x2.shape[1] or (diag and len(x1) != len(x2)):
+        raise ValueError(
+            f"inputs must fit each other; got {tuple(x1.shape)} and {tuple(x2.shape)}."
+        )
+    scale = sigma_u**2 / x1.shape[1]
+    p1, p2 = (scale * x.square().sum(1, keepdim=True) for x in (x1, x2))
+    if diag:
+        return scale * (x1 * x2).sum(1, keepdim=True), p1, p2
+    return scale * (x1 @ x2.mT), p1, p2.mT
+
+
 def _inputs(x: Tensor) -> Tensor:
     if x.dim() != 2 or not x.is_floating_point() or x.shape[1] == 0:
         raise ValueError(f"inputs must be floats (N, n_in); got {x.dtype}, {tuple(x.shape)}.")
     if not bool(x.isfinite().all()):
         raise ValueError("inputs must be finite.")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("a kernel has no gradient in its inputs: detach() them.")
     return x.double()

@@ -14,8 +14,6 @@ from solvers import Anderson, Equilibrium, Solver, solve
 
 from .activations import Activation, ReLU
 
-TIGHT = Anderson(rtol=1e-10, max_steps=500)
-
 
 @dataclass(frozen=True)
 class DEQSample:
@@ -45,7 +43,7 @@ def sample_deq(
     outputs: int = 1,
     depth: int | None = None,
     seed: int = 0,
-    solver: Solver[Equilibrium, Any] = TIGHT,
+    solver: Solver[Equilibrium, Any] | None = None,
 ) -> DEQSample:
     """Draw f = V h*, h* = phi(W h* + U x), W ~ N(0, sigma_w^2 / n), as in `DEQKernel`.
 
@@ -54,7 +52,8 @@ def sample_deq(
 
         ntk = (g g^T) o (sigma_w^2 h* h*^T / n + sigma_u^2 x x^T / n_in) + sigma_v^2 h* h*^T / n,
 
-    each V, g scaled to unit variance of its parameters.
+    each V, g scaled to unit variance of its parameters. With `depth` layers the first term is a
+    sum over pairs of them, as they share their weights.
 
     Arguments:
         x: (N, n_in); computations are in its precision.
@@ -63,6 +62,7 @@ def sample_deq(
         depth: layers of the explicit network with injection and shared weights; None for the
             equilibrium.
         seed: of the weights.
+        solver: of both equilibria; by default Anderson's to 1e-10, or 2e-6 in single precision.
 
     Raises:
         SolveError: some state was not found, as where sigma_w is too large.
@@ -80,24 +80,35 @@ def sample_deq(
     def step(h: Tensor, given: Tensor) -> Tensor:
         return activation(h @ w.mT + given)
 
-    h = activation(given)
-    residual = 0.0
-    if depth is None:
-        found = solve(Equilibrium(step, (given,), rowwise=True), solver, h).check()
-        h, residual = found.value, float(found.residual.amax())
-    else:
-        for _ in range(depth - 1):
-            h = step(h, given)
-    nngp = sigma_v**2 * (h @ h.mT) / width
-    slope = _slope(activation, h @ w.mT + given)
-    back = v[:1].expand(len(x), -1)
-
     def pull(g: Tensor, slope: Tensor, back: Tensor) -> Tensor:
         return slope * (g @ w + back)  # g = D (W^T g + V^T)
 
-    g = solve(Equilibrium(pull, (slope, back), rowwise=True), solver, slope * back).check().value
-    inner = sigma_w**2 * (h @ h.mT) / width + sigma_u**2 * (x @ x.mT) / x.shape[1]
-    return DEQSample(h @ v.mT, nngp, (g @ g.mT) * inner + nngp, residual)
+    h = activation(given)
+    back = v[:1].expand(len(x), -1)
+    solver = solver or Anderson(rtol=max(1e-10, 16 * torch.finfo(x.dtype).eps), max_steps=500)
+    if depth is None:
+        found = solve(Equilibrium(step, (given,), rowwise=True), solver, h).check()
+        h, residual = found.value, float(found.residual.amax()) if len(x) else 0.0
+        slope = _slope(activation, h @ w.mT + given)
+        adjoint = Equilibrium(pull, (slope, back), rowwise=True)
+        read, pulled = [h], [solve(adjoint, solver, slope * back).check().value]
+    else:
+        residual, read = 0.0, [torch.zeros_like(h)]  # what each layer's W is multiplied with
+        for _ in range(depth - 1):
+            read.append(h)
+            h = step(h, given)
+        pulled = []
+        for state in reversed(read):
+            pulled.insert(0, _slope(activation, state @ w.mT + given) * back)
+            back = pulled[0] @ w
+    g, total = torch.cat(pulled), torch.stack(pulled).sum(0)
+    through = torch.stack(
+        [(a @ g.mT) * (b @ torch.cat(read).mT) for a, b in zip(pulled, read, strict=True)]
+    )
+    ntk = sigma_w**2 / width * through.view(-1, len(x), len(pulled), len(x)).sum((0, 2))
+    ntk = ntk + sigma_u**2 / x.shape[1] * (total @ total.mT) * (x @ x.mT)
+    nngp = sigma_v**2 * (h @ h.mT) / width
+    return DEQSample(h @ v.mT, nngp, ntk + nngp, residual)
 
 
 def sample_mlp(
@@ -167,6 +178,8 @@ def empirical_nngp(sample: Callable[[int], Tensor], networks: int) -> Tensor:
         sample: maps a seed to a matrix, as `lambda s: sample_deq(x, 1000, seed=s).nngp`.
         networks: how many.
     """
+    if networks < 1:
+        raise ValueError(f"networks must be at least 1; got {networks}.")
     total = sample(0)
     for seed in range(1, networks):
         total = total + sample(seed)

@@ -86,8 +86,7 @@ class CollapseMeter:
         self.classes, self.centre, self.minority = classes, centre, minority
         self.given = means
         self.counts = torch.zeros(classes, dtype=torch.float64)
-        self.sums: Tensor | None = None
-        self.squares: Tensor | None = None  # sum over samples of (h - shift)(h - shift)^T
+        self.sofar: Tensor | None = None  # the means, and 0 where no sample came
         self.agree = 0
         self.looked = 0
 
@@ -100,34 +99,48 @@ class CollapseMeter:
             logits: (B, K), for `nc4`.
         """
         h = features.detach().double().cpu().flatten(1)
-        labels = labels.detach().cpu()
+        if labels.shape != (len(h),) or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be integers ({len(h)},); got {labels.dtype}, {tuple(labels.shape)}."
+            )
+        labels = labels.detach().cpu().long()
         if len(h) == 0:
             return
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             raise ValueError(f"labels must be in 0..{self.classes - 1}.")
-        if self.sums is None or self.squares is None:
-            # Shifted by the first batch's mean, so that no digits are lost in sums of squares.
-            self.shift = h.mean(0)
-            self.sums = torch.zeros(self.classes, h.shape[1], dtype=torch.float64)
+        if self.sofar is None:
+            self.sofar = torch.zeros(self.classes, h.shape[1], dtype=torch.float64)
             self.squares = torch.zeros(self.classes, dtype=torch.float64)
             self.scatter = torch.zeros(h.shape[1], h.shape[1], dtype=torch.float64)
-        h = h - self.shift
-        self.counts += torch.bincount(labels, minlength=self.classes)
-        self.sums.index_add_(0, labels, h)
-        self.squares.index_add_(0, labels, h.square().sum(1))
-        self.scatter += h.mT @ h
+        # Sums about the means, merged batch by batch (Chan et al. 1983): no digits are lost to
+        # large means. Those of a batch are found twice, as the first sum rounds.
+        new = torch.bincount(labels, minlength=self.classes).double()
+        mean = torch.zeros_like(self.sofar)
+        for _ in range(2):
+            mean = (
+                mean
+                + torch.zeros_like(mean).index_add_(0, labels, h - mean[labels])
+                / (new.clamp_min(1)[:, None])
+            )
+        away, moved = h - mean[labels], mean - self.sofar
+        weight = self.counts * new / (self.counts + new).clamp_min(1)
+        self.squares += weight * moved.square().sum(1)
+        self.squares.index_add_(0, labels, away.square().sum(1))
+        self.scatter += away.mT @ away + moved.mT @ (weight[:, None] * moved)
+        self.counts += new
+        self.sofar = self.sofar + moved * (new / self.counts.clamp_min(1))[:, None]
         if self.given is not None and logits is not None:
-            nearest = torch.cdist(h + self.shift, self.given.double().cpu()).argmin(1)
+            nearest = torch.cdist(h, self.given.double().cpu()).argmin(1)
             self.agree += int((nearest == logits.detach().cpu().argmax(1)).sum())
             self.looked += len(h)
 
     @property
     def means(self) -> Tensor:
         """The class means so far, (K, p)."""
-        if self.sums is None or bool((self.counts == 0).any()):
+        if self.sofar is None or bool((self.counts == 0).any()):
             missing = (self.counts == 0).nonzero().flatten().tolist()
             raise ValueError(f"no sample of the classes {missing} was given.")
-        return self.sums / self.counts[:, None] + self.shift
+        return self.sofar
 
     def compute(self, weight: Tensor) -> Collapse:
         """Return the measures.
@@ -135,22 +148,21 @@ class CollapseMeter:
         Arguments:
             weight: of the classifier, (K, p).
         """
-        mu = self.means - self.shift
-        assert self.squares is not None
         total = self.counts.sum()
+        mu = self.means - self.means.mean(0)
         centre = mu.mean(0) if self.centre == "classes" else self.counts @ mu / total
         m = mu - centre
-        within = (self.scatter - (mu * self.counts[:, None]).mT @ mu) / total
+        within = self.scatter / total
         between = m.mT @ m / self.classes
         w = weight.detach().double().cpu()
         if w.shape != m.shape:
             raise ValueError(f"weight must be {tuple(m.shape)}; got {tuple(w.shape)}.")
-        spread = self.squares / self.counts - mu.square().sum(1)
+        spread = self.squares / self.counts
         apart = torch.cdist(mu, mu).square()
         k, pairs = self.classes, ~torch.eye(self.classes, dtype=torch.bool)
         cdnv = ((spread[:, None] + spread[None]) / 2 / apart)[pairs].mean()
         etf = simplex_gram(k)
-        minority = _mean_cosine(w[self.minority]) if self.minority else math.nan
+        minority = minority_cosine(w, self.minority) if self.minority else math.nan
         return Collapse(
             nc1=float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True))) / k,
             nc1_trace=float(torch.trace(within) / torch.trace(between)),
@@ -200,7 +212,7 @@ def make_imbalanced(
 
     Arguments:
         labels: classes of all samples, (N,).
-        ratio: R >= 1.
+        ratio: R, at least 1.
         majority: K_A.
         minority: K_B.
         most: samples of a class of the majority.
@@ -209,6 +221,11 @@ def make_imbalanced(
     Raises:
         ValueError: a class has too few samples, or a minority class would have none.
     """
+    if not (ratio >= 1 and majority >= 0 and minority >= 0 and majority + minority > 0):
+        raise ValueError(
+            "ratio must be at least 1, and there must be classes; got "
+            f"{ratio}, {majority} and {minority}."
+        )
     few = int(most / ratio)
     if few < 1:
         raise ValueError(f"{most} / {ratio:g} leaves no sample of a minority class.")
@@ -223,11 +240,15 @@ def make_imbalanced(
     return torch.cat(chosen).sort().values
 
 
+def minority_cosine(w: Tensor, minority: list[int]) -> float:
+    """Return the mean cosine of two of the minority's classifiers: 1 where they have collapsed.
+
+    It is nan where the minority is one class.
+    """
+    unit = torch.nn.functional.normalize(w[minority], dim=1)
+    off = ~torch.eye(len(minority), dtype=torch.bool)
+    return float((unit @ unit.mT)[off].mean())
+
+
 def _distance(gram: Tensor, etf: Tensor) -> float:
     return float(torch.linalg.matrix_norm(gram / torch.linalg.matrix_norm(gram) - etf))
-
-
-def _mean_cosine(w: Tensor) -> float:
-    unit = torch.nn.functional.normalize(w, dim=1)
-    off = ~torch.eye(len(w), dtype=torch.bool)
-    return float((unit @ unit.mT)[off].mean()) if len(w) > 1 else math.nan

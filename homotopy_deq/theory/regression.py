@@ -22,8 +22,8 @@ class KernelRegression:
     """
 
     def __init__(self, kernel: Kernel, ridge: float = 0.0) -> None:
-        if not ridge >= 0:
-            raise ValueError(f"ridge must be 0 or more; got {ridge}.")
+        if not 0 <= ridge < float("inf"):
+            raise ValueError(f"ridge must be 0 or more, and finite; got {ridge}.")
         self.kernel = kernel
         self.ridge = ridge
 
@@ -32,9 +32,10 @@ class KernelRegression:
 
         Arguments:
             x: (N, n_in).
-            y: targets (N, K), or classes (N,) of integers, which become +-1 / K codes of mean 0.
+            y: targets (N, K), or classes (N,) of integers, or bools, which become codes of
+                mean 0: 1 - 1 / K for the class and -1 / K for the others.
         """
-        self.x, self.y = x, _targets(y)
+        self.x, self.y = x, _targets(y, len(x))
         matrix = self.kernel(x, x).double()
         matrix = matrix + self.ridge * matrix.diagonal().mean() * torch.eye(len(x)).to(matrix)
         factor, info = torch.linalg.cholesky_ex(matrix)
@@ -59,7 +60,8 @@ class KernelRegression:
         f_t(x) = k(x, X) K^-1 (I - exp(-K t)) y.
         """
         values, vectors = torch.linalg.eigh(self.matrix)
-        share = -torch.expm1(-values.clamp_min(0) * time) / values
+        values = values.clamp_min(torch.finfo(values.dtype).tiny)
+        share = -torch.expm1(-values * time) / values
         weights = vectors @ (share[:, None] * (vectors.mT @ self.y))
         found: Tensor = self.kernel(x, self.x).double() @ weights
         return found
@@ -69,8 +71,15 @@ class KernelRegression:
         return float((self.predict(x).argmax(1) == classes).double().mean())
 
 
-def _targets(y: Tensor) -> Tensor:
-    if y.is_floating_point():
-        return y.double() if y.dim() == 2 else y.double()[:, None]
+def _targets(y: Tensor, samples: int) -> Tensor:
+    codes = not y.is_floating_point()
+    fits = y.dim() == 1 or (y.dim() == 2 and not codes)
+    if not fits or y.is_complex() or not len(y) == samples > 0 or (codes and int(y.min()) < 0):
+        raise ValueError(
+            f"y must be targets ({samples}, K), or classes ({samples},) of integers from 0; got "
+            f"{y.dtype}, {tuple(y.shape)}."
+        )
+    if not codes:
+        return y.double().view(samples, -1)
     count = int(y.max()) + 1
     return torch.nn.functional.one_hot(y.long(), count).double() - 1 / count

@@ -24,7 +24,7 @@ from homotopy_deq.lipschitz import (
     interval_bounds,
     to_lben,
 )
-from solvers import ODE, Flow, PeacemanRachford
+from solvers import ODE, Anderson, Flow, PeacemanRachford, Picard, Robust, Then
 
 
 def mixed() -> nn.Sequential:
@@ -203,6 +203,33 @@ def test_a_certificate_writes_to_no_image_and_takes_any_precision() -> None:
         certify_margins(nn.Sequential(SLL(1, grid=(3, 3), kernel=1)), x[None, None])
 
 
+def test_any_solver_may_find_what_is_enclosed() -> None:
+    torch.manual_seed(0)
+    network, x = LBEN(3, 6, 4).double(), torch.randn(5, 3, dtype=torch.float64)
+    best = certify_margins(network, x)
+    for solver in (Then(Picard(max_steps=3), Anderson()), Robust(), Picard(max_steps=1), Flow()):
+        network.layer = network.layer.with_solver(solver)  # type: ignore[assignment]
+        found = certify_margins(network, x)
+        error = torch.linalg.vector_norm(found.logits - best.logits, dim=1)
+        assert bool((error <= found.slack + best.slack).all())
+
+
+def test_a_map_that_is_constant_or_of_a_gradient_that_is_off_has_its_gain() -> None:
+    zero = nn.Linear(3, 2)
+    nn.init.zeros_(zero.weight)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert certify_lipschitz(zero).value == 0
+    assert torch.allclose(to_lben(zero)(x), zero.bias.double().expand(2, 2))
+    with torch.no_grad():
+        assert float(gain_found(zero, x.float()).max()) == 0
+        assert float(gain_found(Sandwich(3, 3).double(), x).max()) > 0.1
+
+
+def test_a_layer_that_does_not_fit_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^1 \(Linear\) cannot be certified: a map to 3 channels"):
+        to_lben(nn.Sequential(AOL(3, 3, grid=(4, 4)), nn.Linear(3, 3)))
+
+
 def test_the_certificate_is_of_the_stored_weights_in_double_precision() -> None:
     for network in (MonDEQ(3, 8, 2), LBEN(3, 8, 2), Sandwich(3, 2), SLL(3)):
         assert certify_lipschitz(network) == certify_lipschitz(copy.deepcopy(network).double())
@@ -312,6 +339,10 @@ def test_an_empty_box_is_the_output_itself() -> None:
 def test_an_interval_without_a_fixed_point_is_refused() -> None:
     with pytest.raises(ValueError, match="spectral radius"):
         interval_bounds(MonDEQ(5, 60, 3), torch.randn(2, 5), 0.1)
+    with pytest.raises(ValueError, match="finite"):
+        interval_bounds(small(0), torch.randn(2, 5), float("inf"))
+    with pytest.raises(ValueError, match="MonDEQCell maps"):
+        interval_bounds(small(0), torch.randn(2, 4), 0.1)
 
 
 def test_a_semidefinite_program_proves_less_than_the_closed_form() -> None:

@@ -165,5 +165,18 @@ def test_an_equation_without_a_solution_is_refused() -> None:
     model = SingleIndexDEQ(X, X[:, 0], lambda u: u + 1 + u.square())
     with pytest.raises(ValueError, match="no equilibrium"):
         model.output(vector(1.0, 1.0))
-    with pytest.raises(ValueError, match="x must be"):
-        SingleIndexDEQ(X[:, 0], X[:, 0])
+    for singular in (LINEAR, SingleIndexDEQ(X, X[:, 0], torch.relu)):
+        with pytest.raises(ValueError, match="no equilibrium"):
+            singular.risk(vector(0.1, 1.0))
+    for x in (X[:, 0], X.float(), X[:0]):
+        with pytest.raises(ValueError, match="x must be"):
+            SingleIndexDEQ(x, x.flatten())
+    with pytest.raises(ValueError, match="terms must be"):
+        truncated(LINEAR, 0)
+
+
+@pytest.mark.parametrize("th2", [0.99, 1.0, 1.0001, 1.5, -3.0])
+def test_an_equilibrium_is_found_on_both_sides_of_the_singular_point(th2: float) -> None:
+    theta = vector(0.1, th2)
+    y = SingleIndexDEQ(X, X[:, 0], torch.tanh).output(theta)
+    assert float((torch.tanh(0.1 * X[:, 0] + th2 * y) - y).abs().amax()) < 1e-12

@@ -22,6 +22,7 @@ from homotopy_deq.theory import (
     Smooth,
     deq_nngp,
     deq_ntk,
+    empirical_nngp,
     empirical_ntk,
     gaussianity,
     gelu,
@@ -159,17 +160,17 @@ def test_distinct_inputs_have_a_positive_definite_kernel() -> None:
         assert least_eigenvalue(DEQKernel(phi)(x)) > 1e-8
 
 
-def test_an_odd_activation_is_singular_at_antipodal_inputs_and_warns() -> None:
-    x = torch.cat((X, -X[:1]))
-    kernel = DEQKernel(tanh())
-    assert abs(least_eigenvalue(kernel(x))) < 1e-14
-    with pytest.warns(KernelWarning, match="antipodal"):
-        kernel.check(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        kernel.check(X)
-        DEQKernel(ReLU()).check(x)
-    assert least_eigenvalue(DEQKernel(ReLU())(x)) > 1e-3
+def test_an_odd_activation_is_singular_at_antipodal_inputs_and_at_0_and_warns() -> None:
+    for other, singular in ((-X[:1], True), (0 * X[:1], True), (-2 * X[:1], False)):
+        x = torch.cat((X, other))
+        assert (abs(least_eigenvalue(deq_nngp(x, activation=tanh()))) < 1e-14) == singular
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            DEQKernel(tanh()).check(x)
+            assert ["antipodal" in str(each.message) for each in caught] == [True] * singular
+            DEQKernel(ReLU()).check(x)
+        assert len(caught) == singular
+    assert least_eigenvalue(DEQKernel(ReLU())(torch.cat((X, -X[:1])))) > 1e-3
 
 
 def test_a_weight_scale_that_need_not_contract_warns() -> None:
@@ -185,6 +186,13 @@ def test_a_weight_scale_that_need_not_contract_warns() -> None:
         (lambda: DEQKernel()(X[0]), "inputs must be floats"),
         (lambda: DEQKernel()(X * float("nan")), "finite"),
         (lambda: DEQKernel()(X, X[:, :4]), "fit each other"),
+        (lambda: DEQKernel()(X, X[:2], diag=True), "fit each other"),
+        (lambda: DEQKernel(depth=2)(X.clone().requires_grad_()), "no gradient in its inputs"),
+        (lambda: MLPKernel(depth=0), "depth must be at least 1"),
+        (lambda: MLPKernel(sigma_w=-1.0), "sigma_w must be 0 or more"),
+        (lambda: MLPKernel()(X, X[:, :4]), "fit each other"),
+        (lambda: empirical_nngp(lambda seed: X, 0), "networks must be at least 1"),
+        (lambda: KernelRegression(DEQKernel(), ridge=float("inf")), "ridge"),
         (lambda: LeakyReLU(2.0), "slope"),
         (lambda: KernelRegression(DEQKernel(), ridge=-1.0), "ridge"),
     ],
@@ -209,10 +217,11 @@ def test_the_squared_error_of_a_finite_network_falls_like_one_over_its_width() -
     assert -1.3 < slope < -0.75
 
 
-def test_the_tangent_kernel_of_a_sample_is_that_of_its_gradients() -> None:
+@pytest.mark.parametrize("depth", [None, 1, 3])
+def test_the_tangent_kernel_of_a_sample_is_that_of_its_gradients(depth: int | None) -> None:
     torch.manual_seed(0)
     n, x = 40, X[:, :4]
-    sample = sample_deq(x, n, seed=3, sigma_w=0.7, sigma_u=1.3, sigma_v=0.9)
+    sample = sample_deq(x, n, seed=3, sigma_w=0.7, sigma_u=1.3, sigma_v=0.9, depth=depth)
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -225,7 +234,7 @@ def test_the_tangent_kernel_of_a_sample_is_that_of_its_gradients() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             h = torch.zeros(len(x), n, dtype=torch.float64)
-            for _ in range(80):
+            for _ in range(depth or 80):
                 h = torch.relu(
                     h @ self.w.mT * (0.7 / n**0.5) + x @ self.u.mT * (1.3 / x.shape[1] ** 0.5)
                 )
@@ -235,6 +244,12 @@ def test_the_tangent_kernel_of_a_sample_is_that_of_its_gradients() -> None:
     assert torch.allclose(net(x), sample.outputs, rtol=1e-8)
     for block in (1, 64):
         assert torch.allclose(empirical_ntk(net, x, block=block), sample.ntk, rtol=1e-6)
+
+
+def test_a_sample_may_be_in_single_precision() -> None:
+    single, double = (sample_deq(x, 64, seed=1) for x in (X.float(), X))
+    assert single.ntk.dtype == torch.float32
+    assert double.residual < 1e-10 < single.residual < 3e-6
 
 
 def test_outputs_are_jointly_gaussian_with_the_predicted_covariance() -> None:
@@ -291,6 +306,55 @@ def test_a_kernel_that_is_not_positive_definite_is_refused_with_its_least_eigenv
         KernelRegression(lambda a, b: DEQKernel()(a, b) - 0.5).fit(twice, torch.arange(4))
     fitted = KernelRegression(DEQKernel(), ridge=1e-6).fit(twice, torch.arange(4))
     assert fitted.predict(X).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [torch.eye(3).long(), torch.zeros(4), torch.tensor([-1, 0, 1]), torch.zeros(3, 1, 1),
+     torch.zeros(3, dtype=torch.complex64)],
+)  # fmt: skip
+def test_targets_that_do_not_fit_get_one_line(y: Tensor) -> None:
+    with pytest.raises(ValueError, match="y must be targets") as caught:
+        KernelRegression(DEQKernel()).fit(X, y)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_of_any_type_are_the_same_classes() -> None:
+    y = torch.tensor([0, 1, 1])
+    want = KernelRegression(DEQKernel()).fit(X, y).predict(X)
+    for other in (y.byte(), y.bool(), y.int()):
+        assert torch.equal(KernelRegression(DEQKernel()).fit(X, other).predict(X), want)
+
+
+@pytest.mark.parametrize("phi", [ReLU(), Erf(), tanh(), Smooth(nn.functional.softplus)])
+def test_inputs_that_are_0_or_come_twice_have_the_kernel_of_their_limit(phi: Activation) -> None:
+    kernel = DEQKernel(phi)
+    x = torch.cat((X[:1], 0 * X[:1], X[:1]))
+    near = x + torch.tensor([[0.0], [1e-9], [0.0]]) * X[1]
+    for of in (kernel, kernel.ntk, MLPKernel(phi, depth=3).ntk):
+        assert torch.allclose(of(x), of(near), rtol=1e-6, atol=1e-8)
+        assert torch.allclose(of(x)[0], of(x)[2], rtol=1e-12, atol=1e-15)
+        assert torch.allclose(of(x).diagonal(), of(x, diag=True), rtol=1e-12, atol=1e-15)
+        assert of(x[:0]).shape == (0, 0)
+        assert of(x[:1], x).shape == (1, 3)
+
+
+def test_the_slope_of_a_smooth_function_at_variance_0_is_its_derivative() -> None:
+    none = torch.zeros(1, dtype=torch.float64)
+    for q in (none, none + 1e-40, none + 1e-20):
+        assert float(tanh().dual_slope(q, q, q)) == pytest.approx(1, abs=1e-9)
+        assert float(gelu().dual_slope(q, q, q)) == pytest.approx(0.25, abs=1e-9)
+        softplus = Smooth(nn.functional.softplus)
+        assert float(softplus.dual_slope(q, q, q)) == pytest.approx(0.25, abs=1e-9)
+
+
+def test_a_chaotic_kernel_keeps_its_diagonal_and_has_no_tangent_kernel() -> None:
+    kernel = DEQKernel(Erf(), sigma_w=3.0)
+    q = kernel.preactivation(X, diag=True)
+    for at in (kernel(X).diagonal(), kernel(X, diag=True)):
+        assert torch.allclose(at, 2 / math.pi * torch.arcsin(2 * q / (1 + 2 * q)), rtol=1e-10)
+    with pytest.raises(ValueError, match="tangent kernel of the equilibrium diverges"):
+        kernel.ntk(X)
 
 
 def test_scikit_learn_takes_the_kernel() -> None:

@@ -67,6 +67,39 @@ def test_the_measures_are_their_formulas_however_the_samples_come() -> None:
     assert found.nc4 == pytest.approx(1 - float((near == (h @ w.mT).argmax(1)).double().mean()))
 
 
+def test_no_digit_is_lost_to_means_that_are_huge_and_far_apart() -> None:
+    g = torch.Generator().manual_seed(0)
+    labels, w = torch.arange(60) % 2, torch.eye(2, 3, dtype=torch.float64)
+    noise = torch.randn(60, 3, generator=g, dtype=torch.float64)
+    far = 2.0**30 * (1 + labels[:, None]) + noise
+    exact = far - 2.0**30 * (1 + labels[:, None])  # what float64 kept of the noise
+    within = sum(exact[labels == c].sub(exact[labels == c].mean(0)).square().sum() for c in (0, 1))
+    mu = torch.stack([far[labels == c].mean(0) for c in (0, 1)])
+    between = (mu[0] - mu[1]).square().sum() / 4
+    for order in (torch.arange(60), labels.argsort()):
+        found = measured(far[order], labels[order], w)
+        assert found.nc1_trace == pytest.approx(float(within / 60 / between), rel=1e-6)
+
+
+def test_features_and_labels_of_any_type_are_measured() -> None:
+    labels = torch.arange(12) % 2
+    h = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)).half()
+    w = torch.randn(2, 4, generator=torch.Generator().manual_seed(1)).half()
+    want = measured(h.double(), labels, w.double()).nc1
+    assert measured(h, labels.byte(), w).nc1 == want
+    for wrong in (labels.float(), labels[:-1], labels[:, None]):
+        with pytest.raises(ValueError, match="labels must be integers"):
+            CollapseMeter(2).update(h, wrong)
+
+
+def test_one_sample_a_class_has_no_variability() -> None:
+    h = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    meter = CollapseMeter(3)
+    meter.update(h, torch.arange(3))
+    found = meter.compute(torch.randn(3, 4))
+    assert found.nc1 == found.nc1_trace == found.nc1_cdnv == 0
+
+
 def test_the_two_centres_differ_where_classes_are_imbalanced() -> None:
     e = simplex_etf(3, 4)
     labels = torch.tensor([0] * 10 + [1, 2])
@@ -92,6 +125,9 @@ def test_an_imbalanced_subset_has_the_sizes_that_were_asked_for() -> None:
         make_imbalanced(labels, 20, 3, 7, most=120)
     with pytest.raises(ValueError, match="no sample"):
         make_imbalanced(labels, 200, 3, 7, most=80)
+    for ratio, majority, minority in ((0.5, 3, 7), (float("nan"), 3, 7), (2, 0, 0)):
+        with pytest.raises(ValueError, match="ratio must be at least 1"):
+            make_imbalanced(labels, ratio, majority, minority, most=80)
 
 
 def test_a_simplex_needs_room() -> None:
