@@ -17,6 +17,7 @@ from coverage import CoverageData
 from .operators import Mutant
 
 FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.M)
+READERS = ("tests/test_architecture.py::", "tests/contract/test_interface.py::test_defaults")
 START = 60.0  # seconds that importing torch and collecting the tests may take on a busy machine
 
 
@@ -84,9 +85,10 @@ class Judges:
                 for line, tests in self.data.contexts_by_lineno(path).items():
                     lines.setdefault(line, set()).update(tests)
         names = set().union(*(lines.get(k, ()) for k in range(mutant.line, mutant.last + 1)))
-        # What an import runs is of use to all of the module.
+        # What an import runs is of use to all of the module, and seen where a source is read.
         if mutant.file in self.changed or not names & self.seconds.keys():
             names = set().union(*lines.values())
+            names |= {name for name in self.seconds if name.startswith(READERS)}
         files: dict[str, dict[str, float]] = {}
         for name in sorted(names & self.seconds.keys(), key=self.seconds.__getitem__):
             files.setdefault(name.partition("::")[0], {})[name] = self.seconds[name]

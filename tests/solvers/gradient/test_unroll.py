@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from solvers import (
     SolveError,
     Status,
     Unroll,
+    solve,
 )
 from tests.problems import DOUBLE, linear, normal
 
@@ -26,6 +29,16 @@ def test_gradient_is_that_of_the_steps_taken() -> None:
     ds, dz0 = torch.autograd.grad(found.value.sum(), (s, z0))
     assert abs(float(ds) - (3 * 0.25 * 3 + 2 * 0.5 + 1)) < 1e-14
     assert abs(float(dz0) - 0.125) < 1e-14
+
+
+@pytest.mark.parametrize("solver", [Picard(), Anderson(), NewtonKrylov()])
+def test_steps_that_are_differentiated_are_those_of_solve(solver: Any) -> None:
+    case = linear(3, 4, 0.8)
+    a, x = case.problem.condition or ()
+    watched = Equilibrium(case.problem.map, (a, x.requires_grad_()))
+    found, plain = Unroll().apply(watched, solver, case.z0), solve(watched, solver, case.z0)
+    assert found.evals.equal(plain.evals)
+    torch.testing.assert_close(found.value, plain.value, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("solver", [Picard(), Anderson(), NewtonKrylov()])
