@@ -102,6 +102,13 @@ def test_jacobians_of_a_large_state_are_formed_for_the_samples_that_need_them(cl
     assert found.evals[1] > 80 * 5
 
 
+def test_digits_of_the_root_are_bought_by_chords_and_not_by_jacobians() -> None:
+    problem, z0 = tanh_suite(2.0, n=40, draws=8)
+    rough, fine = (solve(problem, ArcLength(rtol=rtol), z0).check() for rtol in (1e-4, 1e-12))
+    # A Jacobian is 40 evaluations, a chord is one and divides the residual by 3 at least.
+    assert (fine.evals - rough.evals <= 17).all()
+
+
 def test_no_jacobian_is_formed_where_none_may_be() -> None:
     problem, z0 = tanh_suite(0.5, n=40, draws=3)
     free = solve(problem, ArcLength(linear=GMRES(100)), z0).check()
