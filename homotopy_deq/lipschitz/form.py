@@ -222,15 +222,15 @@ class Form:
             w: (K, k), as the differences of the rows of a last linear map.
 
         Raises:
-            ValueError: the maps are no matrices, or no s makes the matrix positive definite.
+            ValueError: the maps are no matrices, or nothing is `proved` of them.
         """
         if self.grid is not None:
             raise ValueError("pairwise takes a network of vectors; this one maps images.")
         form, w = self._checked(), w.double()
         lw, lu = (form.metric[:, None] * t[0] for t in (form.w, form.u))
         p, rows, gram = form._well_posed()[0], w @ form.v[0], lu @ lu.mT
-        best = w.new_full((len(w),), math.inf)
-        eye = torch.eye(len(p)).to(p)
+        size, eye = torch.linalg.vector_norm(w, dim=1), torch.eye(len(p)).to(p)
+        best: Tensor = self.proved() * size
         slack = SLACK * (len(p) + form.u.shape[2]) * UNIT
         first = 2 * float(form.metric.norm() + lw.norm())
         second = float(lu.norm()) ** 2
@@ -239,10 +239,11 @@ class Form:
             widened = s * p - s**2 * gram - slack * (s * first + s**2 * second) * eye
             factor, info = torch.linalg.cholesky_ex(widened)
             if int(info) == 0:
-                half = torch.linalg.solve_triangular(factor, rows.mT, upper=False)
-                best = torch.minimum(best, torch.linalg.vector_norm(half, dim=0))
-        if not bool(best.isfinite().all()):
-            raise ValueError("no scale of the metric makes the matrix positive definite.")
+                half, inverse = (
+                    torch.linalg.solve_triangular(factor, of, upper=False) for of in (rows.mT, eye)
+                )
+                rounding = slack * float(inverse.norm() * form.v[0].norm()) * size  # of w V
+                best = torch.minimum(best, torch.linalg.vector_norm(half, dim=0) + rounding)
         return best * (1 + 1e-9)
 
     def _well_posed(self) -> Tensor:

@@ -37,11 +37,6 @@ class Activation(ABC):
     def odd(self) -> bool:
         """Whether phi(-u) = -phi(u), which makes kernels singular at antipodal inputs."""
 
-    @property
-    @abstractmethod
-    def lipschitz(self) -> float:
-        """The largest |phi'|."""
-
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:
         """Evaluate phi."""
@@ -79,10 +74,6 @@ class LeakyReLU(Activation):
     def odd(self) -> bool:
         return self.slope == 1
 
-    @property
-    def lipschitz(self) -> float:
-        return 1.0
-
     def __call__(self, u: Tensor) -> Tensor:
         return torch.where(u > 0, u, self.slope * u)
 
@@ -119,10 +110,6 @@ class Erf(Activation):
     def odd(self) -> bool:
         return True
 
-    @property
-    def lipschitz(self) -> float:
-        return 2 / math.sqrt(math.pi)
-
     def __call__(self, u: Tensor) -> Tensor:
         return torch.erf(u)
 
@@ -149,13 +136,11 @@ class Smooth(Activation):
     Arguments:
         function: phi, of a tensor.
         odd: whether it is.
-        lipschitz: its largest slope.
         name: what to call it.
     """
 
     function: Callable[[Tensor], Tensor]
     odd: bool = False
-    lipschitz: float = 1.0
     name: str = "function"
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -195,12 +180,12 @@ class Smooth(Activation):
 
 def tanh() -> Smooth:
     """Return the hyperbolic tangent."""
-    return Smooth(torch.tanh, odd=True, lipschitz=1.0, name="tanh")
+    return Smooth(torch.tanh, odd=True, name="tanh")
 
 
 def gelu() -> Smooth:
     """Return u Phi(u), Phi the normal distribution function."""
-    return Smooth(torch.nn.functional.gelu, odd=False, lipschitz=1.13, name="gelu")
+    return Smooth(torch.nn.functional.gelu, odd=False, name="gelu")
 
 
 def _correlation(q1: Tensor, q2: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -288,6 +288,21 @@ def test_the_constant_of_a_pair_of_classes_is_below_that_of_any_two() -> None:
     assert float(least.max()) <= bound < 0.95 * 2 * 2**0.5
 
 
+def test_the_constant_of_a_pair_is_at_most_gamma_times_its_norm_where_the_bound_is_tight() -> None:
+    torch.manual_seed(0)
+    w = torch.randn(6, 3, dtype=torch.float64)
+    w[0] = 0
+    for body in (nn.Sequential(Sandwich(4, 4), Sandwich(4, 3)), nn.Sequential(AOL(4, 3))):
+        first, *others = (each.double().form() for each in body)
+        form = first.then(others[0]) if others else first
+        pair, size = form.pairwise(w), w.norm(dim=1)
+        assert bool((pair <= form.proved() * size * (1 + 1e-8)).all())
+        # With identity neurons only the map is linear, and its norm exact.
+        eye = torch.eye(len(form.b), dtype=torch.float64)
+        exact = (w @ (form.v @ torch.linalg.solve(eye - form.w, form.u))[0]).norm(dim=1)
+        assert bool((pair >= exact).all())
+
+
 class Times(nn.Module):
     def __init__(self, matrix: torch.Tensor) -> None:
         super().__init__()
