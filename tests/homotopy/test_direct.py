@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers.homotopy.curve import Factors
+from solvers.homotopy import Family
+from solvers.homotopy.curve import Curve, Factors
 from solvers.jacobian import Linearization
-from solvers.linear import factor
+from solvers.linear import GMRES, Dense, LinearSolver, factor
 from solvers.problem import Counter
 
 DOUBLE = torch.float64
@@ -52,3 +53,18 @@ def test_factors_solve_with_another_row_in_place_of_their_own() -> None:
         x = factors.solve(b, c, other)
         assert torch.allclose(torch.bmm(a, x[:, :, None])[:, :, 0], b, atol=1e-10)
         assert torch.allclose((other * x).sum(1), c, atol=1e-10)
+
+
+@pytest.mark.parametrize("direction", [[1.0, 1.0], [1.0, -1.0], [1.0, 0.0], [2.0, 1.0]])
+@pytest.mark.parametrize("linear", [GMRES(3), Dense()], ids=lambda each: type(each).__name__)
+def test_lost_rank_is_seen_whatever_direction_is_lost(
+    direction: list[float], linear: LinearSolver
+) -> None:
+    """h(z) - z = (I - u u^T) z has the lost direction u; in the second sample none is lost."""
+    u = torch.tensor(direction, dtype=DOUBLE)
+    u = u / u.norm()
+    kept = torch.stack((torch.eye(2, dtype=DOUBLE) - torch.outer(u, u), torch.eye(2, dtype=DOUBLE)))
+    family = Family(lambda z, lam, a: z + torch.einsum("bij,bj->bi", a, z) + 0 * lam, (kept,))
+    w, guide = torch.zeros(2, 3, dtype=DOUBLE), torch.tensor([[0.0, 0.0, 1.0]] * 2, dtype=DOUBLE)
+    curve = Curve(family, torch.Size([2]), 0.5, torch.ones(2, dtype=DOUBLE))
+    assert curve.singular(w, guide, linear).tolist() == [True, False]
