@@ -201,7 +201,7 @@ class LBENCell(EquilibriumCell):
             c=c,
             metric=(-psi).exp(),
             gamma=self.gamma,
-            linear=self.linear,
+            linear=self.linear & self.full,
             grid=self.grid,
         )
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from homotopy_deq.lipschitz import AOL, CPL, LBEN, SLL, MonDEQ, Sandwich, gain_found
 from homotopy_deq.lipschitz.blocks import Grid
+from solvers import PeacemanRachford
 
 from .nets import KINDS, batch, layer, stack
 
@@ -90,6 +91,17 @@ def test_no_way_to_write_to_a_parameter_leaves_weights_that_were_kept(write: str
         with torch.no_grad():
             assert torch.equal(one(x), old(x))
             assert not torch.allclose(one(x), first)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_form_of_a_cell_is_its_map_whatever_its_buffers_say(grid: Grid) -> None:
+    network = LBEN(3, 6, 4, grid=grid, solver=PeacemanRachford(rtol=1e-12)).double()
+    network.cell.linear.fill_(True)  # type: ignore[union-attr, operator]
+    x = inputs(grid).double()
+    with torch.no_grad():
+        form, z = network.form(), network.layer(x)
+        assert torch.equal(form.phi(-z.abs() - 1), 0 * z)
+        assert torch.allclose(network.cell.equation(network.cell.condition(x))(z), z, atol=1e-9)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
