@@ -88,12 +88,14 @@ class LBEN(EquilibriumNetwork):
         epsilon: float = EPSILON,
         grid: Grid = None,
         kernel: int = 3,
-        **settings: Any,
+        solver: Solver[Equilibrium, Any] = PeacemanRachford(),  # noqa: B008  (frozen)
+        gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
+        on_failure: OnFailure = "warn",
     ) -> None:
         cell = LBENCell(
             inputs, hidden, outputs, gamma=gamma, epsilon=epsilon, grid=grid, kernel=kernel
         )
-        super().__init__(cell, **settings)
+        super().__init__(cell, solver, gradient, on_failure)
 
 
 class MonDEQ(EquilibriumNetwork):
@@ -120,9 +122,11 @@ class MonDEQ(EquilibriumNetwork):
         monotonicity: float = 0.1,
         grid: Grid = None,
         kernel: int = 3,
-        **settings: Any,
+        solver: Solver[Equilibrium, Any] = PeacemanRachford(),  # noqa: B008  (frozen)
+        gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
+        on_failure: OnFailure = "warn",
     ) -> None:
         cell = MonDEQCell(
             inputs, hidden, outputs, monotonicity=monotonicity, grid=grid, kernel=kernel
         )
-        super().__init__(cell, **settings)
+        super().__init__(cell, solver, gradient, on_failure)

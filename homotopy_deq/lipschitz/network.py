@@ -163,7 +163,7 @@ def _bound(name: str, module: nn.Module) -> float:
     reason = None if find is None else find(module)
     if isinstance(reason, float):
         return reason
-    raise refused(name, module, reason)
+    raise refused(name, module, reason if isinstance(reason, str) else None)
 
 
 def refused(name: str, module: nn.Module, reason: str | None = None) -> ValueError:

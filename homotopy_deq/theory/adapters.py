@@ -39,7 +39,7 @@ class SklearnKernel(Kernel):  # type: ignore[misc]
         x = torch.as_tensor(np.atleast_2d(X), dtype=torch.float64)
         return (self.kernel.ntk if self.tangent else self.kernel)(x, diag=True).numpy()
 
-    def is_stationary(self) -> bool:
+    def is_stationary(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Say no: it depends on more than the difference of its inputs."""
         return False
 
