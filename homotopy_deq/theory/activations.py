@@ -135,13 +135,17 @@ class Smooth(Activation):
 
     Arguments:
         function: phi, of a tensor.
-        odd: whether it is.
+        is_odd: whether it is.
         name: what to call it.
     """
 
     function: Callable[[Tensor], Tensor]
-    odd: bool = False
+    is_odd: bool = False
     name: str = "function"
+
+    @property
+    def odd(self) -> bool:
+        return self.is_odd
 
     def __call__(self, u: Tensor) -> Tensor:
         return self.function(u)
@@ -180,12 +184,12 @@ class Smooth(Activation):
 
 def tanh() -> Smooth:
     """Return the hyperbolic tangent."""
-    return Smooth(torch.tanh, odd=True, name="tanh")
+    return Smooth(torch.tanh, is_odd=True, name="tanh")
 
 
 def gelu() -> Smooth:
     """Return u Phi(u), Phi the normal distribution function."""
-    return Smooth(torch.nn.functional.gelu, odd=False, name="gelu")
+    return Smooth(torch.nn.functional.gelu, name="gelu")
 
 
 def _correlation(q1: Tensor, q2: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
