@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,21 @@ class EquilibriumCell(Parametrised):
     @abstractmethod
     def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
         """Return z = phi(W z + condition), with one W for all of its evaluations."""
+
+    def _form(self, w: Tensor, metric: Tensor, gamma: float) -> Form:
+        u, v = (self.blocks(t.detach().double()) for t in (self.u, self.v))
+        return Form(
+            w=w,
+            u=u,
+            v=v,
+            d=u.new_zeros(len(u), self.outputs, self.inputs),
+            b=self.b.detach().double(),
+            c=self.c.detach().double(),
+            metric=metric,
+            gamma=gamma,
+            linear=torch.zeros_like(metric, dtype=torch.bool),
+            grid=self.grid,
+        )
 
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return U x + b."""
@@ -187,23 +203,10 @@ class LBENCell(EquilibriumCell):
         return eye - scale[:, None] * (half + g.mH @ g + self.epsilon * eye + s - s.mH)
 
     def form(self) -> Form:
-        psi, u, v, g, s, b, c = (
-            each.detach().double()
-            for each in (self.psi, self.u, self.v, self.gram, self.skew, self.b, self.c)
-        )
-        ub, vb = self.blocks(u), self.blocks(v)
-        return Form(
-            w=self._weight(psi, u, v, g, s),
-            u=ub,
-            v=vb,
-            d=ub.new_zeros(len(ub), self.outputs, self.inputs),
-            b=b,
-            c=c,
-            metric=(-psi).exp(),
-            gamma=self.gamma,
-            linear=self.linear & self.full,
-            grid=self.grid,
-        )
+        names = ("psi", "u", "v", "gram", "skew")
+        psi, *others = (getattr(self, name).detach().double() for name in names)
+        form = self._form(self._weight(psi, *others), (-psi).exp(), self.gamma)
+        return replace(form, linear=self.linear & self.full)
 
     def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
         (weight,) = self.computed()
@@ -273,20 +276,8 @@ class MonDEQCell(EquilibriumCell):
         u, v = self._norms()
         with torch.no_grad():
             w = blocks_of(copy.deepcopy(self.cell).double().weight(), self.grid)
-        ub, vb = (self.blocks(t.detach().double()) for t in (self.u, self.v))
-        b, c = self.b.detach().double(), self.c.detach().double()
-        return Form(
-            w=w,
-            u=ub,
-            v=vb,
-            d=ub.new_zeros(len(ub), self.outputs, self.inputs),
-            b=b,
-            c=c,
-            metric=torch.full_like(b, v / u),
-            gamma=u * v / self.cell.monotonicity,
-            linear=torch.zeros_like(b, dtype=torch.bool),
-            grid=self.grid,
-        )
+        metric = torch.full_like(self.b.detach().double(), v / u)
+        return self._form(w, metric, u * v / self.cell.monotonicity)
 
     def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
         return self.cell.equation(condition)
