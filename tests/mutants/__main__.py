@@ -47,7 +47,7 @@ class Config:
 
     seed: int = 0
     count: int = 100
-    seconds: float = 100.0
+    seconds: float = 60.0
     workers: int = 2
     tests: tuple[str, ...] = (
         "tests/contract", "tests/homotopy", "tests/solvers", "tests/cells",

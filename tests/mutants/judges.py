@@ -125,7 +125,7 @@ class Judges:
 
     def agree(self, mutant: Mutant, told: dict[str, Any]) -> bool:
         """Say whether an earlier verdict stands: its test, or its judges, have not changed."""
-        if told["verdict"] == "survived":
+        if told["verdict"] != "killed":
             return bool(told["judges"] == self.print(mutant))
         return bool(told["file"] == self.file(told["by"]))
 
