@@ -67,8 +67,10 @@ every_stepping_solver_of_any_map = every(STEPPING)
 
 def tuned(solver: AnySolver, **settings: Any) -> AnySolver:
     """Return the solver with other settings, which Then hands to each of its own."""
-    if isinstance(solver, Davidenko | Robust):  # a step of theirs is a whole solve
+    if isinstance(solver, Davidenko):  # a step of its is a whole solve
         settings.pop("max_steps", None)
+    elif isinstance(solver, Robust) and "max_steps" not in settings:
+        return replace(solver, **settings)
     elif isinstance(solver, Then):
         return Then(*(tuned(each, **settings) for each in solver.solvers))
     return replace(solver, **settings)
