@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .problem import Map
 from .solver import P, Solver
+from .structure import Wrapped
 
 FLOOR = 1.0
 """Units of eps that a relative residual reaches safely: of 64 samples of dense, convolutional and
@@ -42,9 +43,9 @@ def fitted(solver: Solver[P, Any], function: Map, dtype: torch.dtype) -> Solver[
         dtype: of the state.
     """
     within: Any = function
-    while within is not None:
+    while isinstance(within, Wrapped):  # what a user's map calls its precision is its own
         precision = getattr(within, "precision", None)
         if precision is not None and torch.finfo(precision).eps > torch.finfo(dtype).eps:
             return solver.loosened(FLOOR * torch.finfo(precision).eps)
-        within = getattr(within, "function", None)
+        within = within.function
     return solver

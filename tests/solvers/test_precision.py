@@ -142,3 +142,14 @@ def test_flow_to_rest_under_autocast_ends_at_a_tolerance_that_it_meets() -> None
     with torch.autocast("cpu", torch.bfloat16):
         found = layer.solve(x)
     assert found.converged.all() and found.raised_rtol == 2**-7
+
+
+@pytest.mark.parametrize("own", ["high", torch.eye(2)])
+def test_what_a_map_calls_its_precision_is_its_own(own: object) -> None:
+    class Map:
+        precision = own
+
+        def __call__(self, z: Tensor, x: Tensor) -> Tensor:
+            return 0.5 * z + x
+
+    assert solve(Equilibrium(Map(), (torch.ones(2, 2),)), Anderson(), torch.zeros(2, 2)).check()
