@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .structure import Wrapped
+from .structure import Wrapped, offered
 
 
 def select(condition: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
@@ -52,6 +52,20 @@ class Embedded(Wrapped):
             return parts[0]
         order = torch.argsort(torch.cat(places))
         return torch.cat(parts).index_select(0, order)
+
+    @property
+    def multiply_adds(self) -> Callable[..., int] | None:
+        """What the map says of all samples, as often as one of them is asked for."""
+        says, rows = offered(self.function, "multiply_adds"), len(self.everything)
+        if says is None:
+            return None
+
+        def of_all(*args: Tensor) -> int:
+            *given, index = args
+            full = (x if x.dim() == 0 else x[:1].expand(rows, *x.shape[1:]) for x in given)
+            return int(torch.bincount(index).max()) * int(says(*full))
+
+        return of_all
 
 
 def scatter(values: Tensor, index: Tensor, base: Tensor) -> Tensor:
