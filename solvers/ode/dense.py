@@ -8,6 +8,7 @@ from torch import Tensor
 from ..norms import expand
 from ..problem import InitialValue
 from ..solution import Trajectory
+from .runge_kutta import together
 
 
 def between(problem: InitialValue, path: Trajectory[Tensor], times: Tensor) -> Tensor:
@@ -35,16 +36,21 @@ def between(problem: InitialValue, path: Trajectory[Tensor], times: Tensor) -> T
     if path.time is None:
         raise ValueError("The path has no times: record one of ODE() or RungeKutta().")
     sign = 1 if problem.t1 > problem.t0 else -1
-    knots, wanted = sign * path.time.mT.contiguous(), sign * times.to(path.time)
-    if bool((wanted < knots[:, :1]).any() | (wanted > knots[:, -1:]).any()):
-        raise ValueError(f"times must lie on the path, in [{problem.t0}, {problem.t1}].")
+    knots, wanted = sign * path.time.mT.contiguous(), sign * times
+    ends = knots[:, [0, -1]].to(wanted)  # an end in single precision is an end
+    if not bool(((wanted >= ends[:, :1]) & (wanted <= ends[:, 1:])).all()):
+        raise ValueError(
+            f"times must lie on the path, in [{problem.t0}, {problem.t1}], of each sample; "
+            f"the shortest ends at {sign * float(ends[:, 1].min())}."
+        )
     rows, found = torch.arange(len(knots), device=knots.device), []
-    for k, t in enumerate(wanted):
-        after = torch.searchsorted(knots, t.repeat(len(knots), 1)).squeeze(1).clamp_min(1)
+    for t in wanted.to(knots):
+        at = t.clamp(knots[:, 0], knots[:, -1])
+        after = torch.searchsorted(knots, at[:, None]).squeeze(1).clamp_min(1)
         (a, z_a), (b, z_b) = ((path.time[n, rows], path.z[n, rows]) for n in (after - 1, after))
-        theta = expand((times[k] - a) / torch.where(a == b, 1, b - a), z_a).to(z_a)
+        theta = expand((sign * at - a) / torch.where(a == b, 1, b - a), z_a).to(z_a)
         first, last = (
-            expand(b - a, z_a).to(z_a) * problem(expand(s, z).to(z), z)
+            expand(b - a, z_a).to(z_a) * problem(together(z, s)[0].to(z), z)
             for s, z in ((a, z_a), (b, z_b))
         )
         bent = (1 - 2 * theta) * (z_b - z_a) + (theta - 1) * first + theta * last

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers import DOPRI5, DOPRI8, RK4, InitialValue, RungeKutta, Tableau, Unroll, solve
+from solvers import DOPRI5, DOPRI8, ODE, RK4, InitialValue, RungeKutta, Tableau, Unroll, solve
 from solvers.ode import between
 from tests.problems import DOUBLE
 
@@ -70,3 +70,21 @@ def test_path_without_times_is_refused() -> None:
     assert path is not None
     with pytest.raises(ValueError, match="no times"):
         between(decay(), replace(path, time=None), TIMES)
+
+
+def test_end_in_single_precision_is_an_end() -> None:
+    problem = decay(0.1)  # which single precision rounds up
+    path = solve(problem, RungeKutta(), torch.ones(2, 1, dtype=DOUBLE), record=True).trajectory
+    assert path is not None
+    found = between(problem, path, torch.tensor([0.0, 0.1], dtype=torch.float32))
+    torch.testing.assert_close(found, path.z[[0, -1]], rtol=1e-14, atol=0)
+
+
+def test_field_receives_the_time_that_all_samples_share_as_a_number() -> None:
+    def field(t: Tensor, z: Tensor, rate: Tensor) -> Tensor:
+        return rate * z if t < 3 else z
+
+    problem = InitialValue(field, 0.0, 2.0, (RATE,))
+    path = solve(problem, ODE(), torch.ones(2, 1, dtype=DOUBLE), record=True).trajectory
+    assert path is not None
+    assert between(problem, path, TIMES).equal(between(decay(), path, TIMES))
