@@ -108,14 +108,16 @@ class Then(Solver[Equilibrium, ThenState]):
                 near &= earned(self.solvers[state.stage], state.z, best, first)
             begin = torch.where(expand(near, begin), state.z, begin)
         found = run(problem, self.solvers[state.stage], begin)
-        better = found.residual.to(state.residual) <= state.residual
+        residual = found.residual.to(state.residual)
+        # Where atol is what was met, a root can have a larger relative residual than a failure.
+        better = found.converged | (residual <= state.residual)
         # NONFINITE means that there is no value, and an earlier solver has left one.
         kept = (found.status == Status.NONFINITE) & torch.isfinite(state.residual)
         code, stage = torch.where(kept, state.code, found.status), state.stage + 1
         return replace(
             state,
             z=torch.where(expand(better, begin), found.value, state.z),
-            residual=torch.minimum(found.residual.to(state.residual), state.residual),
+            residual=torch.where(better, residual, state.residual),
             status=code if stage == len(self.solvers) else code * (code == Status.CONVERGED),
             code=code,
             stage=stage,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,6 +12,8 @@ from solvers import (
     Picard,
     PseudoTransient,
     Robust,
+    Solver,
+    State,
     Status,
     Then,
     solve,
@@ -137,3 +139,31 @@ def test_robust_with_another_tolerance_hands_it_to_every_rung() -> None:
     assert robust == Robust(rtol=1e-6, max_steps=3)
     assert {each.rtol for each in robust.solvers} == {1e-6}
     assert robust.loosened(1e-2) == Robust(rtol=1e-2, max_steps=3)
+
+
+def test_root_that_only_the_absolute_tolerance_shows_goes_before_a_failure() -> None:
+    # Near its root 0 the relative residual nears 1; at the iterate of the first solver it is .87.
+    problem = Equilibrium(lambda z: 0.5 * z + 0.1 * z**3)
+    ladder = Then(Picard(max_steps=1), Picard(rtol=1e-12, atol=1e-3))
+    found = solve(problem, ladder, torch.ones(1, 1, dtype=DOUBLE)).check()
+    assert float(problem.residual(found.value).abs()) <= 1e-3
+
+
+@dataclass(frozen=True)
+class GivesUp(Solver[Equilibrium, State]):
+    """Says that it failed, and of the residual that it is not a number."""
+
+    def init(self, problem: Equilibrium, z0: torch.Tensor) -> State:
+        failed = torch.full((len(z0),), Status.LOST_PATH, dtype=torch.int8)
+        return State(z0, torch.full_like(z0[:, 0], float("nan")), status=failed)
+
+    def step(self, problem: Equilibrium, state: State) -> State:
+        return state
+
+
+def test_failure_without_a_residual_does_not_hide_the_answer_of_the_next() -> None:
+    found = solve(slopes(0.5, 0.2), Then(GivesUp(), Anderson()), torch.zeros(2, 1, dtype=DOUBLE))
+    assert found.converged.all() and bool((found.residual <= 1e-4).all())
+    torch.testing.assert_close(
+        found.value, torch.tensor([[2.0], [1.25]]).double(), rtol=2e-4, atol=0
+    )
