@@ -13,6 +13,7 @@ from torch import Tensor
 from .caller import warn_caller
 from .jacobian import LinearMap
 from .norms import TINY, norm
+from .solver import named
 
 SMALL = 16  # unknowns up to which a single system is factored: GMRES needs as many products
 PATH = 64  # up to which a path's are, from its start: half the time, in a batch
@@ -124,7 +125,13 @@ class BySize(LinearSolver):
 
 
 def renamed(linear: LinearSolver, old: Mapping[str, int | None]) -> LinearSolver:
-    """Return the linear solver with settings that were the method's own, for one version."""
+    """Return the linear solver with settings that were the method's own, for one version.
+
+    Raises:
+        TypeError: it is no linear solver.
+    """
+    if not isinstance(linear, LinearSolver):
+        raise TypeError(f"linear must be a linear solver such as GMRES(); got {named(linear)}.")
     given: dict[str, Any] = {name: value for name, value in old.items() if value is not None}
     if not given:
         return linear

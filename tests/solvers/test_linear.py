@@ -255,3 +255,9 @@ def test_every_linear_solver_can_be_unrolled(linear: LinearSolver) -> None:
     system = torch.eye(6, dtype=DOUBLE) - slope[:, :, None] * w
     exact = slope * torch.linalg.solve(system.mT, torch.ones_like(b))
     torch.testing.assert_close(got, exact, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", [NewtonKrylov, ArcLength, PseudoTransient])
+def test_class_in_the_place_of_a_linear_solver_is_refused(method: Any) -> None:
+    with pytest.raises(TypeError, match=r"got the class Dense, not an object of it; write Dense"):
+        method(linear=Dense)
