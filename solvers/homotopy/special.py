@@ -112,6 +112,11 @@ def _zero(curve: Curve, piece: Cubic, function: Function) -> Tensor:
     step: Any = reach / 2
     with suppress(ValueError):  # no change under the border of the first point: halfway is near
         step = brentq(
-            lambda step: function(at(step)), 0.0, reach, xtol=1e-3 * tight**0.5, maxiter=60
+            lambda step: function(at(step)),
+            0.0,
+            reach,
+            xtol=1e-3 * tight**0.5,
+            maxiter=60,
+            disp=False,  # slow at a zero of odd multiplicity, which is near all the same
         )
     return at(float(step))

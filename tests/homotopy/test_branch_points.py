@@ -88,3 +88,12 @@ def test_branch_points_are_marked_in_a_picture() -> None:
     (branch,) = trace(PITCHFORK, start(0), lam=-1.03, span=(-1.03, 1))
     legend = branch_figure({"pitchfork": branch}).axes[0].get_legend()
     assert "branch point" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_point_where_three_branches_leave_at_once_is_located() -> None:
+    """Three pitchforks at one lambda: the determinant has a triple zero, slow to be found."""
+    family = Family.of_residual(lambda z, lam: z * (lam - 0.2 - z * z))
+    (branch,) = trace(family, start(0, 0, 0), lam=-1, span=(-1, 1))
+    assert branch.status == Status.CONVERGED and branch.branch_points is not None
+    (point,) = branch.branch_points
+    assert abs(point.lam - 0.2) < 1e-5  # 60 of Brent's steps halve at least 20 times
