@@ -45,8 +45,9 @@ def between(problem: InitialValue, path: Trajectory[Tensor], times: Tensor) -> T
         )
     rows, found = torch.arange(len(knots), device=knots.device), []
     for t in wanted.to(knots):
-        at = t.clamp(knots[:, 0], knots[:, -1])
+        at = t + (t.clamp(knots[:, 0], knots[:, -1]) - t).detach()  # no kink at the ends
         after = torch.searchsorted(knots, at[:, None]).squeeze(1).clamp_min(1)
+        after = after.clamp_max(knots.shape[1] - 1)  # of a path of one state
         (a, z_a), (b, z_b) = ((path.time[n, rows], path.z[n, rows]) for n in (after - 1, after))
         theta = expand((sign * at - a) / torch.where(a == b, 1, b - a), z_a).to(z_a)
         first, last = (

@@ -88,3 +88,20 @@ def test_field_receives_the_time_that_all_samples_share_as_a_number() -> None:
     path = solve(problem, ODE(), torch.ones(2, 1, dtype=DOUBLE), record=True).trajectory
     assert path is not None
     assert between(problem, path, TIMES).equal(between(decay(), path, TIMES))
+
+
+def test_slope_in_time_is_that_of_the_field_at_the_ends_too() -> None:
+    path = solve(decay(), RungeKutta(), torch.ones(2, 1, dtype=DOUBLE), record=True).trajectory
+    assert path is not None
+    times = torch.tensor([0.0, 2.0], dtype=DOUBLE, requires_grad=True)
+    for k in range(2):
+        found = between(decay(), path, times)[:, k, 0]
+        (slope,) = torch.autograd.grad(found.sum(), times)
+        torch.testing.assert_close(slope, RATE[k] * found, rtol=1e-12, atol=1e-12)
+
+
+def test_path_of_one_state_holds_it_at_its_time() -> None:
+    start = torch.ones(2, 1, dtype=DOUBLE)
+    path = solve(decay(), RungeKutta(max_steps=0), start, record=True).trajectory
+    assert path is not None
+    assert between(decay(), path, TIMES[:1])[0].equal(start)
