@@ -43,7 +43,7 @@ class Results:
         self.value = z0.clone()
         dtype = torch.promote_types(z0.dtype, torch.float32)
         self.residual = torch.full((batch,), float("inf"), dtype=dtype, device=z0.device)
-        self.time = torch.zeros_like(self.residual)
+        self.time: Tensor | None = None  # that of the start at first, where the path has one
         self.status = np.zeros(batch, np.int8)
         self.steps = np.zeros(batch, np.int64)
         self.evals = np.zeros(batch, np.int64)
@@ -57,6 +57,8 @@ class Results:
 
     def retire(self, solver: Solver[Any, Any], state: State, step: int, evals: int) -> bool:
         """Write down the samples that have finished; say whether there were any."""
+        if step == 0 and state.time is not None:
+            self.time = state.time.clone()
         code, over = verdict(solver, state), step >= solver.max_steps
         if code is None and not over:
             return False
@@ -79,9 +81,8 @@ class Results:
         target = torch.from_numpy(full[usable]).to(state.z.device)
         self.value = _put(self.value, target, state.z.index_select(0, source))
         self.residual = _put(self.residual, target, state.residual.index_select(0, source))
-        if state.time is not None:
-            time = self.time.to(state.time.dtype)  # double, where a solver keeps it so
-            self.time = _put(time, target, state.time.index_select(0, source))
+        if state.time is not None and self.time is not None:
+            self.time = _put(self.time, target, state.time.index_select(0, source))
         if self.keep_states:
             samples, some = (torch.from_numpy(k).to(state.z.device) for k in (full, rows))
             self.states.append((samples, state.rows(some)))
@@ -143,8 +144,8 @@ class Results:
         z = torch.where(expand(running, state.z), state.z, self.value)
         residual = torch.where(running, state.residual, self.residual.to(state.residual))
         row: tuple[Tensor, ...] = z, residual
-        if state.time is not None:
-            row += (torch.where(running, state.time, self.time.to(state.time)),)
+        if state.time is not None and self.time is not None:
+            row += (torch.where(running, state.time, self.time),)
         self.trace.append(row)
         self.counts.append(evals)
 

@@ -181,3 +181,13 @@ def test_first_step_is_that_of_the_literature(rate: float, sign: int) -> None:
     h1 = (0.01 / max(d1, d2)) ** (1 / 5)
     wanted = sign * min(100 * h0, h1)
     torch.testing.assert_close(state.h, torch.full((2,), wanted, dtype=DOUBLE), rtol=1e-6, atol=0)
+
+
+def test_recorded_sample_that_is_not_finite_stands_at_its_start_and_its_time() -> None:
+    rate = torch.tensor([[1.0], [float("nan")]], dtype=DOUBLE)
+    problem = InitialValue(lambda t, z, r: r * z, 3.0, 4.0, (rate,))
+    found = solve(problem, RungeKutta(), torch.ones(2, 1, dtype=DOUBLE), record=True)
+    assert found.status.tolist() == [Status.CONVERGED, Status.NONFINITE]
+    path = found.trajectory
+    assert path is not None and path.time is not None
+    assert path.time[-1].tolist() == [4, 3] and float(path.z[-1, 1]) == 1
