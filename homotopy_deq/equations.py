@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from solvers import Equilibrium, InitialValue, MonotoneInclusion, Solver
 from solvers.guard import Guard
 from solvers.norms import relative
+from solvers.solver import named
 
 from .cells.cell import hook
 from .twin import held
@@ -33,12 +34,17 @@ def equation_of(
         return Equilibrium(
             cell, condition, coupled=coupled, rowwise=not coupled and declares_rowwise(cell)
         )
-    equation: Equilibrium
+    equation: object
     if torch.is_inference_mode_enabled():  # no graph may hold what is computed under it
         with torch.inference_mode(False), torch.no_grad():
             equation = make(condition)
     else:
         equation = make(condition)
+    if not isinstance(equation, Equilibrium):
+        raise TypeError(
+            f"equation(condition) of {type(cell).__name__} must return an Equilibrium; got "
+            f"{named(equation)}."
+        )
     return replace(equation, coupled=True, rowwise=False) if coupled else equation
 
 

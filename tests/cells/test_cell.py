@@ -140,6 +140,15 @@ def test_a_hook_that_cannot_be_called_is_refused() -> None:
             ImplicitLayer(having(**{word: torch.zeros(3)}))
 
 
+@pytest.mark.parametrize("kind", [ImplicitLayer, FlowLayer])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_hook_that_returns_no_equation_is_refused(kind: Any, coupled: bool) -> None:
+    cell = having(equation=lambda self, condition: 5)
+    told = r"equation\(condition\) of Having must return an Equilibrium; got 5\."
+    with pytest.raises(TypeError, match=told):
+        kind(cell, coupled=coupled)(torch.ones(2, 3))
+
+
 def test_ladders_survive_replace() -> None:
     ladder = Then(Anderson(rtol=1e-3), PeacemanRachford(rtol=1e-6))
     decided = Until(PeacemanRachford(rtol=1e-6), lambda problem, state: state.residual < 1)
