@@ -35,8 +35,8 @@ META = (
     "to_empty(device=...), load the weights, and then solve."
 )
 DUAL = (
-    "Forward-mode AD goes through the steps of Unroll() alone. For J v of any gradient use "
-    "torch.autograd.functional.jvp."
+    "Forward-mode AD goes through the steps of Unroll() alone, and none of Flow, RungeKutta, ODE. "
+    "For J v of any gradient use torch.autograd.functional.jvp."
 )
 
 

@@ -27,6 +27,7 @@ from homotopy_deq import (
     Unroll,
 )
 from homotopy_deq.layers import Layer
+from solvers import Equilibrium, Flow, InitialValue, RungeKutta
 
 PAGE = (Path(__file__).parents[1] / "docs" / "transforms.md").read_text()
 Case = Callable[[Layer], object]
@@ -389,3 +390,14 @@ def test_an_error_of_the_cell_itself_is_left_as_it_is() -> None:
 
     with pytest.raises(RuntimeError, match="^out of ink$"):
         ImplicitLayer(Broken())(data())
+
+
+@pytest.mark.parametrize("solver", [RungeKutta(), ODE(), Flow()], ids=lambda s: type(s).__name__)
+def test_forward_mode_through_an_integrator_is_refused_as_the_page_says(solver: Any) -> None:
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        return -z
+
+    start = torch.ones(2, 1)
+    problem = Equilibrium(torch.cos) if isinstance(solver, Flow) else InitialValue(field)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        Unroll().apply(problem, solver, forward_ad.make_dual(start, start))
