@@ -13,6 +13,7 @@ from torch import Tensor
 from solvers import InitialValue, RungeKutta, Solver, solve
 
 Function = Callable[[Tensor], Tensor]
+EXACT = RungeKutta(rtol=1e-12, atol=1e-14)
 
 
 @dataclass(frozen=True)
@@ -107,17 +108,13 @@ class SingleIndexDEQ:
 
     def descend(self, theta: Tensor, rate: float, steps: int) -> Tensor:
         """Return theta along gradient descent, (steps + 1, d + 1)."""
-        path = [theta]
-        for _ in range(steps):
-            theta = theta - rate * self.gradient(theta)
-            path.append(theta)
-        return torch.stack(path)
+        return _descent(self.gradient, theta, rate, steps)
 
     def flow(
         self, theta: Tensor, time: float, solver: Solver[InitialValue, Any] | None = None
     ) -> Tensor:
         """Return theta at a time of dtheta/dt = -dL/dtheta, by an ODE solver of this library."""
-        solver = solver or RungeKutta(rtol=1e-12, atol=1e-14)
+        solver = solver or EXACT
 
         def field(t: Tensor, theta: Tensor) -> Tensor:
             return torch.stack([-self.gradient(row) for row in theta])
@@ -198,14 +195,15 @@ class ExplicitSingleIndex:
 
     def descend(self, theta: Tensor, rate: float, steps: int) -> Tensor:
         """Return theta along gradient descent, (steps + 1, d)."""
-        path = [theta]
-        for _ in range(steps):
+        return _descent(self.gradient, theta, rate, steps)
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Return dL/dtheta, (d,)."""
+        with torch.enable_grad():
             at = theta.detach().requires_grad_()
             loss = (self.output(at) - self.target).square().mean()
             (slope,) = torch.autograd.grad(loss, at)
-            theta = theta - rate * slope
-            path.append(theta)
-        return torch.stack(path)
+        return slope
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ class LinearDEQ:
             return -slope
 
         start = torch.cat([t.flatten() for t in (w, u, v)])[None]
-        solver = solver or RungeKutta(rtol=1e-12, atol=1e-14)
+        solver = solver or EXACT
         problem = InitialValue(field, t1=time, rowwise=True)
         end = solve(problem, solver, start).check().value[0]
         w1, u1, v1 = parts(end)
@@ -262,6 +260,15 @@ class LinearDEQ:
         """Return A A^T + U U^T and A^T A + V^T V."""
         a = torch.eye(len(w)).to(w) - w
         return a @ a.mT + u @ u.mT, a.mT @ a + v.mT @ v
+
+
+def _descent(gradient: Function, theta: Tensor, rate: float, steps: int) -> Tensor:
+    """Return theta <- theta - rate gradient(theta), all of the way."""
+    path = [theta]
+    for _ in range(steps):
+        theta = theta - rate * gradient(theta)
+        path.append(theta)
+    return torch.stack(path)
 
 
 def singular_distance(theta: Tensor, c2: float) -> Tensor:
