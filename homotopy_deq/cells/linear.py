@@ -116,8 +116,7 @@ class Circular(Linear):
     grid: tuple[int, int]
 
     def __call__(self, z: Tensor) -> Tensor:
-        edge = self.weight.shape[-1] // 2
-        return F.conv2d(F.pad(z, (edge, edge, edge, edge), mode="circular"), self.weight)
+        return circular(self.weight, z)
 
     @property
     def blocks(self) -> Tensor:
@@ -126,14 +125,21 @@ class Circular(Linear):
     def resolvent(self, alpha: float) -> Map:
         blocks = self.blocks
         inverse = torch.linalg.inv((1 + alpha) * _eye(blocks) - alpha * blocks)
+        return lambda v: by_frequency(inverse, v)
 
-        def apply(v: Tensor) -> Tensor:
-            waves = torch.fft.rfft2(v).permute(2, 3, 1, 0)  # (H, W', C, B)
-            waves = (inverse @ waves).permute(3, 2, 0, 1)
-            back: Tensor = torch.fft.irfft2(waves, s=self.grid)
-            return back
 
-        return apply
+def circular(kernel: Tensor, x: Tensor) -> Tensor:
+    """Return the circular convolution of images (B, n, H, W) with a kernel (m, n, k, k), k odd."""
+    edge = kernel.shape[-1] // 2
+    return F.conv2d(F.pad(x, (edge, edge, edge, edge), mode="circular"), kernel)
+
+
+def by_frequency(blocks: Tensor, x: Tensor) -> Tensor:
+    """Return the product of blocks (H, W // 2 + 1, m, n), one a frequency, with x (B, n, H, W)."""
+    waves = torch.fft.rfft2(x).permute(2, 3, 1, 0)  # (H, W', n, B)
+    waves = (blocks @ waves).permute(3, 2, 0, 1)
+    back: Tensor = torch.fft.irfft2(waves, s=x.shape[2:])
+    return back
 
 
 def _eye(blocks: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cells.bounds import symbol
+from ..cells.linear import by_frequency, circular
 
 Grid = tuple[int, int] | None
 """Height and width of the images that a circular convolution acts on; None for a matrix."""
@@ -46,11 +47,7 @@ def act(blocks: Tensor, x: Tensor) -> Tensor:
     if x.dim() == 2:
         return F.linear(x, blocks[0])
     height, width = x.shape[2:]
-    waves = torch.fft.rfft2(x).permute(2, 3, 1, 0).flatten(0, 1)
-    waves = blocks @ waves
-    waves = waves.view(height, width // 2 + 1, *waves.shape[1:]).permute(3, 2, 0, 1)
-    out: Tensor = torch.fft.irfft2(waves, s=(height, width))
-    return out
+    return by_frequency(blocks.view(height, width // 2 + 1, *blocks.shape[1:]), x)
 
 
 def convolve(kernel: Tensor, x: Tensor, *, transposed: bool = False) -> Tensor:
@@ -59,8 +56,7 @@ def convolve(kernel: Tensor, x: Tensor, *, transposed: bool = False) -> Tensor:
         return F.linear(x, kernel.mT if transposed else kernel)
     if transposed:
         kernel = kernel.transpose(0, 1).flip(2, 3)
-    edge = kernel.shape[-1] // 2
-    return F.conv2d(F.pad(x, (edge, edge, edge, edge), mode="circular"), kernel)
+    return circular(kernel, x)
 
 
 def spread(bias: Tensor, like: Tensor) -> Tensor:

@@ -80,11 +80,9 @@ class Form:
 
     def inequality(self) -> Tensor:
         """Return Q, hermitian (F, N, N): n rows where D = 0, else n + d."""
-        q = self._well_posed()
+        q, lu = self._well_posed(), self.metric[:, None] * self.u
         if not bool(self.d.any()):
-            lu = self.metric[:, None] * self.u
             return q - (self.v.mH @ self.v + lu @ lu.mH) / self.gamma
-        lu = self.metric[:, None] * self.u
         wide = torch.cat((self.v, self.d), 2)
         eye = torch.eye(self.u.shape[2], dtype=q.dtype, device=q.device).expand(len(q), -1, -1)
         top, bottom = torch.cat((q, -lu), 2), torch.cat((-lu.mH, self.gamma * eye), 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -77,18 +78,9 @@ class _Residual(BoundedLayer):
         weight = self.weight.detach().double()
         t = self.scales(weight).detach()
         k = blocks_of(weight, self.grid)
-        return Form(
-            w=k.new_zeros(len(k), self.hidden, self.hidden),
-            u=k,
-            v=-k.mH * t,
-            d=torch.eye(self.inputs, dtype=k.dtype, device=k.device).expand(len(k), -1, -1),
-            b=self.bias.detach().double(),
-            c=t.new_zeros(self.outputs),
-            metric=t,
-            gamma=1.0,
-            linear=torch.zeros_like(t, dtype=torch.bool),
-            grid=self.grid,
-        )
+        form = explicit(k, self.bias.detach().double(), -k.mH * t, t, self.grid)
+        eye = torch.eye(self.inputs, dtype=k.dtype, device=k.device)
+        return replace(form, d=eye.expand(len(k), -1, -1))
 
 
 class CPL(_Residual):
@@ -200,9 +192,7 @@ class Sandwich(BoundedLayer):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def compute(self) -> tuple[Tensor, ...]:
-        p = self.log_p.exp()
-        a, b = _cayley(blocks_of(self.skew, self.grid), blocks_of(self.weight, self.grid))
-        return math.sqrt(2) / p[:, None] * b, math.sqrt(2) * a.mH * p
+        return self._weights(self.skew, self.weight, self.log_p.exp())
 
     def apply_with(self, x: Tensor, *computed: Tensor) -> Tensor:
         into, out = computed
@@ -213,9 +203,13 @@ class Sandwich(BoundedLayer):
         """Return it with W = 0, U = sqrt2 p^-1 B, V = sqrt2 A^T p, D = 0, L = diag(p^2)."""
         skew, weight = (t.detach().double() for t in (self.skew, self.weight))
         p, bias = self.log_p.detach().double().exp(), self.bias.detach().double()
-        a, b = _cayley(blocks_of(skew, self.grid), blocks_of(weight, self.grid))
-        u, v = math.sqrt(2) / p[:, None] * b, math.sqrt(2) * a.mH * p
+        u, v = self._weights(skew, weight, p)
         return explicit(u, bias, v, p.square(), self.grid)
+
+    def _weights(self, skew: Tensor, weight: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the blocks of sqrt2 p^-1 B and of sqrt2 A^T p."""
+        a, b = _cayley(blocks_of(skew, self.grid), blocks_of(weight, self.grid))
+        return math.sqrt(2) / p[:, None] * b, math.sqrt(2) * a.mH * p
 
 
 def explicit(u: Tensor, b: Tensor, v: Tensor, metric: Tensor, grid: Grid) -> Form:
