@@ -203,6 +203,11 @@ class FixedCell(InclusionCell):
         super().__init__(cell.shape, kernel=weight.shape[-1] if weight.dim() == 4 else 1)
         self.register_buffer("matrix", weight)
 
+    @property
+    def monotonicity(self) -> float:
+        """A proved m > 0 with I - W >= m I; ValueError if there is none."""
+        return self.bounds().monotonicity
+
     def weight(self) -> Tensor:
         """Return W, a constant."""
         return self.matrix

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from solvers import MonotoneInclusion
 from solvers.problem import Map
 
-from ..cells import MonotoneCell
+from ..cells import FixedCell, MonotoneCell, ProvableCell
 from ..cells.bounds import gram_norm
 from .blocks import Grid, act, blocks_of, convolve, kernel_of, spectrum, spread
 from .form import Form
@@ -255,9 +255,21 @@ class MonDEQCell(EquilibriumCell):
         kernel: int = 3,
     ) -> None:
         super().__init__(inputs, hidden, outputs, grid, kernel)
-        self.cell = MonotoneCell(
+        self.cell: MonotoneCell | FixedCell = MonotoneCell(
             (hidden, *(self.grid or ())), monotonicity=monotonicity, kernel=kernel
         )
+
+    @classmethod
+    def around(cls, cell: ProvableCell) -> MonDEQCell:
+        """Return the map x -> z* = relu(W z* + x), with the W that a cell has now, to the bit."""
+        n, *grid = cell.shape
+        made = cls(n, n, n, grid=(grid[0], grid[1]) if grid else None, kernel=1)
+        eye = torch.eye(n)
+        with torch.no_grad():
+            made.u.copy_(eye.view_as(made.u))
+            made.v.copy_(eye.view_as(made.v))
+        made.cell = FixedCell(cell)
+        return made.to(made.cell.matrix)
 
     def compute(self) -> tuple[Tensor, ...]:
         return (self.cell.weight(),)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..cells import MonotoneCell
+from ..cells import FixedCell, MonotoneCell
 from ..cells.bounds import SLACK, UNIT
 from ..layers import ImplicitLayer
 from .cells import LBENCell, MonDEQCell
@@ -18,7 +18,7 @@ from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich, explicit
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
 
 KNOWN = (AOL, CPL, SLL, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
-INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell)
+INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell, FixedCell)
 ROUND = 1 + 16 * UNIT
 
 OUTSIDE = {

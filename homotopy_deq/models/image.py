@@ -16,8 +16,10 @@ from solvers import ODE, Adjoint, Equilibrium, Gradient, RungeKutta, Solution, S
 from ..cells import Bounds, FixedCell, ProvableCell
 from ..finite import finite_rows, put_back, rows_of, spread_rows
 from ..layers import Layer
+from ..lipschitz import LipschitzBound, certify_lipschitz
 from ..twin import twin
 from .blocks import AffineHead, Normalize, check_shape
+from .bounded import network_of
 from .start import InitialPoint, VectorPoint
 
 Statistic = float | Sequence[float]
@@ -248,6 +250,24 @@ class ImageModel(nn.Module):
         other = twin(self)
         other.layer.cell = FixedCell(self._proving()[0])
         return other
+
+    def network(self) -> nn.Sequential:
+        """Return the map from images to logits, with an exact equilibrium, in double precision.
+
+        It is made of modules that `homotopy_deq.lipschitz` knows, of weights that are copies. The
+        first one normalises, so that constants and radii are in units of images in [0, 1]. A part
+        that is not known is among them as it is, for `homotopy_deq.lipschitz` to refuse by name. A
+        model of other parts returns its own.
+        """
+        return network_of(self)
+
+    def lipschitz(self) -> LipschitzBound:
+        """Return a proved 2-norm Lipschitz constant from images in [0, 1] to logits, and its parts.
+
+        Raises:
+            ValueError: a part has none that is known here, or the model is training; says which.
+        """
+        return certify_lipschitz(self.network())
 
     def _proving(self) -> tuple[ProvableCell, AffineHead]:
         cell, head = self.layer.cell, self.head
