@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench mutants check format docs clean
+.PHONY: help setup demo test test-slow test-cuda bench mutants check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: $(STAMP) ## run the fast tests
 
 test-slow: $(STAMP) ## run the tests that train, too
 	$(PYTEST) -m 'slow or not slow'
+
+test-cuda: $(STAMP) ## test that a GPU gives the CPU's answers
+	TEST_CUDA=1 $(BIN)/python -m pytest -q tests/test_cuda.py
 
 bench: $(STAMP) ## time the solvers beside their peers
 	$(BIN)/python -m tests.benchmarks

@@ -76,10 +76,15 @@ class Record:
 
 
 def commit() -> str:
-    """Name the commit that runs, with "+changes" where Python files differ from it."""
+    """Name the commit that runs, with "+changes" where Python files differ from it.
+
+    SOURCE_COMMIT names it where the files were copied to a machine without their repository.
+    """
+    if copied := os.environ.get("SOURCE_COMMIT"):
+        return copied
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if _git("status", "--porcelain", "-uno", "--", "*.py") else "")
+        return head + ("+changes" if _git("status", "--porcelain", "--", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return "not in a git checkout"
 

@@ -1,10 +1,12 @@
-"""What every test can rely on: one thread, a seed of its own, no display."""
+"""What every test can rely on: one thread, a seed of its own, no display, no GPU."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+if "TEST_CUDA" not in os.environ:  # equal bytes, and two ranks, are asked of the CPU alone
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch

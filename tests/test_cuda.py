@@ -1,4 +1,4 @@
-"""A GPU gives the CPU's answers; skipped where there is none."""
+"""A GPU gives the CPU's answers: `make test-cuda`, skipped where there is none."""
 
 from __future__ import annotations
 

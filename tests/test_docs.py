@@ -72,6 +72,7 @@ def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # torch 2.11's own
         for line, code in blocks(page, "python"):  # blank lines: tracebacks name the page's line
             try:
                 exec(compile("\n" * (line - 1) + code, str(page), "exec"), module.__dict__)
@@ -113,6 +114,7 @@ def test_script_of_forty_lines_trains_as_without_its_bad_sample() -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
+                warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
                 exec(script.replace('dist.init_process_group("gloo")\n', ""), space)
         finally:
             torch.distributed.destroy_process_group()
