@@ -1,0 +1,1 @@
+"""Products with a change of some entries, at the cost of these entries."""

@@ -1,0 +1,57 @@
+"""The column step by Triton: on a GPU where there is one, by Triton's interpreter elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CHECK = """
+import torch
+from homotopy_deq.acceleration.kernels import triton_columns as step
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+g = torch.Generator().manual_seed(0)
+cases = (1, 40, 40, 1), (5, 70, 90, 33), (70, 64, 33, 64), (3, 8, 8, 0)
+for batch, inputs, outputs, count in cases:
+    index = torch.randperm(inputs, generator=g)[:count].sort().values
+    mask = torch.zeros(inputs).index_fill_(0, index, 1)
+    y, d = torch.randn(batch, outputs, generator=g), torch.randn(batch, inputs, generator=g) * mask
+    weight = torch.randn(outputs, inputs, generator=g)
+    exact = (y.double() + d.double() @ weight.double().T)
+    given = [each.to(device) for each in (y, d, weight.T.contiguous(), index.int())]
+    tile = step.tile(batch, outputs)
+    # A sum of 70 products of normal numbers, each rounded once to 2^-24: far below 70 * 2^-24 * 9.
+    for tf32, allowed in ((False, 5e-5), (True, 5e-2)):
+        found = step.column_step(*given, tf32, *tile).double().cpu()
+        assert (found - exact).abs().max() < allowed, (batch, inputs, outputs, tf32)
+if device == "cuda":  # the interpreter runs no fake tensors
+    torch.library.opcheck(step.column_step, (*given, False, *tile), test_utils="test_faketensor")
+"""
+
+
+def test_triton_step_is_the_product_with_a_change_of_some_columns() -> None:
+    pytest.importorskip("triton")
+    # The interpreter is chosen when a kernel is defined, so it takes a process of its own.
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", CHECK],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **interpreted},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_tiles_are_small_where_the_batch_is_and_make_enough_programs() -> None:
+    pytest.importorskip("triton")
+    from homotopy_deq.acceleration.kernels.triton_columns import PROGRAMS, tile
+
+    for batch in (1, 16, 17, 64, 256):
+        rows, columns = tile(batch, 4096)
+        assert 16 <= rows <= 64 and 16 <= columns <= 128
+        assert rows < 2 * max(batch, 16)
+        assert -(-batch // rows) * (4096 // columns) >= PROGRAMS
