@@ -104,6 +104,12 @@ class Train:
         "Folder for checkpoint, metrics and TensorBoard logs. Default: runs/MODEL-DATASET.",
         metavar="DIR",
     )
+    track: list[str] | None = setting(
+        None,
+        "Measure after each epoch, on the train images, and draw at the end: neural-collapse (NC1 "
+        "to NC4 of the features). A solve for each image more; nothing else changes.",
+        metavar="WHAT",
+    )
     begun: Begun = Begun()
     machine: Machine = Machine()
 
@@ -152,8 +158,8 @@ class Plot:
     kind: list[str] | None = setting(
         None,
         "paths (of z, in the plane of its principal components), residuals (against evaluations), "
-        "training (curves) or branch (of roots of z = lambda f(z), lambda from 0 to 1); once or "
-        "more. Default: all but branch.",
+        "training (curves), branch (of roots of z = lambda f(z), lambda from 0 to 1) or collapse "
+        "(what `train --track neural-collapse` measured); once or more. Default: the first three.",
     )
     solvers: Solvers = Solvers()
     samples: int = setting(5, "Images whose paths are drawn.", at_least(1))

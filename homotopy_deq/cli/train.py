@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data import ImageData, split_validation
+from ..models import ImageModel
 from ..settings import Settings
 from ..settings.data import Place as Root
-from ..settings.declare import values
+from ..settings.declare import pick, values
 from ..settings.tree import NAMES, read
-from ..training import Bar, Observer, Place, accelerator_for, check_folder, train
+from ..training import (
+    Bar,
+    NeuralCollapse,
+    Observer,
+    Place,
+    accelerator_for,
+    check_folder,
+    train,
+)
 from ..training.checkpoint import replace_file
+from ..training.measures import Measure
 from .command import option
+from .evaluation.collapse import COLLAPSE, draw_collapse
 from .options import Train
 from .report import console, residual
 from .resolve import build, images_of, pass_of, resolve
@@ -34,6 +46,7 @@ def command(chosen: Train) -> None:
         settings, about = _resumed(folder, given)
     else:
         settings = resolve(given)
+    tracked = [pick("measure", name, MEASURES) for name in chosen.track or ()]
     chosen.machine.use()
     images = images_of(settings, given.get("data"), download=chosen.download)
     settings = replace(settings, data=replace(settings.data, place=Root(images.root)))
@@ -59,6 +72,7 @@ def command(chosen: Train) -> None:
         about=about,
         resume=begun.resume,
         overwrite=begun.overwrite,
+        measures={name: MEASURES[name](network, images, settings) for name in tracked},
         observers=[Bar(console, path.success), ConfigFile(folder / CONFIG, settings)],
         accelerator=accelerator,
     )
@@ -75,6 +89,20 @@ def command(chosen: Train) -> None:
             accuracy = f"test accuracy {outcome.noisy['accuracy']:.2%}"
             _say(f"{accuracy} under noise of {smoothing.noise:g}, one draw an image")
         _say(f"checkpoint {outcome.checkpoint}")
+        if tracked and (drawn := draw_collapse(folder, folder / "plots")):
+            _say(f"wrote {drawn}")
+
+
+def _neural_collapse(model: ImageModel, images: ImageData, settings: Settings) -> Measure:
+    config = settings.training
+    kept, _ = split_validation(images, config.validation, config.seed)
+    return NeuralCollapse(model, images.train_images[kept], images.train_labels[kept])
+
+
+MEASURES: Mapping[str, Callable[[ImageModel, ImageData, Settings], Measure]] = {
+    COLLAPSE: _neural_collapse
+}
+"""What --track may name."""
 
 
 @dataclass(frozen=True)

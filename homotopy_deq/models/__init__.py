@@ -1,6 +1,6 @@
 """Image classifiers around an implicit layer."""
 
-from .blocks import AffineHead, LinearHead
+from .blocks import AffineHead, LinearHead, readout
 from .equilibrium import DEQ, HomoODE, MonotoneDEQ
 from .image import ImageModel, ModelOutput, configured
 from .neural_ode import AugmentedNeuralODE, NeuralODE
@@ -19,4 +19,5 @@ __all__ = [
     "NeuralODE",
     "VectorPoint",
     "configured",
+    "readout",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -139,10 +139,12 @@ class LinearHead(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the logits, (B, num_classes)."""
-        if self.pool is not None:
-            z = F.adaptive_avg_pool2d(z, self.pool).flatten(1)
-        logits: Tensor = self.linear(z)
+        logits: Tensor = self.linear(self.features(z))
         return logits
+
+    def features(self, z: Tensor) -> Tensor:
+        """Return what the affine map reads, (B, width * pool^2)."""
+        return z if self.pool is None else F.adaptive_avg_pool2d(z, self.pool).flatten(1)
 
     @torch.no_grad()
     def affine(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -162,3 +164,19 @@ class LinearHead(nn.Module):
         means = F.adaptive_avg_pool2d(pixels.view(-1, 1, height, width), self.pool).flatten(1)
         split = weight.view(len(weight), channels, self.pool**2)
         return (split @ means.mT).flatten(1), bias
+
+
+def readout(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
+    """Return what a head does before its classifier, and the classifier, its last affine map.
+
+    Raises:
+        ValueError: the head is of neither kind that ends with one.
+    """
+    if isinstance(head, LinearHead):
+        return head.features, head.linear
+    if isinstance(head, nn.Sequential) and len(head) and isinstance(head[-1], nn.Linear):
+        return head[:-1], head[-1]
+    raise ValueError(
+        "the head must be a LinearHead, or an nn.Sequential that ends with nn.Linear, for its "
+        f"features to be known; got {type(head).__name__}."
+    )

@@ -2,6 +2,7 @@
 
 from .branch import branch_figure, largest, rms
 from .certified import certified_figure
+from .collapse import collapse_figure
 from .paths import path_figure, project, residual_figure
 from .style import save
 from .training import training_figure
@@ -9,6 +10,7 @@ from .training import training_figure
 __all__ = [
     "branch_figure",
     "certified_figure",
+    "collapse_figure",
     "largest",
     "path_figure",
     "project",

@@ -16,6 +16,7 @@ from .networks import DEQSample, empirical_nngp, empirical_ntk, sample_deq, samp
 from .neural_collapse import (
     Collapse,
     CollapseMeter,
+    collapse_of,
     make_imbalanced,
     minority_cosine,
     simplex_etf,
@@ -41,6 +42,7 @@ __all__ = [
     "SingleIndexDEQ",
     "Smooth",
     "UnconstrainedFeatures",
+    "collapse_of",
     "deq_nngp",
     "deq_ntk",
     "empirical_nngp",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ class Collapse:
         """Whether the classifiers are the means up to a factor, to 5%."""
         return self.nc3 < 0.05
 
+    def figures(self) -> dict[str, float | None]:
+        """Return the measures by name for JSON, None for nan, with the norms' relative spread."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "norms"}
+        found["nc2_norms"] = float(self.norms.std(correction=0) / self.norms.mean())
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
 
 class CollapseMeter:
     """Measure neural collapse of features that come in batches.
@@ -85,7 +92,6 @@ class CollapseMeter:
             raise ValueError(f"centre must be one of {', '.join(CENTRES)}; got {centre!r}.")
         self.classes, self.centre, self.minority = classes, centre, minority
         self.given = means
-        self.counts = torch.zeros(classes, dtype=torch.float64)
         self.sofar: Tensor | None = None  # the means, and 0 where no sample came
         self.agree = 0
         self.looked = 0
@@ -98,20 +104,22 @@ class CollapseMeter:
             labels: classes, int64 (B,).
             logits: (B, K), for `nc4`.
         """
-        h = features.detach().double().cpu().flatten(1)
+        h = features.detach().flatten(1)
+        h = (h if h.is_cuda else h.cpu()).double()  # on a GPU, but for one without doubles
         if labels.shape != (len(h),) or labels.is_floating_point():
             raise ValueError(
                 f"labels must be integers ({len(h)},); got {labels.dtype}, {tuple(labels.shape)}."
             )
-        labels = labels.detach().cpu().long()
+        labels = labels.detach().to(h.device).long()
         if len(h) == 0:
             return
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
             raise ValueError(f"labels must be in 0..{self.classes - 1}.")
         if self.sofar is None:
-            self.sofar = torch.zeros(self.classes, h.shape[1], dtype=torch.float64)
-            self.squares = torch.zeros(self.classes, dtype=torch.float64)
-            self.scatter = torch.zeros(h.shape[1], h.shape[1], dtype=torch.float64)
+            self.sofar = h.new_zeros(self.classes, h.shape[1])
+            self.counts = h.new_zeros(self.classes)
+            self.squares = h.new_zeros(self.classes)
+            self.scatter = h.new_zeros(h.shape[1], h.shape[1])
         # Sums about the means, merged batch by batch (Chan et al. 1983): no digits are lost to
         # large means. Those of a batch are found twice, as the first sum rounds.
         new = torch.bincount(labels, minlength=self.classes).double()
@@ -130,15 +138,16 @@ class CollapseMeter:
         self.counts += new
         self.sofar = self.sofar + moved * (new / self.counts.clamp_min(1))[:, None]
         if self.given is not None and logits is not None:
-            nearest = torch.cdist(h, self.given.double().cpu()).argmin(1)
-            self.agree += int((nearest == logits.detach().cpu().argmax(1)).sum())
+            nearest = torch.cdist(h, self.given.to(h)).argmin(1)
+            self.agree += int((nearest == logits.detach().argmax(1).to(h.device)).sum())
             self.looked += len(h)
 
     @property
     def means(self) -> Tensor:
         """The class means so far, (K, p)."""
-        if self.sofar is None or bool((self.counts == 0).any()):
-            missing = (self.counts == 0).nonzero().flatten().tolist()
+        counts = torch.zeros(self.classes) if self.sofar is None else self.counts
+        if self.sofar is None or bool((counts == 0).any()):
+            missing = (counts == 0).nonzero().flatten().tolist()
             raise ValueError(f"no sample of the classes {missing} was given.")
         return self.sofar
 
@@ -148,20 +157,20 @@ class CollapseMeter:
         Arguments:
             weight: of the classifier, (K, p).
         """
-        total = self.counts.sum()
         mu = self.means - self.means.mean(0)
+        total = self.counts.sum()
         centre = mu.mean(0) if self.centre == "classes" else self.counts @ mu / total
         m = mu - centre
         within = self.scatter / total
         between = m.mT @ m / self.classes
-        w = weight.detach().double().cpu()
+        w = weight.detach().to(m)
         if w.shape != m.shape:
             raise ValueError(f"weight must be {tuple(m.shape)}; got {tuple(w.shape)}.")
         spread = self.squares / self.counts
         apart = torch.cdist(mu, mu).square()
-        k, pairs = self.classes, ~torch.eye(self.classes, dtype=torch.bool)
+        k, pairs = self.classes, ~torch.eye(self.classes, dtype=torch.bool, device=m.device)
         cdnv = ((spread[:, None] + spread[None]) / 2 / apart)[pairs].mean()
-        etf = simplex_gram(k)
+        etf = simplex_gram(k).to(m)
         minority = minority_cosine(w, self.minority) if self.minority else math.nan
         return Collapse(
             nc1=float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True))) / k,
@@ -173,8 +182,31 @@ class CollapseMeter:
             nc3_direct=float(torch.linalg.matrix_norm(w / w.norm() - m / m.norm())),
             nc4=1 - self.agree / self.looked if self.looked else math.nan,
             minority_cosine=minority,
-            norms=m.norm(dim=1),
+            norms=m.norm(dim=1).cpu(),
         )
+
+
+def collapse_of(
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]],
+    weight: Tensor,
+    *,
+    centre: str = "samples",
+    minority: list[int] | None = None,
+) -> Collapse:
+    """Measure neural collapse, NC4 among it, in two passes over the samples.
+
+    Arguments:
+        batches: called twice; gives features (B, p), labels (B,) and logits (B, K).
+        weight: of the classifier, (K, p).
+        centre, minority: as in `CollapseMeter`.
+    """
+    first = CollapseMeter(len(weight), centre=centre)
+    for features, labels, _ in batches():
+        first.update(features, labels)
+    second = CollapseMeter(len(weight), centre=centre, minority=minority, means=first.means)
+    for batch in batches():
+        second.update(*batch)
+    return second.compute(weight)
 
 
 def simplex_gram(classes: int) -> Tensor:
@@ -246,7 +278,7 @@ def minority_cosine(w: Tensor, minority: list[int]) -> float:
     It is nan where the minority is one class.
     """
     unit = torch.nn.functional.normalize(w[minority], dim=1)
-    off = ~torch.eye(len(minority), dtype=torch.bool)
+    off = ~torch.eye(len(minority), dtype=torch.bool, device=w.device)
     return float((unit @ unit.mT)[off].mean())
 
 

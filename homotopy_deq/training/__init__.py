@@ -5,6 +5,7 @@ from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_check
 from .evaluate import Evaluation, evaluate
 from .interrupt import Interrupted
 from .loop import CHECKPOINT, METRICS, Outcome, check_folder, train
+from .measures import NeuralCollapse
 from .objective import Objective
 from .observers import Bar, Observer, Place, read_metrics
 from .run import Diverged, Run, accelerator_for
@@ -19,6 +20,7 @@ __all__ = [
     "Diverged",
     "Evaluation",
     "Interrupted",
+    "NeuralCollapse",
     "Objective",
     "Observer",
     "Outcome",

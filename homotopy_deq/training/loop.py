@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -19,6 +20,7 @@ from .backward import FailedBackward
 from .checkpoint import load_checkpoint, save_checkpoint
 from .folder import locked, require_room, require_writable
 from .interrupt import Interrupt, Interrupted
+from .measures import Measure
 from .observers import MetricsFile, Observer, TensorBoard
 from .run import Run, accelerator_for
 
@@ -74,6 +76,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
+    measures: Mapping[str, Measure] = MappingProxyType({}),
     accelerator: Accelerator | None = None,
 ) -> Outcome:
     """Train a model; leave it in eval mode, with the weights that were best on validation.
@@ -93,6 +96,8 @@ def train(
         resume: go on from the folder's checkpoint, which must be of this model, data and config.
         overwrite: discard the run that the folder holds.
         observers: watch the run beside the files.
+        measures: taken after each epoch, told to the observers and files by name. They change
+            nothing of the run, and the checkpoint does not hold them.
         accelerator: devices and processes; by default those that accelerate finds.
 
     Raises:
@@ -112,14 +117,20 @@ def train(
     with locked(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:  # once more, as another run may have been there meanwhile
             check_folder(folder, resume=resume, overwrite=overwrite)
-        _run(run, path, resume, observers)
+        _run(run, path, resume, observers, measures)
     model.load_state_dict(run.best_weights)
     model.eval()
     assert run.best is not None and run.test is not None
     return Outcome(path, run.best, run.test, run.history, run.noisy_test)
 
 
-def _run(run: Run, path: Path, resume: bool, observers: Sequence[Observer]) -> None:
+def _run(
+    run: Run,
+    path: Path,
+    resume: bool,
+    observers: Sequence[Observer],
+    measures: Mapping[str, Measure],
+) -> None:
     folder, main = path.parent, run.accelerator.is_main_process
     if main:
         require_room(folder, run.size)
@@ -135,7 +146,7 @@ def _run(run: Run, path: Path, resume: bool, observers: Sequence[Observer]) -> N
         observer.begin(run.place)
     try:
         with Interrupt() as interrupt, FailedBackward() as failed:
-            _epochs(run, path, interrupt, failed, watching)
+            _epochs(run, path, interrupt, failed, watching, measures if main else {})
             if run.test is None:
                 run.judge()
                 _save(run, path)
@@ -150,6 +161,7 @@ def _epochs(
     interrupt: Interrupt,
     failed: FailedBackward,
     watching: Sequence[Observer],
+    measures: Mapping[str, Measure],
 ) -> None:
     saved = time.monotonic()
     while run.place.epoch < run.place.epochs:
@@ -169,6 +181,7 @@ def _epochs(
                 saved = time.monotonic()
         failed.tell(run.place.epoch + 1)
         record = run.close_epoch()
+        record = {**record, **{name: measure() for name, measure in measures.items()}}
         for observer in watching:  # before saving: a kill in between has the epoch told twice
             observer.epoch(run.place, record)
         _save(run, path)

@@ -119,7 +119,9 @@ class TensorBoard(Observer):
             self._scalars("train", {**tally.means(), "lr": rate}, place.step)
 
     def epoch(self, place: Place, record: Record) -> None:
-        self._scalars("validation", record["validation"], place.step)
+        for part, values in record.items():
+            if isinstance(values, Mapping) and part != "train":  # told batch by batch
+                self._scalars(part, values, place.step)
 
     def end(self) -> None:
         if self._writer is not None:

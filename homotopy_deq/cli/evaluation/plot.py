@@ -12,10 +12,11 @@ from .. import options
 from ..report import console
 from ..resolve import images_of, pass_of
 from ..trained import Trained, find_checkpoint
+from .collapse import draw_collapse
 from .paths import branches, trajectory
 
-KINDS = ("paths", "residuals", "training", "branch")
-DEFAULT = KINDS[:3]  # a branch takes longer, and is asked for
+KINDS = ("paths", "residuals", "training", "branch", "collapse")
+DEFAULT = KINDS[:3]  # a branch takes longer, and is asked for, as is what few runs measure
 EQUILIBRIUM = ("rk4", "dopri5", "anderson", "newton-krylov", "continuation", "steady-state")
 FLOW = ("dopri5", "rk4", "euler")
 
@@ -43,6 +44,13 @@ def command(chosen: options.Plot) -> None:
     if "training" in kinds:
         _say(plotting.save(plotting.training_figure(history, pass_of(settings).success),
                            folder / "training.png"))  # fmt: skip
+    if "collapse" in kinds:
+        drawn = draw_collapse(find_checkpoint(chosen.run.path).parent, folder)
+        if drawn is None:
+            raise ValueError(
+                "no neural collapse was measured in this run: train with --track neural-collapse."
+            )
+        _say(drawn)
     if not {"paths", "residuals", "branch"} & set(kinds):
         return
     images = images_of(settings, chosen.place.root)
