@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ def refused(*words: object) -> str:
     return result.output
 
 
+def by_name(name: str) -> Any:
+    command: Any = typer.main.get_command(app)
+    for word in name.split():
+        command = command.commands[word]
+    return command
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rest-point HomoODE trained by the command line; seconds."""
@@ -58,8 +66,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_shows_its_flags(name: str) -> None:
-    told = done(name, "--help")
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    told = done(*name.split(), "--help")
+    command = by_name(name)
     flags = {flag for each in command.params for flag in each.opts if flag.startswith("--")}
     assert not {flag for flag in flags if flag not in told} and f"{name} [OPTIONS]" in told
 

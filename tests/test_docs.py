@@ -142,9 +142,11 @@ def check(words: list[str]) -> None:
     if words[0] == "homotopy-deq":
         program: Any = typer.main.get_command(app)
         context = program.context_class(program)
-        command = program.get_command(context, words[1])
+        command, words = program.get_command(context, words[1]), words[1:]
+        if words[0] == "theory":  # a group
+            command, words = command.get_command(context, words[1]), words[1:]
         assert command is not None, words
-        command.make_context(words[1], words[2:], context)  # parses, and runs nothing
+        command.make_context(words[0], words[1:], context)  # parses, and runs nothing
     elif words[0] == "make":
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), words
     elif words[:2] == ["python", "-m"]:

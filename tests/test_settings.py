@@ -9,10 +9,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-import typer
 
 from homotopy_deq.certification import Smoothing
-from homotopy_deq.cli import COMMANDS, app, load_model
+from homotopy_deq.cli import COMMANDS, load_model
 from homotopy_deq.cli.certification.options import Certify
 from homotopy_deq.cli.resolve import resolve
 from homotopy_deq.cli.train import CONFIG
@@ -20,7 +19,7 @@ from homotopy_deq.settings import MODELS, NoiseSettings, Settings, TrainConfig
 from homotopy_deq.settings.declare import leaves, values
 from homotopy_deq.settings.tree import NAMES, read
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
-from tests.test_cli import done, refused
+from tests.test_cli import by_name, done, refused
 from tests.test_docs import ROOT, blocks
 
 SMALL = ["--limit", 100, "--hidden", 4, "--groups", 2, "--epochs", 1, "--cpu"]
@@ -91,10 +90,8 @@ def test_the_command_line_smooths_as_the_library_does() -> None:
 
 
 def test_every_option_has_a_help_text_and_the_value_of_its_dataclass() -> None:
-    group = typer.main.get_command(app)
     for name, (kind, _) in COMMANDS.items():
-        command = group.commands[name]  # type: ignore[attr-defined]
-        shown = {each.name: each for each in command.params if each.name != "help"}
+        shown = {each.name: each for each in by_name(name).params if each.name != "help"}
         assert list(shown) == list(options(kind))
         for leaf in leaves(kind):
             assert shown[leaf.name].help or leaf.about["argument"], (name, leaf.name)

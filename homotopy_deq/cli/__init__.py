@@ -1,4 +1,5 @@
-"""The command line: train, evaluate, predict, plot and info; certify and what goes with it."""
+"""The command line: train, evaluate, predict, plot and info; certify and what goes with it; and
+studies of theory."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from .. import __version__
 from . import options
 from .certification import options as certified
 from .command import command
+from .theory import options as studies
 
 if TYPE_CHECKING:
     from ..models import ImageModel
@@ -69,9 +71,14 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "attack": (certified.Attack, "certification.attack"),
     "report": (certified.Report, "certification.report"),
     "plot-certified": (certified.PlotCertified, "certification.plot"),
+    "theory flow": (studies.Flow, "theory.flow"),
     "info": (options.Info, "evaluation.info"),
 }
-"""Commands by name: what each is told, and the module that does it."""
+"""Commands by name, that of their group before it: what each is told, and the module that does it.
+"""
 
+theory = typer.Typer(no_args_is_help=True, help=studies.HELP)
+app.add_typer(theory, name="theory")
 for name, (kind, module) in COMMANDS.items():
-    app.command(name)(command(kind, module))
+    *group, last = name.split()
+    (theory if group else app).command(last)(command(kind, module))

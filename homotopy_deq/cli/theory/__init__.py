@@ -1,0 +1,1 @@
+"""Studies of what is known of DEQs in the limit of width, of training and of both."""

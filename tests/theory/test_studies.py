@@ -1,0 +1,77 @@
+"""Studies: done part by part, and what the papers claim at the size of a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from homotopy_deq.theory.studies import Claim, Part, carry_out
+from homotopy_deq.theory.studies.study import Advance, Result
+from tests.test_cli import call, done
+
+
+@contextmanager
+def quiet(name: str, steps: int) -> Iterator[Advance]:
+    yield lambda count: None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Two parts that count how often they are done; the second may be killed."""
+
+    name: ClassVar[str] = "counted"
+    calls: ClassVar[list[str]] = []
+    killed: ClassVar[bool] = False
+
+    size: int = 1
+
+    def parts(self) -> Mapping[str, Part]:
+        return {name: Part(1, lambda advance, n=name: self._do(n)) for name in ("a", "b")}
+
+    def _do(self, name: str) -> Result:
+        self.calls.append(name)
+        if name == "b" and Counted.killed:
+            raise KeyboardInterrupt
+        return {"value": self.size}
+
+    def claims(self, found: Mapping[str, Result]) -> Sequence[Claim]:
+        return [Claim("it is there", str(found["b"]["value"]), True)]
+
+
+def test_a_study_that_was_stopped_goes_on_with_the_parts_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Counted, "calls", [])
+    monkeypatch.setattr(Counted, "killed", True)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(Counted(), tmp_path, quiet)
+    monkeypatch.setattr(Counted, "killed", False)
+    found = carry_out(Counted(), tmp_path, quiet)
+    assert Counted.calls == ["a", "b", "b"]
+    assert found == carry_out(Counted(), tmp_path, quiet) == {"a": {"value": 1}, "b": {"value": 1}}
+    assert Counted.calls == ["a", "b", "b"]
+    whole = json.loads((tmp_path / "counted.json").read_text())
+    assert whole["parts"] == found and whole["claims"][0]["holds"]
+    with pytest.raises(FileExistsError, match="other settings"):
+        carry_out(Counted(size=2), tmp_path, quiet)
+    assert carry_out(Counted(size=2), tmp_path, quiet, overwrite=True)["a"] == {"value": 2}
+
+
+@pytest.mark.slow
+def test_the_flow_study_bears_the_claims_out_but_for_a_relu_that_starts_dead(
+    tmp_path: Path,
+) -> None:
+    told = done("theory", "flow", "--out", tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "sphere.png", "descent.png", "training.png",
+    }  # fmt: skip
+    claims = json.loads((tmp_path / "flow.json").read_text())["claims"]
+    assert [each["says"] for each in claims if not each["holds"]] == ["relu: the target is learnt"]
+    assert "other settings" in call("theory", "flow", "--out", tmp_path, "--seed", 1).output
+    assert "flow.json" in told
