@@ -43,13 +43,15 @@ class Solution(Generic[V]):
             the integration reached t1. inf where NONFINITE.
         trajectory: the iterates, where they were asked for.
         checks: evaluations on the full batch that held the answers to their claim once all rows
-            had stopped; not in `evals`.
+            had stopped, or bounded their `error`; not in `evals`.
         raised_rtol: the relative tolerance that was used, where the map computes in so little
             precision that the solver's own cannot be met, as under autocast; None elsewhere.
         work: multiply-adds of these evaluations, all samples together, where the map says them
             (`Structured.multiply_adds`) and the loop counted them; None elsewhere.
         states: where they were asked for, the samples that finished together, int64, and the
             solver's last state of these: what a backward pass may reuse, such as Broyden's factors.
+        error: a bound of ||value - z*||, (B,), of a splitting that chose its step from the
+            problem's moduli, see `MonotoneInclusion.error`; None elsewhere.
     """
 
     value: V
@@ -62,6 +64,7 @@ class Solution(Generic[V]):
     raised_rtol: float | None = None
     work: int | None = None
     states: tuple[tuple[Tensor, Any], ...] = ()
+    error: Tensor | None = None
 
     @property
     def converged(self) -> Tensor:

@@ -31,6 +31,7 @@ class State:
         time: t or lambda of each sample, (B,), where the path has one.
         path: the states on the way, where one step is the whole way and they were asked for.
         checks: `Solution.checks` of the solves that the steps were, shared by the batch.
+        modulus: m of a monotone inclusion, where the path knows it: it bounds the answer's error.
     """
 
     z: Tensor
@@ -40,6 +41,7 @@ class State:
     time: Tensor | None = field(default=None, kw_only=True)
     path: Trajectory[Tensor] | None = field(default=None, kw_only=True)
     checks: int = field(default=0, kw_only=True)
+    modulus: float | None = field(default=None, kw_only=True)
 
     def rows(self: S, index: Tensor) -> S:
         """Return the state of the samples `index` alone."""

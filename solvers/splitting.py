@@ -52,6 +52,9 @@ class MonotoneInclusion(Equilibrium):
         moduli: () -> (m, l), a lower bound of the least eigenvalue of the symmetric part of I - W
             and an upper one of ||I - W||. Called once per solve by a solver with step_size=None;
             1 - L and 1 + L where they are left out and `linear` offers its `lipschitz` L.
+        metric: the diagonal D, (n,) or what broadcasts with a state, of the inner product <D z, y>
+            in which the moduli hold; that of all ones by default. P must be the projection in it,
+            too, as those on a box and an orthant are.
 
     References:
         E. Winston, J. Z. Kolter (2020), Monotone operator equilibrium networks.
@@ -63,6 +66,7 @@ class MonotoneInclusion(Equilibrium):
     resolvent: Callable[[float], Map] | None = field(default=None, kw_only=True)
     prox: Callable[[Tensor], Tensor] = field(default=torch.relu, kw_only=True)
     moduli: Callable[[], Moduli] | None = field(default=None, kw_only=True)
+    metric: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.linear is _derived:
@@ -82,6 +86,32 @@ class MonotoneInclusion(Equilibrium):
     def image(self, z: Tensor) -> Tensor:
         """Evaluate W z + x, in z's dtype."""
         return (self.linear(z) + self.x).to(z.dtype)
+
+    @torch.no_grad()
+    def error(self, z: Tensor, m: float) -> Tensor:
+        """Bound how far any state is from the answer, in the metric, by one evaluation f = f(z):
+
+            ||z - z*|| <= ||f - z|| + ||W (f - z)|| / m,
+
+        in exact arithmetic. W z + x - f is normal to P's set at f, so that e = W (z - f) is in
+        (I - W) f - x + N(f), where 0 is at z*; as N is monotone, m ||f - z*||^2 <= <e, f - z*>.
+
+        Arguments:
+            z: (B, ...).
+            m: as `moduli` has it, above 0; where it is not, the bound is infinite.
+
+        Returns:
+            (B,), in double precision.
+        """
+        gap = self.prox(self.image(z)) - z
+        parts = gap, self.linear(gap)
+        root = None if self.metric is None else self.metric.double().sqrt()
+        moved, pushed = (
+            torch.linalg.vector_norm((p if root is None else root * p).double().flatten(1), dim=1)
+            for p in parts
+        )
+        bound: Tensor = moved + (pushed / m if m > 0 else float("inf"))
+        return bound
 
     def wrapped(self, wrap: Callable[[Map], Map]) -> MonotoneInclusion:
         """Return the problem with its maps put through `wrap`."""
@@ -137,9 +167,10 @@ class _Splitting(Solver[Equilibrium, S]):
     def best(self, m: float, norm: float) -> float:
         """Return the step size of the best proved rate."""
 
-    def _alpha(self, problem: MonotoneInclusion) -> float:
+    def _alpha(self, problem: MonotoneInclusion) -> tuple[float, float | None]:
+        """Return the step size, and m where it was asked for."""
         if self.step_size is not None:
-            return self.step_size
+            return self.step_size, None
         bound = offered(problem.linear, "lipschitz")
         if problem.moduli is not None:
             m, norm = problem.moduli()
@@ -157,7 +188,7 @@ class _Splitting(Solver[Equilibrium, S]):
                 f"no step of {type(self).__name__} is known to converge for m = {m:.3g} and "
                 f"l = {norm:.3g}: I - W is not known to be monotone. Give step_size."
             )
-        return alpha
+        return alpha, m
 
 
 @dataclass(frozen=True)
@@ -185,17 +216,19 @@ class ForwardBackward(_Splitting[ForwardState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> ForwardState:
         inclusion = cast("MonotoneInclusion", problem)
-        return self._at(inclusion, z0, self._alpha(inclusion))
+        return self._at(inclusion, z0, *self._alpha(inclusion))
 
     def step(self, problem: Equilibrium, state: ForwardState) -> ForwardState:
         inclusion = cast("MonotoneInclusion", problem)
         z = inclusion.prox(torch.lerp(state.z, state.image, state.alpha))
-        return self._at(inclusion, z, state.alpha)
+        return self._at(inclusion, z, state.alpha, state.modulus)
 
-    def _at(self, problem: MonotoneInclusion, z: Tensor, alpha: float) -> ForwardState:
+    def _at(
+        self, problem: MonotoneInclusion, z: Tensor, alpha: float, m: float | None
+    ) -> ForwardState:
         image = problem.image(z)
         fz = problem.prox(image)
-        return ForwardState(z, relative(fz - z, fz), fz, image, alpha)
+        return ForwardState(z, relative(fz - z, fz), fz, image, alpha, modulus=m)
 
 
 @dataclass(frozen=True)
@@ -207,13 +240,13 @@ class _Reflecting(_Splitting[ReflectedState]):
                 f"{type(self).__name__} needs a problem with a resolvent, and this one has none. "
                 "Use ForwardBackward()."
             )
-        alpha = self._alpha(inclusion)
+        alpha, m = self._alpha(inclusion)
         image = inclusion.image(z0)
         fz = inclusion.prox(image)
         # u of the answer if z0 is the answer; and P(u) is a forward-backward step from z0.
         u = torch.lerp(z0, image, alpha)
         inverse = inclusion.resolvent(alpha)
-        return ReflectedState(z0, relative(fz - z0, fz), fz, u, alpha, inverse)
+        return ReflectedState(z0, relative(fz - z0, fz), fz, u, alpha, inverse, modulus=m)
 
     def step(self, problem: Equilibrium, state: ReflectedState) -> ReflectedState:
         inclusion, u, alpha = cast("MonotoneInclusion", problem), state.u, state.alpha

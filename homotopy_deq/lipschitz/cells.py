@@ -216,6 +216,7 @@ class LBENCell(EquilibriumCell):
             linear=lambda z: act(weight, z),
             resolvent=lambda alpha: _resolvent(weight, alpha),
             moduli=lambda: self.form().moduli(),
+            metric=spread((-self.psi.detach()).exp(), condition[0]),
             prox=self._phi,
         )
 

@@ -231,9 +231,10 @@ def test_every_product_with_the_weight_or_its_resolvent_counts(
     problem = replace(case.problem, linear=linear, resolvent=resolvent)
     found = solve(problem, solver, case.start).check()
     steps, reflects = int(found.steps), not isinstance(solver, ForwardBackward)
-    assert calls["linear"] == steps + 1 and calls["resolvent"] == steps * reflects
+    assert found.checks == 2  # what bounds the answer's error
+    assert calls["linear"] == steps + 1 + 2 and calls["resolvent"] == steps * reflects
     assert calls["factorised"] == int(reflects)
-    assert int(found.evals) == calls["linear"] + calls["resolvent"]
+    assert int(found.evals) + 2 == calls["linear"] + calls["resolvent"]
 
 
 @every_splitting
@@ -246,6 +247,39 @@ def test_the_value_of_the_map_is_evaluated_and_not_inferred(
     for _ in range(5):
         assert torch.equal(state.fz, case.problem(state.z))
         state = solver.step(case.problem, state)
+
+
+@every_splitting
+@given(m=st.floats(0.05, 1.0), seed=st.integers(0, 99), tries=st.integers(0, 30))
+def test_the_error_of_an_answer_is_below_its_bound_however_early_the_solver_stopped(
+    solver: Solver[Equilibrium, Any], m: float, seed: int, tries: int
+) -> None:
+    case = known(monotone(m, seed=seed), seed=seed)
+    found = solve(case.problem, replace(solver, max_steps=tries), case.start)
+    assert found.error is not None
+    error = (found.value - case.answer).norm(dim=1)
+    assert bool((error <= found.error + 1e-13).all())
+    least, norm = case.problem.moduli() if case.problem.moduli else (0, 0)
+    # ||f - z|| <= l ||z - z*||, and the bound is at most 1 + ||W|| / m of that.
+    assert bool((found.error <= norm * (1 + (1 + norm) / least) * error + 1e-12).all())
+
+
+def test_the_error_is_bounded_in_the_metric_of_the_moduli() -> None:
+    # In the metric diag(1, 100) W is half a turn, and I - W >= I; in the Euclidean one it is not.
+    w = torch.tensor([[0.0, -5.0], [0.05, 0.0]], dtype=DOUBLE)
+    metric = torch.tensor([1.0, 100.0], dtype=DOUBLE)
+    answer = torch.tensor([[3.0, 0.5], [0.2, 1.0]], dtype=DOUBLE)
+    problem = inclusion(w, answer - answer @ w.mT, metric=metric, moduli=lambda: (1.0, 1.25**0.5))
+    found = solve(problem, PeacemanRachford(max_steps=2, rtol=1e-15), torch.zeros_like(answer))
+    error = (metric * (found.value - answer).square()).sum(1).sqrt()
+    assert found.error is not None and bool((error <= found.error).all())
+    assert bool((found.error <= 3 * error).all())
+
+
+def test_a_step_that_was_given_bounds_no_error() -> None:
+    case = known(monotone(0.5))
+    for solver in (PeacemanRachford(step_size=0.5), Picard(max_steps=1)):
+        assert solve(case.problem, solver, case.start).error is None
 
 
 @every_splitting
