@@ -3,6 +3,7 @@
 from .branch import branch_figure, largest, rms
 from .certified import certified_figure
 from .collapse import collapse_figure
+from .convergence import convergence_figure
 from .paths import path_figure, project, residual_figure
 from .style import save
 from .training import training_figure
@@ -11,6 +12,7 @@ __all__ = [
     "branch_figure",
     "certified_figure",
     "collapse_figure",
+    "convergence_figure",
     "largest",
     "path_figure",
     "project",
