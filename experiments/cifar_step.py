@@ -1,12 +1,13 @@
 """Time one training step of HomoODE in its CIFAR-10 configuration, in float32 and bfloat16.
 
-    python -m experiments.cifar_step
+    python -m experiments.cifar_step          # on the GPU where there is one: cifar_step_cuda.json
 
 The published model (132,938 parameters, dz/dt = f(z; x) on [0, 1], dopri5 at 1e-3, batch 64) on
 random images of CIFAR-10's shape: time and memory of a step do not depend on what they show. By
 torchdiffeq's integrator and by ours, in turn, each case in processes of its own; the least time of
 all counts, as others on the machine only add to it. The authors' release takes 15 to 18 s a step
-on a machine like the one that our figure comes from.
+on a CPU like the one that our figure comes from. Beside it, a DEQ of the same parts: our Anderson,
+and torchdeq's on the same cell, to 1e-2 forward and backward, 30 evaluations at most.
 """
 
 from __future__ import annotations
@@ -17,23 +18,31 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.results import Record
-from homotopy_deq import ODE, Adjoint, HomoODE, RungeKutta, Unroll
+from homotopy_deq import DEQ, ODE, Adjoint, Anderson, HomoODE, Implicit, RungeKutta, Unroll
 
-RULES: dict[str, tuple[Any, Any]] = {
+FLOWS: dict[str, tuple[Any, Any]] = {
     "Unroll": (ODE, Unroll),
     "Unroll, RungeKutta": (RungeKutta, Unroll),
     "Adjoint": (ODE, Adjoint),
 }
-CASES = [(p, g) for p in ("float32", "bfloat16") for g in RULES]
+RTOL, MOST = 1e-2, 30
+RULES = [*FLOWS, "DEQ", "DEQ by torchdeq"]
+Solve = Callable[[Tensor], tuple[Tensor, float]]
+# torchdeq 0.1.0 raises in the backward pass of a cell that ran under autocast.
+CASES = [
+    (p, g) for p in ("float32", "bfloat16") for g in RULES if p == "float32" or "torchdeq" not in g
+]
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,9 @@ class Config:
 def step(config: Config, precision: str, gradient: str) -> dict[str, Any]:
     """Return seconds, evaluations and peak memory of a step, in a process of its own."""
     torch.manual_seed(config.seed)
-    method, rule = RULES[gradient]
-    solver = method(rtol=config.tolerance, atol=config.tolerance)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = HomoODE(rest_point=False, solver=solver, gradient=rule()).to(device)
+    model = build(config, gradient).to(device)
+    solve = by_torchdeq(model) if gradient == "DEQ by torchdeq" else ours(model)
     optimizer = torch.optim.Adam(model.task_parameters(), lr=1e-3)
     images = torch.rand(config.batch, 3, 32, 32, device=device)
     labels = torch.randint(10, (config.batch,), device=device)
@@ -62,9 +70,9 @@ def step(config: Config, precision: str, gradient: str) -> dict[str, Any]:
     for _ in range(config.warmup + config.steps):
         begin = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-            output = model.solve(images)
-            loss = F.cross_entropy(output.logits.float(), labels)
-        evals.append(float(output.solution.evals.double().mean()))
+            logits, spent = solve(images)
+            loss = F.cross_entropy(logits.float(), labels)
+        evals.append(spent)
         losses.append(loss.item())
         forward.append(_since(begin, device))
         optimizer.zero_grad()
@@ -84,6 +92,45 @@ def step(config: Config, precision: str, gradient: str) -> dict[str, Any]:
     }
 
 
+def build(config: Config, name: str) -> HomoODE | DEQ:
+    """Return the model of a row."""
+    if name not in FLOWS:
+        solver = Anderson(rtol=RTOL, max_steps=MOST)
+        return DEQ(solver=solver, gradient=Implicit(solver), on_failure="ignore")
+    method, rule = FLOWS[name]
+    solver = method(rtol=config.tolerance, atol=config.tolerance)
+    return HomoODE(rest_point=False, solver=solver, gradient=rule())
+
+
+def ours(model: HomoODE | DEQ) -> Solve:
+    """Return what gives logits and the mean number of evaluations, by the model's own solver."""
+
+    def solve(images: Tensor) -> tuple[Tensor, float]:
+        output = model.solve(images)
+        return output.logits, float(output.solution.evals.double().mean())
+
+    return solve
+
+
+def by_torchdeq(model: HomoODE | DEQ) -> Solve:
+    """Return the same by torchdeq's Anderson, with its implicit gradient."""
+    from torchdeq import get_deq
+
+    most = {"f_max_iter": MOST, "b_max_iter": MOST, "f_stop_mode": "rel", "b_stop_mode": "rel"}
+    deq = get_deq(
+        f_solver="anderson", b_solver="anderson", f_tol=RTOL, b_tol=RTOL, ift=True, **most
+    )
+    deq.train()
+
+    def solve(images: Tensor) -> tuple[Tensor, float]:
+        x = model.condition(images)
+        condition = model.layer.condition(x)
+        z, info = deq(lambda z: model.layer.cell(z, *condition), model.start(x))
+        return model.head(z[-1]), float(info["nstep"].double().mean())
+
+    return solve
+
+
 def _since(begin: float, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -92,7 +139,7 @@ def _since(begin: float, device: str) -> float:
 
 def main(config: Config) -> None:
     """Time each case in a process of its own; print the table and write cifar_step.json."""
-    record = Record("cifar_step", config)
+    record = Record("cifar_step" + ("_cuda" if torch.cuda.is_available() else ""), config)
     console = Console()
     table = Table(title="HomoODE training step, CIFAR-10 configuration")
     for column in ("precision", "gradient", "forward, s", "step, s", "evals", "peak MiB"):

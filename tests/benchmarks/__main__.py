@@ -1,7 +1,8 @@
-"""Run the benchmarks against torchdeq on one thread: `make bench`."""
+"""Run the benchmarks against torchdeq, on one thread or on the GPU: `make bench`, `... cuda`."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from experiments.results import Record
 
-from . import gradients, solvers
+from . import gradients, solvers, votes
 
 CASES = (("psd", 0.9), ("psd", 0.99))
 
@@ -22,39 +23,47 @@ class Config:
 
     seed: int = 0
     threads: int = 1
+    device: str = "cpu"
 
 
 def main(config: Config) -> None:
-    """Measure, print tables, and write experiments/results/bench.json."""
+    """Measure, print tables, and write experiments/results/bench.json (bench_cuda.json)."""
     torch.set_num_threads(config.threads)
-    console = Console()
-    record = Record("bench", config)
+    console, device = Console(), config.device
+    record = Record("bench" if device == "cpu" else f"bench_{device}", config)
     result: dict[str, Any] = {"forward": {}, "backward": {}}
     with console.status("timing ...") as status:
         for kind, norm in CASES:
             name = f"{kind} {norm}"
             status.update(f"forward, {name}")
-            result["forward"][name] = found = solvers.forward(kind, norm)
+            result["forward"][name] = found = solvers.forward(kind, norm, device)
             console.print(_forward_table(name, found))
             status.update(f"backward, {name}")
-            result["backward"][name] = found = gradients.backward(kind, norm)
+            result["backward"][name] = found = gradients.backward(kind, norm, device)
             console.print(_backward_table(name, found))
         status.update("overhead")
-        result["overhead"] = solvers.overhead()
+        result["overhead"] = solvers.overhead(device)
         for name, row in result["overhead"].items():
             console.print(
                 f"Anderson on the {name}: {row['ratio']:.2f} x evaluations x f "
                 f"(f takes {row['f, ms']:.3f} ms, {row['evaluations']} evaluations)"
             )
         status.update("one hard sample")
-        result["one hard sample among 256"] = hard = solvers.hard_sample()
+        result["one hard sample among 256"] = hard = solvers.hard_sample(device)
         console.print(
             f"One hard sample among 256 ({hard['evaluations of the hard sample']} evaluations, "
             f"the easy {hard['evaluations of the easy samples']}): "
             f"{hard['ratio']:.2f} x the time of 256 easy ones"
         )
+        status.update("votes")
+        result["votes under noise"] = found = votes.certify(device)
+        for name, row in found.items():
+            console.print(
+                f"{name}: {row['us a sample']['median']:.1f} us a noise sample, "
+                f"{row['evaluations']:.1f} evaluations"
+            )
         status.update("some columns")
-        result["W z after a change of some channels"] = some = solvers.changed()
+        result["W z after a change of some channels"] = some = solvers.changed(device)
         console.print(
             f"W z after a change of {some['share']:.0%} of the channels, by their columns: "
             f"{some['multiply-adds']:.0%} of the multiply-adds, {some['ratio']:.2f} x the time"
@@ -100,4 +109,4 @@ def _backward_table(name: str, found: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main(Config())
+    main(Config(device=sys.argv[1] if len(sys.argv) > 1 else "cpu"))

@@ -21,18 +21,18 @@ def exact(f: Tanh, cotangent: Tensor) -> Tensor:
     double = Tanh(f.name, f.weight.double(), f.drive.double())
     z = solve(double.problem, Anderson(rtol=1e-13, max_steps=500), double.start).value
     slope = 1 - z.square()
-    eye = torch.eye(z.shape[1], dtype=z.dtype)
+    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     jacobian = slope[:, :, None] * double.weight.T  # (B, i, j) = df_i / dz_j
     u = torch.linalg.solve((eye - jacobian).mT, cotangent.double())
     return z.T @ (u * slope)
 
 
-def backward(kind: str, norm: float) -> dict[str, Any]:
+def backward(kind: str, norm: float, device: str = "cpu") -> dict[str, Any]:
     """Time dL/dW of one map for every backward solver."""
     from torchdeq import get_deq
 
-    f = Tanh.make(kind, norm)
-    cotangent = torch.randn(f.drive.shape, generator=torch.Generator().manual_seed(1))
+    f = Tanh.make(kind, norm, device)
+    cotangent = torch.randn(f.drive.shape, generator=torch.Generator().manual_seed(1)).to(device)
     reference = exact(f, cotangent)
     weight = f.weight.clone().requires_grad_()
     layer = Tanh(f.name, weight, f.drive)

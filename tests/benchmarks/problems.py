@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Tanh:
     drive: Tensor  # U x + b, (B, D)
 
     @staticmethod
-    def make(kind: str, norm: float, seed: int = 0) -> Tanh:
+    def make(kind: str, norm: float, device: str = "cpu", seed: int = 0) -> Tanh:
         draw = torch.Generator().manual_seed(seed)
         a = torch.randn(WIDTH, WIDTH, generator=draw)
         w = a @ a.T if kind == "psd" else a
@@ -33,7 +34,8 @@ class Tanh:
         u = torch.randn(WIDTH, WIDTH, generator=draw) / WIDTH**0.5
         b = 0.1 * torch.randn(WIDTH, generator=draw)
         x = torch.randn(BATCH, WIDTH, generator=draw)
-        return Tanh(f"{kind} {norm}", w.T.contiguous(), INPUT * (x @ u.T + b))
+        drive = INPUT * (x @ u.T + b)
+        return Tanh(f"{kind} {norm}", w.T.contiguous().to(device), drive.to(device))
 
     def __call__(self, z: Tensor, drive: Tensor | None = None) -> Tensor:
         drive = self.drive if drive is None else drive
@@ -89,10 +91,31 @@ def race(entries: dict[str, Callable[[], object]], repeats: int = 30) -> dict[st
     for _ in range(3):
         for call in entries.values():
             call()
+    finish()
     times: dict[str, list[float]] = {name: [] for name in entries}
     for _ in range(repeats):
         for name, call in entries.items():
             begin = time.perf_counter()
             call()
+            finish()
             times[name].append(1e3 * (time.perf_counter() - begin))
     return {n: Timing(statistics.median(t), min(t), max(t)) for n, t in times.items()}
+
+
+def finish() -> None:
+    """Wait for what the GPU was given, where there is one at work."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def looks(call: Callable[[], object]) -> int:
+    """Count how often a call waits for the GPU to look at a number."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in seen)

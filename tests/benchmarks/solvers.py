@@ -12,16 +12,16 @@ from homotopy_deq.cells import MonotoneCell
 from solvers import Anderson, Broyden, Equilibrium, Picard, solve
 from solvers.structure import offered
 
-from .problems import BATCH, ConvCell, Tanh, race, residual
+from .problems import BATCH, ConvCell, Tanh, looks, race, residual
 
 TOLERANCE = 1e-4
 
 
-def forward(kind: str, norm: float) -> dict[str, Any]:
+def forward(kind: str, norm: float, device: str = "cpu") -> dict[str, Any]:
     """Time every solver on one map; each answer's residual is verified."""
     from torchdeq import solver as peer
 
-    f = Tanh.make(kind, norm)
+    f = Tanh.make(kind, norm, device)
     ours = {"Anderson (our default)": Anderson(), "Picard": Picard(), "Broyden": Broyden()}
     theirs = {
         "torchdeq fixed_point_iter": (peer.fixed_point_iter, {}),
@@ -54,15 +54,17 @@ def forward(kind: str, norm: float) -> dict[str, Any]:
     for name, row in rows.items():
         row["ms"] = vars(times[name])
         row["converged"] = row["residual"] <= TOLERANCE
+        if device != "cpu":
+            row["waits for the GPU"] = looks(calls[name])
     return {"one evaluation, ms": times["one evaluation"].median, "solvers": rows}
 
 
-def overhead() -> dict[str, Any]:
+def overhead(device: str = "cpu") -> dict[str, Any]:
     """Anderson's time over (evaluations x f), for a cheap map and for a convolutional cell."""
     out: dict[str, Any] = {}
-    dense = Tanh.make("psd", 0.99)
-    cell = ConvCell()
-    x = torch.randn(16, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+    dense = Tanh.make("psd", 0.99, device)
+    cell = ConvCell().to(device)
+    x = torch.randn(16, 32, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
 
     def conv(z: Tensor, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -94,12 +96,12 @@ def overhead() -> dict[str, Any]:
     return out
 
 
-def hard_sample() -> dict[str, Any]:
+def hard_sample(device: str = "cpu") -> dict[str, Any]:
     """One hard sample among 256 against 256 easy ones, for a convolutional cell."""
-    cell = ConvCell(16)
+    cell = ConvCell(16).to(device)
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(4 * BATCH, 16, 8, 8, generator=draw)
-    gain = torch.full((4 * BATCH, 1, 1, 1), 0.5)
+    x = torch.randn(4 * BATCH, 16, 8, 8, generator=draw).to(device)
+    gain = torch.full((4 * BATCH, 1, 1, 1), 0.5, device=device)
     hard_gain = gain.clone()
     hard_gain[17] = 4.0  # 82 evaluations, ten times an easy one
 
@@ -128,14 +130,15 @@ def hard_sample() -> dict[str, Any]:
     }
 
 
-def changed(share: float = 0.125) -> dict[str, Any]:
+def changed(device: str = "cpu", share: float = 0.125) -> dict[str, Any]:
     """W z after a change of some channels: by their columns beside all of it, on one image."""
     torch.manual_seed(0)
-    linear = MonotoneCell((64, 32, 32)).equation((torch.zeros(1, 64, 32, 32),)).linear
+    cell, zeros = MonotoneCell((64, 32, 32)).to(device), torch.zeros(1, 64, 32, 32, device=device)
+    linear = cell.equation((zeros,)).linear
     columns, work = (offered(linear, name) for name in ("columns", "multiply_adds"))
     assert columns is not None and work is not None
-    index = torch.arange(int(64 * share))
-    z, change = torch.randn(1, 64, 32, 32), torch.randn(1, len(index), 32, 32)
+    index = torch.arange(int(64 * share), device=device)
+    z, change = torch.randn_like(zeros), torch.randn_like(zeros[:, : len(index)])
     with torch.no_grad():
         image, part = linear(z), columns(index)
         times = race({"all": lambda: linear(z), "columns": lambda: image + part(change)})
