@@ -11,7 +11,7 @@ from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
 from .lipsdp import lipsdp
 from .lower import gain_found
-from .margin import Margins, certify_margins
+from .margin import MarginProof, Margins, certify_margins
 from .network import LipschitzBound, certify_lipschitz, to_lben
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Form",
     "LBENCell",
     "LipschitzBound",
+    "MarginProof",
     "Margins",
     "MonDEQ",
     "MonDEQCell",

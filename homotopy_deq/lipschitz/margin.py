@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -41,74 +42,115 @@ class Margins:
 
 
 def certify_margins(network: nn.Module, images: Tensor) -> Margins:
+    """Prove a radius for each image of a batch, see `MarginProof`, which is for many batches.
+
+    Arguments:
+        network: as in `MarginProof`.
+        images: (B, ...).
+    """
+    return MarginProof(network)(images)
+
+
+class MarginProof:
     """Prove a radius for each image by the Lipschitz constant and the margins of the logits:
 
         r = min_j (f_y - f_j - slack_yj) / (gamma ||w_y - w_j||),
 
     gamma that of all before the last linear map, whose rows are w; where the network does not end
     in a Linear, w are unit vectors, which gives the well-known (f_y - max_j f_j) / (sqrt2 gamma).
+    What is proved of the weights is proved once, of a copy.
 
     Arguments:
         network: as in `certify_lipschitz`. It is evaluated in double precision.
-        images: (B, ...).
 
     Raises:
         ValueError: the network cannot be certified, see `certify_lipschitz`.
     """
-    parts = [module for _, module in modules(copy.deepcopy(network).double())]
-    head = parts.pop() if parts and type(parts[-1]) is nn.Linear else None
-    gamma = certify_lipschitz(nn.Sequential(*parts)).value
-    y, slack = enclosed(nn.Sequential(*parts), images)
-    if y.dim() != 2:
-        raise ValueError(f"a network that ends in logits (B, K) is wanted; got {tuple(y.shape)}.")
-    if head is None:
-        weight = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
-        logits = y
-    else:
-        weight, logits = head.weight.detach(), head(y).detach()  # type: ignore[operator]
-    prediction = logits.argmax(1)
-    unit = SLACK * (weight.shape[1] + 4) * UNIT
-    apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist") * (1 + unit)
-    distance = apart[prediction]  # (B, K)
-    rounding = unit * (
-        norm_bound(weight) * torch.linalg.vector_norm(y, dim=1) + logits.abs().amax(1)
-    )  # fmt: skip
-    margin = logits.gather(1, prediction[:, None]) - logits
-    margin = margin - distance * slack[:, None] - 2 * rounding[:, None]
-    own = torch.zeros_like(margin, dtype=torch.bool).scatter_(1, prediction[:, None], True)
-    # Two classes with one row of weights keep their order at any distance.
-    radius = (margin / (gamma * distance)).masked_fill(own, float("inf")).amin(1)
-    radius = (radius / ROUND).nan_to_num(nan=0.0, posinf=torch.finfo(radius.dtype).max)
-    open_ = ~(radius > 0)
-    return Margins(prediction.masked_fill(open_, -1), radius.masked_fill(open_, 0.0), logits, slack)
+
+    def __init__(self, network: nn.Module) -> None:
+        parts = [module for _, module in modules(copy.deepcopy(network).double())]
+        head = parts.pop() if parts and type(parts[-1]) is nn.Linear else None
+        self.body = Enclosure(nn.Sequential(*parts))
+        self.head: nn.Linear | None = head  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Margins:
+        """Prove a radius for each of the images, (B, ...), on the network's device."""
+        y, slack = self.body(images)
+        if y.dim() != 2:
+            raise ValueError(f"logits (B, K) are wanted of a network; got {tuple(y.shape)}.")
+        if self.head is None:
+            weight = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+            logits = y
+        else:
+            weight, logits = self.head.weight.detach(), self.head(y)
+        prediction = logits.argmax(1)
+        unit = SLACK * (weight.shape[1] + 4) * UNIT
+        apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = (apart * (1 + unit))[prediction]  # (B, K)
+        rounding = unit * (norm_bound(weight) * _norm(y) + logits.abs().amax(1))
+        margin = logits.gather(1, prediction[:, None]) - logits
+        margin = margin - distance * slack[:, None] - 2 * rounding[:, None]
+        own = torch.zeros_like(margin, dtype=torch.bool).scatter_(1, prediction[:, None], True)
+        # Two classes with one row of weights keep their order at any distance.
+        radius = (margin / (self.body.gamma * distance)).masked_fill(own, float("inf")).amin(1)
+        radius = (radius / ROUND).nan_to_num(nan=0.0, posinf=torch.finfo(radius.dtype).max)
+        open_ = ~(radius > 0)
+        prediction = prediction.masked_fill(open_, -1)
+        return Margins(prediction, radius.masked_fill(open_, 0.0), logits, slack)
 
 
-@torch.no_grad()
-def enclosed(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the network's value in double precision, and a bound of its error, (B,), 2-norm.
+class Enclosure:
+    """Return a network's value in double precision, and a bound of its error, (B,), 2-norm.
 
     The error of a part is multiplied by the constants of those that follow. An equilibrium is
     enclosed by its residual, whoever found it and whether or not that converged: with phi's image
     f = phi(W z + g) of any z, in the metric of L,
 
         ||f - z*||_L <= ||W||_L ||f - z||_L / m.
+
+    Arguments:
+        network: as in `certify_lipschitz`; a copy of it in double precision is kept.
     """
-    if x.dim() < 2:
-        raise ValueError(f"a batch (B, ...) is wanted; got {tuple(x.shape)}.")
-    # A copy, as ReLU(inplace=True) writes to it.
-    y = x.to(torch.float64, copy=True)
-    error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for _, module in modules(copy.deepcopy(network).double()):
-        gamma = certify_lipschitz(module).value
-        if isinstance(module, EquilibriumNetwork):
-            y, local = _equilibrium(module, y)
-        else:
-            before = _norm(y)
-            y = module(y)
-            terms, size, offset = _magnitudes(module, gamma)
-            local = SLACK * terms * UNIT * (size * before + offset * math.sqrt(y[:1].numel()))
-        error = (gamma * error + local) * ROUND
-    return y, error
+
+    def __init__(self, network: nn.Module) -> None:
+        parts = [part for _, part in modules(copy.deepcopy(network).double())]
+        bound = certify_lipschitz(nn.Sequential(*parts))
+        self.gamma = bound.value
+        gammas = [gamma * ROUND for *_, gamma in bound.parts]
+        self.parts = [(g, _enclosed(part, g)) for g, part in zip(gammas, parts, strict=True)]
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value at x, (B, ...), and the bound."""
+        if x.dim() < 2:
+            raise ValueError(f"a batch (B, ...) is wanted; got {tuple(x.shape)}.")
+        # A copy, as ReLU(inplace=True) writes to it.
+        y = x.to(torch.float64, copy=True)
+        error = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for gamma, part in self.parts:
+            y, local = part(y)
+            error = (gamma * error + local) * ROUND
+        return y, error
+
+
+Enclosed = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Maps an input in double precision to a part's value there and a bound of its own error."""
+
+
+@torch.no_grad()
+def _enclosed(module: nn.Module, gamma: float) -> Enclosed:
+    if isinstance(module, EquilibriumNetwork):
+        return _equilibrium(module)
+    terms, size, offset = _magnitudes(module, gamma)
+
+    def enclosed(x: Tensor) -> tuple[Tensor, Tensor]:
+        before = _norm(x)
+        y = module(x)
+        local = SLACK * terms * UNIT * (size * before + offset * math.sqrt(y[:1].numel()))
+        return y, local
+
+    return enclosed
 
 
 def _magnitudes(module: nn.Module, gamma: float) -> tuple[int, float, float]:
@@ -136,24 +178,29 @@ def _norm(t: Tensor) -> Tensor:
     return size
 
 
-def _equilibrium(network: EquilibriumNetwork, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the output from a state that was found, and how far its equilibrium's may be."""
+def _equilibrium(network: EquilibriumNetwork) -> Enclosed:
+    """Enclose the output by a state that is found, and how far its equilibrium's may be."""
     cell, solver, form = network.cell, network.layer.solver, network.form()
     if {"rtol", "max_steps"} <= {field.name for field in fields(solver) if field.init}:
         steps = max(solver.max_steps, TRIES)
         solver = replace(solver, rtol=min(solver.rtol, TIGHT), max_steps=steps)
-    z = network.layer.with_solver(solver).solve(x).value
-    (given,) = cell.condition(x)
-    fz = cell.equation((given,))(z)
+    layer = network.layer.with_solver(solver)
     root, scaled, unit = form.metric.sqrt(), form.scaled(), SLACK * _terms(cell, form) * UNIT
     w, u, v = (float(torch.linalg.matrix_norm(t).amax()) for t in (scaled.w, scaled.u, form.v))
-    b, c = (float(t.norm()) * math.sqrt(z[:1, 0].numel()) for t in (scaled.b, form.c))
+    inner, outer = norm_bound(scaled.w), norm_bound(scaled.v)
     m = form.moduli()[0] - SLACK * len(root) * UNIT * (1 + w)
 
     def size(z: Tensor) -> Tensor:
         return _norm(spread(root, z) * z)
 
-    gap = norm_bound(scaled.w) * size(fz - z)
-    gap = gap + unit * ((1 + w) * (size(z) + size(given)) + u * _norm(x) + b)
-    local = norm_bound(scaled.v) * gap / m * ROUND + unit * (v * _norm(fz) + c)
-    return cell.read(fz), local if m > 0 else torch.full_like(gap, math.inf)
+    def enclosed(x: Tensor) -> tuple[Tensor, Tensor]:
+        z = layer.solve(x).value
+        (given,) = cell.condition(x)
+        fz = cell.equation((given,))(z)
+        b, c = (float(t.norm()) * math.sqrt(z[:1, 0].numel()) for t in (scaled.b, form.c))
+        gap = inner * size(fz - z)
+        gap = gap + unit * ((1 + w) * (size(z) + size(given)) + u * _norm(x) + b)
+        local = outer * gap / m * ROUND + unit * (v * _norm(fz) + c)
+        return cell.read(fz), local if m > 0 else torch.full_like(gap, math.inf)
+
+    return enclosed

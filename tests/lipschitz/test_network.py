@@ -16,6 +16,7 @@ from homotopy_deq.lipschitz import (
     EquilibriumNetwork,
     Form,
     LBENCell,
+    MarginProof,
     MonDEQ,
     Sandwich,
     certify_lipschitz,
@@ -201,6 +202,18 @@ def test_a_certificate_writes_to_no_image_and_takes_any_precision() -> None:
         certify_margins(network, x[0])
     with pytest.raises(ValueError, match="logits"):
         certify_margins(nn.Sequential(SLL(1, grid=(3, 3), kernel=1)), x[None, None])
+
+
+def test_a_proof_is_of_the_weights_as_they_were_whatever_the_batches() -> None:
+    network, x = mixed(), torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    whole, proof = certify_margins(network, x), MarginProof(network)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(2)
+    parts = [proof(part) for part in x.split(2)]
+    for name in ("radius", "prediction", "slack"):
+        found = torch.cat([getattr(part, name) for part in parts])
+        assert torch.allclose(found, getattr(whole, name), rtol=1e-9)
 
 
 def test_any_solver_may_find_what_is_enclosed() -> None:
