@@ -77,6 +77,7 @@ def put_back(found: Solution[Any], rows: Tensor, batch: int, z0: Any) -> Solutio
         steps=spread(found.steps, 0),
         evals=spread(found.evals, 0),
         residual=spread(found.residual, float("inf")),
+        bound=found.bound and found.bound.each(lambda part: spread(part, float("inf"))),
         trajectory=path,
     )
 

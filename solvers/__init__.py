@@ -3,6 +3,7 @@
 from .anderson import Anderson
 from .broyden import Broyden
 from .compose import Then, solved_by
+from .delta import DeltaPicard
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
@@ -50,6 +51,7 @@ __all__ = [
     "BySize",
     "Continuation",
     "Davidenko",
+    "DeltaPicard",
     "Dense",
     "DouglasRachford",
     "Equilibrium",

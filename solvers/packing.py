@@ -133,6 +133,7 @@ def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
             steps=solution.steps.expand(batch),
             evals=solution.evals.expand(batch),
             residual=solution.residual.expand(batch),
+            bound=solution.bound and solution.bound.each(lambda part: part.expand(batch)),
             trajectory=path,
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .norms import expand, norm
-from .solution import Solution, SolveError, Trajectory
+from .solution import ErrorBound, Solution, SolveError, Trajectory
 from .solver import Evaluated, Solver, State, earned, residual_norm, verdict
 from .status import Status
 
@@ -43,6 +43,7 @@ class Results:
         self.value = z0.clone()
         dtype = torch.promote_types(z0.dtype, torch.float32)
         self.residual = torch.full((batch,), float("inf"), dtype=dtype, device=z0.device)
+        self.bound: ErrorBound | None = None
         self.time: Tensor | None = None  # that of the start at first, where the path has one
         self.status = np.zeros(batch, np.int8)
         self.steps = np.zeros(batch, np.int64)
@@ -83,10 +84,22 @@ class Results:
         self.residual = _put(self.residual, target, state.residual.index_select(0, source))
         if state.time is not None and self.time is not None:
             self.time = _put(self.time, target, state.time.index_select(0, source))
+        if state.bound is not None:
+            self.bound = self._bounded(state.bound, target, source)
         if self.keep_states:
             samples, some = (torch.from_numpy(k).to(state.z.device) for k in (full, rows))
             self.states.append((samples, state.rows(some)))
         return True
+
+    def _bounded(self, bound: ErrorBound, target: Tensor, source: Tensor) -> ErrorBound:
+        """Return the bounds of the full batch, with those of the rows `source` at `target`."""
+        full = self.bound or bound.each(lambda _: torch.full_like(self.residual, float("inf")))
+        new = bound.rows(source)
+        return replace(
+            full,
+            posterior=full.posterior.index_copy(0, target, new.posterior.to(full.posterior)),
+            prior=full.prior.index_copy(0, target, new.prior.to(full.prior)),
+        )
 
     def _earned(self, solver: Solver[Any, Any], state: Evaluated, codes: Any) -> Any:
         """Return the codes with those that say CONVERGED and have not earned it RUNNING."""
@@ -161,7 +174,7 @@ class Results:
         )
         checks = 0 if state is None else state.checks
         found = Solution(self.value, status, steps, evals, self.residual, path, checks)
-        return replace(found, states=tuple(self.states))
+        return replace(found, bound=self.bound, states=tuple(self.states))
 
 
 def _put(full: Tensor, target: Tensor, rows: Tensor) -> Tensor:

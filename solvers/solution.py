@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -31,6 +32,33 @@ class Trajectory(Generic[V]):
 
 
 @dataclass(frozen=True)
+class ErrorBound:
+    """Upper bounds of ||z - z*||, z the answer of a solve; inf where nothing is proved.
+
+    They hold for an f with ||f(a) - f(b)|| <= l ||a - b||, l < 1, in exact arithmetic.
+
+    Arguments:
+        posterior: ||f(z) - z|| / (1 - l), from the residual at z, (B,).
+        prior: what was known before, from the settings alone, (B,).
+        contraction: l.
+        norm: which norm of a sample, 2 or inf.
+    """
+
+    posterior: Tensor
+    prior: Tensor
+    contraction: float
+    norm: float
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> ErrorBound:
+        """Return the bounds with both tensors changed alike."""
+        return replace(self, posterior=change(self.posterior), prior=change(self.prior))
+
+    def rows(self, index: Tensor) -> ErrorBound:
+        """Return the bounds of the samples `index` alone."""
+        return self.each(lambda part: part.index_select(0, index))
+
+
+@dataclass(frozen=True)
 class Solution(Generic[V]):
     """The answer to an equation, and for each sample how it was reached.
 
@@ -48,6 +76,7 @@ class Solution(Generic[V]):
             precision that the solver's own cannot be met, as under autocast; None elsewhere.
         work: multiply-adds of these evaluations, all samples together, where the map says them
             (`Structured.multiply_adds`) and the loop counted them; None elsewhere.
+        bound: upper bounds of the distance to the exact answer, where the solver proves any.
         states: where they were asked for, the samples that finished together, int64, and the
             solver's last state of these: what a backward pass may reuse, such as Broyden's factors.
         error: a bound of ||value - z*||, (B,), of a splitting that chose its step from the
@@ -63,6 +92,7 @@ class Solution(Generic[V]):
     checks: int = 0
     raised_rtol: float | None = None
     work: int | None = None
+    bound: ErrorBound | None = None
     states: tuple[tuple[Tensor, Any], ...] = ()
     error: Tensor | None = None
 

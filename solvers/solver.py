@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .norms import TINY, norm, relative
 from .problem import Equilibrium, InitialValue
-from .solution import Trajectory
+from .solution import ErrorBound, Trajectory
 from .status import Status
+from .structure import Cached
 
 P = TypeVar("P", Equilibrium, InitialValue)
 S = TypeVar("S", bound="State")
@@ -32,6 +33,7 @@ class State:
         path: the states on the way, where one step is the whole way and they were asked for.
         checks: `Solution.checks` of the solves that the steps were, shared by the batch.
         modulus: m of a monotone inclusion, where the path knows it: it bounds the answer's error.
+        bound: upper bounds of the distance to the answer, where the solver proves any.
     """
 
     z: Tensor
@@ -42,6 +44,7 @@ class State:
     path: Trajectory[Tensor] | None = field(default=None, kw_only=True)
     checks: int = field(default=0, kw_only=True)
     modulus: float | None = field(default=None, kw_only=True)
+    bound: ErrorBound | None = field(default=None, kw_only=True)
 
     def rows(self: S, index: Tensor) -> S:
         """Return the state of the samples `index` alone."""
@@ -50,7 +53,7 @@ class State:
             value = getattr(self, each.name)
             if isinstance(value, Tensor):
                 chosen[each.name] = value.index_select(0, index)
-            elif isinstance(value, State):
+            elif isinstance(value, State | Cached | ErrorBound):
                 chosen[each.name] = value.rows(index)
         return replace(self, **chosen)
 

@@ -20,6 +20,7 @@ class Status(IntEnum):
     RANK_LOSS = 6
     MIXED_ROWS = 7
     RANDOM_MAP = 8
+    AT_THRESHOLD = 9
 
     @property
     def advice(self) -> str:
@@ -41,6 +42,8 @@ _ADVICE = {
     "training: put the batch first, call eval(), or say coupled=True if the rows are one system)",
     Status.RANDOM_MAP: "have no fixed point, as the map changes from call to call (dropout drawn "
     "inside the loop: draw the mask once per solve, in the cell's `condition`)",
+    Status.AT_THRESHOLD: "came to rest where no entry changes by more than tau, above the "
+    "tolerance (lower tau, loosen the tolerance, or give theta, which leads to the fixed point)",
     Status.RANK_LOSS: "met a singular Jacobian (perturb the anchor or the condition)",
 }
 

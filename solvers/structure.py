@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
 Map = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What a map that is brought up to date by changes keeps of its last evaluation.
+
+    Arguments:
+        image: its value f(z), (B, ...).
+        parts: what else, such as references and products, tensors with the batch first.
+        work: multiply-adds that the evaluation took, all samples together.
+        exact: whether the value is that of f, to rounding: nothing was skipped within.
+    """
+
+    image: Tensor
+    parts: tuple[Tensor, ...]
+    work: int
+    exact: bool
+
+    def rows(self, index: Tensor) -> Cached:
+        """Return what belongs to the samples `index` alone."""
+        image, *parts = (part.index_select(0, index) for part in (self.image, *self.parts))
+        return replace(self, image=image, parts=tuple(parts))
 
 
 class Structured(Protocol):
@@ -37,6 +60,22 @@ class Structured(Protocol):
 
     def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
         """Return how many an evaluation at z, (B, ...), takes, all samples together."""
+        ...
+
+    def updated(
+        self, last: Cached | None, tau: float | Tensor, z: Tensor, *condition: Tensor
+    ) -> Cached:
+        """Evaluate f at z at the cost of what has changed since an evaluation.
+
+        Every change of z itself is propagated. A layer further in may leave out changes of at
+        most tau of its input from what it last propagated; then the value is not `exact`.
+
+        Arguments:
+            last: an earlier evaluation of these samples, at any z; None evaluates densely.
+            tau: the threshold of the layers further in, a number or one for each sample, (B,).
+            z: the state, (B, ...).
+            condition: what f receives beside it.
+        """
         ...
 
 
@@ -85,6 +124,11 @@ class Counter(Wrapped):
         self.count += calls
         self._each = each
         self.work = None if each is None or self.work is None else self.work + calls * each
+
+    def spend(self, calls: int, work: int) -> None:
+        """Count calls that took so many multiply-adds together."""
+        self.count += calls
+        self.work = None if self.work is None else self.work + work
 
     def repeat(self, calls: int) -> None:
         """Count products with the Jacobian, at what the last evaluation took."""

@@ -1,1 +1,21 @@
-"""Skipping what has converged: kernels that are sparse in truth, and when they pay."""
+"""Delta updates: solves of implicit layers that propagate only what has changed."""
+
+from .delta import Account, DeltaLayer, LayerWork, account, delta
+from .layers import DeltaConv2d, DeltaLinear, Memory
+from .products import Convolution, Gathered, Product, Products, Simulated
+
+__all__ = [
+    "Account",
+    "Convolution",
+    "DeltaConv2d",
+    "DeltaLayer",
+    "DeltaLinear",
+    "Gathered",
+    "LayerWork",
+    "Memory",
+    "Product",
+    "Products",
+    "Simulated",
+    "account",
+    "delta",
+]

@@ -14,6 +14,7 @@ from solvers import (
     Broyden,
     Continuation,
     Davidenko,
+    DeltaPicard,
     DouglasRachford,
     Flow,
     ForwardBackward,
@@ -35,6 +36,7 @@ EVALUATING: list[AnySolver] = [
     NewtonKrylov(),
     PseudoTransient(),
     Flow(),
+    DeltaPicard(),
 ]
 """Solvers whose every state holds f(z), and which end where it meets the tolerance."""
 

@@ -1,0 +1,395 @@
+"""A trained implicit layer whose solves propagate only what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from solvers import Equilibrium, MonotoneInclusion, Solution, solve
+from solvers.delta import DeltaPicard
+from solvers.gradient.graph import leaves
+from solvers.guard import LATE
+from solvers.structure import Cached, Map, Wrapped
+
+from ..cells.linear import Circular, Matrix
+from ..layers import ImplicitLayer, Layer
+from ..models.image import ImageModel
+from ..twin import twin
+from .layers import DeltaConv2d, DeltaLinear, Memory, Site, Tape
+from .products import Convolution, Gathered, Products, Simulated
+
+STATE = "z"
+"""The name of the state's threshold among those of the layers."""
+
+M = TypeVar("M", Layer, ImageModel)
+Thresholds = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a cell once it was evaluated on one sample.
+
+    Arguments:
+        work: multiply-adds of each layer a sample.
+        hoisted: the layers whose input no step changes.
+        free: those, and the ones that are fed by the state: all changes pass.
+        copies: whether the cell writes into what its layers are given or return.
+    """
+
+    work: dict[str, int]
+    hoisted: frozenset[str]
+    free: frozenset[str]
+    copies: bool
+
+
+class Updating(Wrapped):
+    """A cell's map for one solve: called it is the cell's own, `updated` it follows the changes.
+
+    Arguments:
+        function: the map as the user wrote it.
+        evaluate: the same map, its products through the sites.
+        sites: by name.
+        plans: what is known of the cell, by the shapes of its arguments; it is added to.
+
+    Attributes:
+        spent: multiply-adds of each layer so far, all samples together.
+        rows: samples evaluated so far.
+    """
+
+    def __init__(
+        self,
+        function: Map,
+        evaluate: Map,
+        sites: dict[str, Site],
+        plans: dict[Any, Plan],
+    ) -> None:
+        self.function = function
+        self.evaluate = evaluate
+        self.sites = sites
+        self.plans = plans
+        self.spent = dict.fromkeys(sites, 0)
+        self.rows = 0
+
+    def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
+        """Evaluate the user's map."""
+        for name, each in self.plan(z, *condition).work.items():
+            self.spent[name] += each * len(z)
+        self.rows += len(z)
+        return self.function(z, *condition)
+
+    def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
+        """Return how many the user's map takes in its linear layers and convolutions."""
+        return len(z) * sum(self.plan(z, *condition).work.values())
+
+    def updated(
+        self, last: Cached | None, tau: float | Tensor, z: Tensor, *condition: Tensor
+    ) -> Cached:
+        """Evaluate the map by the changes since `last`; see `solvers.structure.Structured`."""
+        plan = self.plan(z, *condition)
+        names = list(plan.work)
+        parts = () if last is None else last.parts
+        pairs = zip(names, parts[::2], parts[1::2], strict=False)  # none at first
+        kept = {name: Memory(reference, product) for name, reference, product in pairs}
+        tape = Tape(kept, tau, plan.free, plan.copies)
+        image = self._run(tape, z.clone() if plan.copies else z, *condition)
+        if tape.spoilt():
+            raise RuntimeError(LATE)
+        for name, each in tape.work.items():
+            self.spent[name] += each
+        self.rows += len(z)
+        memories = [tape.kept[n] if n in tape.kept else kept[n] for n in names]
+        parts = tuple(part for m in memories for part in (m.reference, m.product))
+        return Cached(image, parts, sum(tape.work.values()), plan.free >= set(names))
+
+    def plan(self, z: Tensor, *condition: Tensor) -> Plan:
+        """Return what is known of the cell; where that is nothing, evaluate its first sample."""
+        key = tuple((x.shape[1:], x.dtype) for x in (z, *condition))
+        if key not in self.plans:
+            self.plans[key] = self._planned(z, *condition)
+        return self.plans[key]
+
+    def _planned(self, z: Tensor, *condition: Tensor) -> Plan:
+        given = tuple(x.detach()[:1].clone() for x in condition)
+        with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
+            leaf = z.detach()[:1].clone().requires_grad_()
+            state = leaf.clone()
+            tape = Tape({})
+            where = state.data_ptr()
+            self._run(tape, state, *given)
+        if not tape.kept:
+            raise ValueError(
+                "No Linear or Conv2d of the cell was called as a module, so there is nothing to "
+                "bring up to date; write nn.Linear or nn.Conv2d in the place of their functions."
+            )
+        fixed = frozenset(
+            name
+            for name, x in tape.inputs.items()
+            if all(leaf is not each for each in (leaves(x) if x.grad_fn is not None else ()))
+        )
+        fed = {
+            n for n, x in tape.inputs.items() if x.data_ptr() == where and x.numel() == z[0].numel()
+        }
+        wrote = tape.spoilt() or state._version > 0
+        return Plan(tape.work, fixed, fixed | fed, wrote)
+
+    def _run(self, tape: Tape, z: Tensor, *condition: Tensor) -> Tensor:
+        for site in self.sites.values():
+            site.tape = tape
+        try:
+            return self.evaluate(z, *condition)
+        finally:
+            for site in self.sites.values():
+                site.tape = None
+
+
+class DeltaLayer(ImplicitLayer):
+    """An `ImplicitLayer` whose map offers its solver evaluations by changes; made by `delta`.
+
+    The equation, the gradient and the weights are those of the layer it was made from.
+
+    Arguments:
+        layer: that layer; this one shares its weights.
+        solver: `DeltaPicard`, or another that makes use of `updated`.
+        products: the kernels.
+        ratios: of a layer's threshold to that of the state, by name; 1 where it is not named.
+        skip: names of layers that are evaluated densely.
+    """
+
+    def __init__(
+        self,
+        layer: ImplicitLayer,
+        solver: DeltaPicard,
+        products: Products,
+        ratios: Mapping[str, float],
+        skip: Sequence[str],
+    ) -> None:
+        super().__init__(
+            layer.cell,
+            solver,
+            layer.gradient,
+            t1=layer.t1,
+            on_failure=layer.on_failure,
+            coupled=layer.coupled,
+        )
+        self.spare = layer.spare
+        self.training = layer.training
+        self.products = products
+        self.ratios = dict(ratios)
+        self.skip = tuple(skip)
+        self.plans: dict[Any, Plan] = {}
+
+    def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
+        """Return the layer's equation, its map one that can be brought up to date by changes."""
+        equation = super().equation(condition)
+        with torch.no_grad() if not torch.is_grad_enabled() else torch.enable_grad():
+            evaluate, sites = self._followed(equation)
+        unknown = {*self.ratios, *self.skip} - {*sites, *self.skip} - {STATE}
+        if unknown:
+            raise ValueError(
+                f"no layer of the cell is called {sorted(unknown)[0]!r}; its linear layers and "
+                f"convolutions are {', '.join(map(repr, sites))}."
+            )
+        return replace(equation, map=Updating(equation.map, evaluate, sites, self.plans))
+
+    def _followed(self, equation: Equilibrium) -> tuple[Map, dict[str, Site]]:
+        """Return the equation's map with its products through sites, and these by name."""
+        if isinstance(equation, MonotoneInclusion) and isinstance(
+            equation.linear, Matrix | Circular
+        ):
+            site = Site("linear", _product(equation.linear, self.products))
+            prox = equation.prox
+            return lambda z, x: prox(site(z) + x), {site.name: site}
+        cell = getattr(equation.map, "_orig_mod", equation.map)
+        if not isinstance(cell, nn.Module):
+            raise ValueError(
+                f"The map of {type(self.cell).__name__} is a {type(cell).__name__}, no module "
+                "whose layers could be followed. delta takes cells of nn.Linear and nn.Conv2d."
+            )
+        other = twin(cell)
+        return other, self._replaced(other)
+
+    def _replaced(self, cell: nn.Module) -> dict[str, Site]:
+        """Put our layers in the place of a cell's own, and return their sites by name."""
+        made: dict[nn.Module, DeltaLinear | DeltaConv2d] = {}
+        for name, module in list(cell.named_modules()):
+            kind = type_before_parametrizations(module)
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            if kind not in (nn.Linear, nn.Conv2d) or hooked or name in self.skip:
+                continue
+            make: Any = DeltaLinear if kind is nn.Linear else DeltaConv2d
+            made[module] = make(module, self.products, self.ratios.get(name, 1.0), name)
+        for module in list(cell.modules()):
+            for key, child in module._modules.items():
+                if child in made:
+                    module._modules[key] = made[child]
+        if not made:
+            raise ValueError(
+                f"{type(self.cell).__name__} has no nn.Linear or nn.Conv2d to bring up to date by "
+                "changes; delta is of no use to it."
+            )
+        return {each.site.name: each.site for each in made.values()}
+
+
+def _product(linear: Matrix | Circular, products: Products) -> Any:
+    if isinstance(linear, Matrix):
+        return products.linear(linear.weight)
+    edge = linear.weight.shape[-1] // 2
+    padding = (edge, edge, edge, edge)
+    return products.convolution(Convolution(linear.weight, padding=padding, mode="circular"))
+
+
+def delta(
+    target: M,
+    tau: Thresholds | None = None,
+    theta: Thresholds | None = None,
+    *,
+    rtol: float | None = None,
+    solver: DeltaPicard | None = None,
+    products: Products = Gathered(),  # noqa: B008  (frozen)
+    skip: Sequence[str] = (),
+    simulate: bool = False,
+) -> M:
+    """Return a trained layer, or model, whose solves propagate only what has changed.
+
+    The weights are shared and the original is left as it is. So is the equation: answers are
+    CONVERGED where the residual of the user's own map, evaluated densely, meets the tolerance, and
+    gradients are those of the exact equation. What is followed are the cell's `nn.Linear` and
+    `nn.Conv2d` layers, or the W of a `MonotoneInclusion`.
+
+    Arguments:
+        target: an `ImplicitLayer`, a `FlowLayer` with a rest point, or an `ImageModel` around one.
+        tau: the threshold below which a change is not propagated, of the state and of all layers,
+            or by name: {"z": 1e-3, "conv2": 1e-2}, that of the state where a layer is not named.
+        theta: the same relative to the largest change of the state in a step.
+        rtol: the tolerance that CONVERGED means; the target's by default. With tau a solve ends
+            where no entry moves, AT_THRESHOLD if the residual is above the tolerance there.
+        solver: with its other settings; by default those of the target where they mean the same.
+        products: the kernels.
+        skip: names of layers that are evaluated densely, such as one that is called twice.
+        simulate: compute every product densely, so that `Unroll` differentiates through the
+            thresholds: the layer to train with.
+
+    Raises:
+        TypeError: the target is no layer or model of an equilibrium.
+        ValueError: both or no thresholds, or names of layers that there are not (at the first
+            solve); a layer that is called twice (likewise).
+    """
+    if isinstance(target, ImageModel):
+        other = twin(target)
+        other.layer = delta(
+            target.layer,
+            tau,
+            theta,
+            rtol=rtol,
+            solver=solver,
+            products=products,
+            skip=skip,
+            simulate=simulate,
+        )
+        return other
+    if not isinstance(target, Layer):
+        raise TypeError(
+            f"delta takes an ImplicitLayer or an ImageModel; got a {type(target).__name__}."
+        )
+    settings, ratios = _thresholds(tau, theta)
+    if solver is None:
+        old = target.solver
+        limit = max(old.max_steps, DeltaPicard.max_steps)
+        solver = DeltaPicard(rtol=old.rtol, atol=old.atol, max_steps=limit)
+    if rtol is not None:
+        solver = replace(solver, rtol=rtol)
+    if settings:
+        solver = replace(solver, tau=settings.get("tau"), theta=settings.get("theta"))
+    layer = target.with_solver(solver)
+    made = DeltaLayer(
+        cast("ImplicitLayer", layer), solver, Simulated() if simulate else products, ratios, skip
+    )
+    return cast("M", made)
+
+
+def _thresholds(
+    tau: Thresholds | None, theta: Thresholds | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the solver's setting, and the ratios of the layers' thresholds to it."""
+    if tau is not None and theta is not None:
+        raise ValueError("give tau or theta, not both.")
+    if tau is None and theta is None:
+        return {}, {}
+    key, given = ("tau", tau) if theta is None else ("theta", theta)
+    if not isinstance(given, Mapping):
+        return {key: float(cast("float", given))}, {}
+    if not given.get(STATE, 0) > 0:
+        raise ValueError(
+            f"{key} by name needs the state's own above 0, {{{STATE!r}: ...}}; got {dict(given)}."
+        )
+    whole = given[STATE]
+    return {key: whole}, {name: each / whole for name, each in given.items() if name != STATE}
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """What one layer took during a solve, and what it takes densely.
+
+    Arguments:
+        name: of the layer.
+        dense: multiply-adds of one dense evaluation of one sample.
+        hoisted: no step changes its input: densely it is computed once a solve.
+        spent: multiply-adds of the solve, all samples together, dense evaluations included.
+    """
+
+    name: str
+    dense: int
+    hoisted: bool
+    spent: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """The multiply-adds of a solve, by layer.
+
+    Arguments:
+        solution: of the solve.
+        layers: in the order of their calls.
+        samples: in the batch.
+        rows: evaluations of all samples together.
+    """
+
+    solution: Solution[Any]
+    layers: tuple[LayerWork, ...]
+    samples: int
+    rows: int
+
+    def dense(self, evaluations: float | None = None) -> float:
+        """Return what so many dense evaluations of every sample take, what is hoisted once.
+
+        Arguments:
+            evaluations: a sample; by default as many as the solve made.
+        """
+        rows = self.rows if evaluations is None else evaluations * self.samples
+        return sum(each.dense * (self.samples if each.hoisted else rows) for each in self.layers)
+
+    @property
+    def spent(self) -> int:
+        """What the solve took."""
+        return sum(each.spent for each in self.layers)
+
+
+def account(layer: DeltaLayer, x: Tensor, z0: Tensor | Solution[Tensor] | None = None) -> Account:
+    """Solve for the condition x, without gradients, and return where the multiply-adds went."""
+    with torch.no_grad():
+        problem = layer.problem(layer.condition(x))
+        start = layer.initial(x) if z0 is None else z0
+        solution = solve(problem, layer.solver, start)
+    updating = problem.map
+    assert isinstance(updating, Updating)
+    (plan,) = [updating.plan(solution.value, *problem.inputs)]
+    layers = tuple(
+        LayerWork(name, each, name in plan.hoisted, updating.spent[name])
+        for name, each in plan.work.items()
+    )
+    return Account(solution, layers, len(solution.value), updating.rows)

@@ -1,0 +1,241 @@
+"""Linear layers that remember what they last propagated, and propagate only what has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from solvers.norms import expand
+
+from .products import Convolution, Gathered, Product, Products
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a layer keeps: r, what it last propagated, and W r, its product with that.
+
+    Arguments:
+        reference: r, of the input's shape.
+        product: W r, without the bias.
+    """
+
+    reference: Tensor
+    product: Tensor
+
+
+def started(product: Product, x: Tensor) -> tuple[Memory, int]:
+    """Return what is kept after x was propagated densely, and the multiply-adds."""
+    return Memory(x, product.dense(x)), product.multiply_adds(x)
+
+
+def moved(product: Product, last: Memory, x: Tensor, tau: float | Tensor) -> tuple[Memory, int]:
+    """Return what is kept after the changes above a threshold were propagated, with the count.
+
+        r_i <- x_i  where |x - r|_i > tau.
+
+    Arguments:
+        product: with the layer's W.
+        last: what was kept.
+        x: the input, (B, ...).
+        tau: a number, or one for each sample, (B,); 0 propagates every change.
+    """
+    if x is last.reference:
+        return last, 0
+    change, reference = x - last.reference, x
+    if isinstance(tau, Tensor) or tau > 0:
+        far = change.abs() > (expand(tau, change) if isinstance(tau, Tensor) else tau)
+        change = torch.where(far, change, 0)
+        reference = torch.where(far, x, last.reference)
+    result, work = product.moved(last.product, change, reference)
+    return Memory(reference, result), work
+
+
+class Tape:
+    """One evaluation of a cell: what its layers kept of the last one, and what they keep now.
+
+    Arguments:
+        last: by the layer's name; one that is not there is evaluated densely.
+        tau: the threshold, a number or (B,).
+        free: the layers that propagate every change: they are fed by the state, whose changes the
+            solver has thresholded, or by what no step changes.
+        copies: whether the cell writes into what its layers are given or return.
+    """
+
+    def __init__(
+        self,
+        last: dict[str, Memory],
+        tau: float | Tensor = 0.0,
+        free: frozenset[str] = frozenset(),
+        copies: bool = False,
+    ) -> None:
+        self.last = last
+        self.tau = tau
+        self.free = free
+        self.copies = copies
+        self.kept: dict[str, Memory] = {}
+        self.inputs: dict[str, Tensor] = {}
+        self.work: dict[str, int] = {}
+        self.versions: list[tuple[Tensor, int]] = []
+
+    def through(self, name: str, product: Product, ratio: float, x: Tensor) -> Tensor:
+        """Return a layer's product for its input x, and keep what it keeps.
+
+        Raises:
+            ValueError: the layer was called before in this evaluation.
+        """
+        if name in self.kept:
+            raise ValueError(
+                f"The layer {name!r} of the cell is called twice in one evaluation, and each call "
+                "needs a cache of its own. Use two layers (they may share weights), or leave it "
+                f"dense: delta(..., skip=({name!r},))."
+            )
+        self.inputs[name] = x
+        given = x.clone() if self.copies else x
+        last = self.last.get(name)
+        if last is None or last.reference.shape != x.shape:
+            memory, work = started(product, given)
+        else:
+            memory, work = moved(
+                product, last, given, 0.0 if name in self.free else self.tau * ratio
+            )
+        self.kept[name], self.work[name] = memory, work
+        if self.copies:
+            return memory.product.clone()
+        self.versions += [(t, t._version) for t in (memory.reference, memory.product)]
+        return memory.product
+
+    def spoilt(self) -> bool:
+        """Say whether the cell has written into what a layer keeps."""
+        return any(tensor._version != version for tensor, version in self.versions)
+
+
+@dataclass
+class Site:
+    """Where a product stands in a cell during one solve: it is called once in an evaluation.
+
+    Arguments:
+        name: of the layer.
+        product: with its W.
+        ratio: of its threshold to that of the solve.
+        tape: of the evaluation that is under way, or None.
+    """
+
+    name: str
+    product: Product
+    ratio: float = 1.0
+    tape: Tape | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return W r for the reference r that stands for x."""
+        if self.tape is None:
+            return self.product.dense(x)
+        return self.tape.through(self.name, self.product, self.ratio, x)
+
+
+class _Delta(nn.Module):
+    """A linear layer whose product is kept up to date; outside of a solve, the layer itself."""
+
+    trailing: tuple[int, ...] = ()
+    """Sizes of the bias behind its own dimension."""
+
+    def __init__(self, layer: nn.Module, products: Products, ratio: float, name: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.site = Site(name, self._product(products), ratio)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        bias: Tensor | None = self.layer.bias  # type: ignore[assignment]
+        return bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight, for a cell that looks at it."""
+        weight: Tensor = self.layer.weight  # type: ignore[assignment]
+        return weight
+
+    def _product(self, products: Products) -> Product:
+        raise NotImplementedError
+
+    def start(self, x: Tensor) -> tuple[Tensor, Memory]:
+        """Return the layer's output for x, computed densely, and what to keep for `move`."""
+        memory, _ = started(self.site.product, x.clone())
+        return self._biased(memory.product), memory
+
+    def move(self, last: Memory, x: Tensor, tau: float | Tensor) -> tuple[Tensor, Memory]:
+        """Return the output for x with changes of at most tau left out, and what to keep.
+
+        They are left out against what was last propagated, so they are never lost: they add up
+        until they pass the threshold. The output is that of some r with |x - r| <= tau.
+        """
+        memory, _ = moved(self.site.product, last, x.clone(), tau)
+        return self._biased(memory.product), memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output: within a solve by changes, elsewhere by the layer itself."""
+        if self.site.tape is None:
+            out: Tensor = self.layer(x)
+            return out
+        product = self.site(x)
+        return product if self.bias is None else self._biased(product)
+
+    def _biased(self, product: Tensor) -> Tensor:
+        if self.bias is None:
+            return product.clone()
+        return product + self.bias.view(-1, *self.trailing)
+
+
+class DeltaLinear(_Delta):
+    """An `nn.Linear` that propagates the entries of its input that have changed:
+
+        r_i <- x_i  where |x - r|_i > tau,    y = W r + b,
+
+    with W r kept and brought up to date. The weights are the layer's own, read when this is built.
+
+    Arguments:
+        layer: an `nn.Linear`; parametrised weights are computed once, here.
+        products: the kernels.
+        ratio: of the layer's threshold to that of the solve.
+        name: of the layer in its cell, for messages and accounts.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Linear,
+        products: Products = Gathered(),  # noqa: B008  (frozen)
+        ratio: float = 1.0,
+        name: str = "",
+    ) -> None:
+        super().__init__(layer, products, ratio, name)
+
+    def _product(self, products: Products) -> Product:
+        return products.linear(self.weight)
+
+
+class DeltaConv2d(_Delta):
+    """An `nn.Conv2d` that propagates the entries of its input that have changed; see `DeltaLinear`.
+
+    Arguments:
+        layer: an `nn.Conv2d` of any stride, padding, dilation and groups.
+        products: the kernels.
+        ratio: of the layer's threshold to that of the solve.
+        name: of the layer in its cell, for messages and accounts.
+    """
+
+    trailing = (1, 1)
+
+    def __init__(
+        self,
+        layer: nn.Conv2d,
+        products: Products = Gathered(),  # noqa: B008  (frozen)
+        ratio: float = 1.0,
+        name: str = "",
+    ) -> None:
+        super().__init__(layer, products, ratio, name)
+
+    def _product(self, products: Products) -> Product:
+        convolution = Convolution.of(self.layer)  # type: ignore[arg-type]
+        return products.convolution(convolution)

@@ -1,0 +1,84 @@
+"""Evaluate an equation's map at the cost of what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guard import Guard
+from ..norms import expand
+from ..problem import Equilibrium, checked
+from ..rows import Embedded
+from ..structure import Cached, Counter, Wrapped
+
+
+def evaluate(
+    problem: Equilibrium,
+    z: Tensor,
+    last: Cached | None,
+    sent: Tensor,
+    tau: float | Tensor,
+    ends: Tensor,
+    held: Tensor | None,
+    fz: Tensor,
+) -> tuple[Tensor, Cached | None, Tensor]:
+    """Return f(z), what the map keeps for the next evaluation, and the z that it was told of.
+
+    A map that offers no `updated` is evaluated densely. One that does is brought up to date for
+    the samples that go on, and evaluated densely, as the user wrote it, for those that may end.
+    Each sample takes part in one evaluation.
+
+    Arguments:
+        problem: its map is f.
+        z: where, (B, ...).
+        last: what the map kept; None evaluates densely.
+        sent: the z that `last` is of, (B, ...).
+        tau: the threshold of layers within, a number or (B,).
+        ends: which samples may end here, bool (B,).
+        held: which samples stay as they are, bool (B,), or None: `fz` is theirs still.
+        fz: f at the last z, (B, ...).
+    """
+    counter, update = _updating(problem)
+    if update is None:
+        return problem(z), None, sent
+    index = ends.nonzero().squeeze(1)
+    still = ends if held is None else ends | held
+    going = len(index) == 0 and held is None
+    if len(index) == len(z):
+        return problem(z), last, sent
+    image = fz
+    told = z if going else torch.where(expand(still, z), sent, z)
+    last = update(last, tau, told, *problem.inputs)
+    image = checked(last.image, z, "map")
+    if not going:
+        image = torch.where(expand(still, z), fz, image)
+    if len(index):
+        some = problem.rows(index)(z.index_select(0, index))
+        image = image.index_copy(0, index, some)
+    if counter is not None:
+        counter.spend(0 if len(index) else 1, last.work)
+    return image, last, told
+
+
+def _updating(problem: Equilibrium) -> tuple[Counter | None, Callable[..., Cached] | None]:
+    """Return the counter of the calls, and the map's method `updated` where it may be called.
+
+    It may not where the map closes over the inputs of the full batch, nor under autocast, whose
+    precision is too little to add changes up in.
+    """
+    counter: Counter | None = None
+    function: Any = problem.map
+    while not callable(getattr(function, "updated", None)):
+        if isinstance(function, Counter):
+            counter = function
+        lowered = isinstance(function, Guard) and function.lowered is not None
+        if lowered or isinstance(function, Embedded) or not isinstance(function, Wrapped):
+            return counter, None
+        function = function.function
+    if problem.condition is None:
+        return counter, None
+    update: Callable[..., Cached] = function.updated
+    return counter, update

@@ -1,0 +1,198 @@
+"""Picard iteration that moves, and pays for, only the entries that still change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..norms import expand, relative
+from ..problem import Equilibrium
+from ..solution import ErrorBound
+from ..solver import Evaluated, Solver, earned, judged, residual_norm, start
+from ..status import Status
+from ..structure import Cached, offered
+from .evaluate import evaluate
+
+THETA = 0.3
+"""The default threshold, relative to the largest change."""
+
+
+@dataclass(frozen=True)
+class DeltaState(Evaluated):
+    """Beside r, here z, and f(r): what the map keeps, and how the solve began.
+
+    Arguments:
+        before: f(r) of the step before, (B, ...): the reference of the rule as published.
+        sent: the z that the map was last brought up to date to, (B, ...).
+        cached: what the map keeps of that; None before, and where the map offers nothing.
+        first: ||f(z) - z|| at the start, (B,).
+        count: steps taken, shared by the batch.
+        contraction: l of the bounds, or None where none is claimed.
+    """
+
+    before: Tensor
+    sent: Tensor
+    cached: Cached | None
+    first: Tensor
+    count: int
+    contraction: float | None
+    status: Tensor = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class DeltaPicard(Solver[Equilibrium, DeltaState]):
+    """Iterate z <- f(z) on the entries that change by more than a threshold:
+
+        r_i <- f(r)_i  where |f(r) - r|_i > tau,
+
+    and r_i stays elsewhere. r is what was last propagated, so f(r) is exact and no change is ever
+    lost: skipped ones add up until they pass the threshold. A map that offers `updated` (see
+    `solvers.structure.Structured` and `homotopy_deq.acceleration`) pays for the entries that move;
+    any other is evaluated densely, along the same path.
+
+    With `tau` a sample comes to rest where no entry moves. For an l-contraction the answer
+    z = f(r) is then within l tau / (1 - l) of the exact one in the maximum norm, and within
+    l tau sqrt(n) / (1 - l) in the 2-norm, if f contracts in that norm. With `theta` the threshold
+    is theta ||f(r) - r||_inf, and for theta < 1 - l in the maximum norm the distance falls by
+    l + theta each step, down to the exact fixed point.
+
+    A sample that meets the tolerance or rests takes a last step with all its entries to a z where
+    the map is evaluated densely, as the user wrote it. It is CONVERGED if that residual meets the
+    tolerance; one that rests above it ends AT_THRESHOLD.
+
+    Arguments:
+        tau: the threshold of all steps, in the state's units; leaves `theta` out.
+        theta: the threshold relative to the largest change of the sample, in [0, 1); .3 where
+            neither is given.
+        damping: the share beta in (0, 1] of its change that an entry moves by.
+        refresh: steps from one dense evaluation to the next, which takes the drift of rounding out.
+        contraction: l < 1 with ||f(a) - f(b)|| <= l ||a - b||, whatever the condition:
+            `Solution.bound` is then given. It is believed.
+        norm: of that contraction and of the bounds, 2 or inf.
+        bounded: ask the map for its `lipschitz` where no contraction is given, once per solve: a
+            singular value decomposition. Nothing is claimed if it offers none or one above 1.
+        previous: for comparison, the rule as published: the reference of a change is the previous
+            iterate, so that skipped changes are lost. No bound holds, and none is claimed.
+
+    References:
+        Z. Wang, L. Cheng, S. Moure, J. Hahn, S.-C. Liu (2024), DeltaDEQ: exploiting heterogeneous
+        convergence for accelerating deep equilibrium iterations. The reference there is the
+        previous iterate.
+    """
+
+    max_steps: int = field(default=200, kw_only=True)
+    tau: float | None = None
+    theta: float | None = None
+    damping: float = 1.0
+    refresh: int = 50
+    contraction: float | None = field(default=None, kw_only=True)
+    norm: float = field(default=2.0, kw_only=True)
+    bounded: bool = field(default=False, kw_only=True)
+    previous: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau is not None and self.theta is not None:
+            raise ValueError(f"give tau or theta; got tau={self.tau} and theta={self.theta}.")
+        if self.tau is not None and not 0 <= self.tau < math.inf:
+            raise ValueError(f"tau must be at least 0 and finite; got {self.tau}.")
+        if self.theta is not None and not 0 <= self.theta < 1:
+            raise ValueError(f"theta must be in [0, 1); got {self.theta}.")
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"damping must be in (0, 1]; got {self.damping}.")
+        if self.refresh < 1:
+            raise ValueError(f"refresh must be at least 1; got {self.refresh}.")
+        if self.contraction is not None and not 0 <= self.contraction < 1:
+            raise ValueError(f"contraction must be in [0, 1); got {self.contraction}.")
+        if self.norm not in (2, math.inf):
+            raise ValueError(f"norm must be 2 or inf; got {self.norm}.")
+
+    @property
+    def compacts_below(self) -> float:
+        return 0.5  # what the map keeps is copied
+
+    def threshold(self, change: Tensor) -> float | Tensor:
+        """Return the threshold of a change (B, ...): a number, or one for each sample, (B,)."""
+        if self.tau is not None:
+            return self.tau
+        theta = THETA if self.theta is None else self.theta
+        return theta * change.detach().flatten(1).abs().amax(1)
+
+    def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:
+        there = start(problem, z0)
+        z, fz, first = there.z, there.fz, residual_norm(there)
+        code, known = judged(self, there), self._known(problem)
+        state = DeltaState(
+            z, there.residual, fz, z, z, None, first, 0, known, status=code.to(torch.int8)
+        )
+        none = torch.zeros_like(code, dtype=torch.bool)
+        return replace(state, bound=self._bound(state, code == Status.CONVERGED, none))
+
+    def step(self, problem: Equilibrium, state: DeltaState) -> DeltaState:
+        count, running = state.count + 1, state.status == Status.RUNNING
+        change = state.fz - (state.before if self.previous else state.z)
+        tau = self.threshold(change)
+        moving = change.abs() > (expand(tau, change) if isinstance(tau, Tensor) else tau)
+        rest = ~moving.flatten(1).any(1)
+        ends = rest | (state.residual <= self.tolerance(state)) | (count >= self.max_steps)
+        ends = ends & running
+        target = self._target(state, change, moving)
+        z = torch.where(moving & expand(running & ~ends, moving), target, state.z)
+        z = torch.where(expand(ends, z), state.fz, z)
+        last = None if count % self.refresh == 0 else state.cached
+        held = None if bool(running.all()) else ~running
+        fz, cached, sent = evaluate(problem, z, last, state.sent, tau, ends, held, state.fz)
+        residual = relative(fz - z, fz)
+        new = replace(
+            state, z=z, residual=residual, fz=fz, before=state.fz, sent=sent, cached=cached
+        )
+        resting = rest & (self.tau is not None)
+        code = torch.where(running, self._verdict(new, ends, resting), state.status)
+        bound = self._bound(new, ends, resting)
+        if held is not None and bound is not None and state.bound is not None:
+            kept = state.bound
+            bound = replace(
+                bound,
+                posterior=torch.where(held, kept.posterior, bound.posterior),
+                prior=torch.where(held, kept.prior, bound.prior),
+            )
+        return replace(new, count=count, status=code.to(torch.int8), bound=bound)
+
+    def _target(self, state: DeltaState, change: Tensor, moving: Tensor) -> Tensor:
+        """Return where the entries that move go, (B, ...)."""
+        if self.damping == 1 and not self.previous:
+            return state.fz
+        return torch.add(state.z, change, alpha=self.damping)
+
+    def _verdict(self, state: DeltaState, ends: Tensor, rest: Tensor) -> Tensor:
+        """Return the `Status` of samples that ran, (B,): what was evaluated densely may end."""
+        code = torch.zeros_like(state.status)
+        code = torch.where(ends & rest, Status.AT_THRESHOLD, code)
+        gap = residual_norm(state)
+        met = (state.residual <= self.tolerance(state)) & earned(self, state.z, gap, state.first)
+        code = torch.where(ends & met, Status.CONVERGED, code)
+        return torch.where(torch.isfinite(state.residual), code, Status.NONFINITE)
+
+    def _known(self, problem: Equilibrium) -> float | None:
+        """Return a contraction below 1 that may be claimed, or None."""
+        if self.previous:
+            return None
+        bound = offered(problem.map, "lipschitz") if self.bounded and self.norm == 2 else None
+        known = self.contraction if self.contraction is not None or bound is None else bound()
+        return known if known is not None and known < 1 else None
+
+    def _bound(self, state: DeltaState, dense: Tensor, rest: Tensor) -> ErrorBound | None:
+        """Return what is proved of samples that were evaluated densely, and of resting ones."""
+        known = state.contraction
+        if known is None:
+            return None
+        gap = (state.fz - state.z).detach().flatten(1)
+        size = torch.linalg.vector_norm(gap, ord=self.norm, dim=1) / (1 - known)
+        prior = torch.full_like(size, math.inf)
+        if self.tau is not None and (state.cached is None or state.cached.exact):
+            root = math.sqrt(gap.shape[1]) if self.norm == 2 else 1.0
+            prior = torch.where(rest, known * self.tau * root / (1 - known), prior)
+        return ErrorBound(torch.where(dense, size, math.inf), prior, known, self.norm)
