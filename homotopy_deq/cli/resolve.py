@@ -15,8 +15,8 @@ from solvers import Equilibrium
 from solvers.driver import answered_by
 
 from ..data import DATASETS, ImageData, load
-from ..models import ImageModel
-from ..settings import MODELS, RECIPES, ModelSettings, Settings, SmoothTraining
+from ..models import BoundedModel, ImageModel
+from ..settings import BOUNDED, MODELS, RECIPES, ModelSettings, Settings, SmoothTraining
 from ..settings.declare import leaves, pick, values
 from . import names
 from .command import option
@@ -50,6 +50,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     named: dict[str, Any] = {}
     named |= {name: takes[name].default if name in takes else None for name in own}
     named |= {k: v for k, v in RECIPES.get(dataset, {}).items() if k not in own or k in takes}
+    named |= BOUNDED if issubclass(model_class(model), BoundedModel) else {}
     named |= {"hidden": DENSE_HIDDEN} if chosen.get("kernel") == 0 else {}
     named |= _noise(chosen)
     named |= chosen
@@ -62,7 +63,11 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     if named.get("residual_penalty") and not rests:
         raise ValueError(f"{model} without a rest point has no residual to penalise.")
     named.setdefault("residual_penalty", RESIDUAL_PENALTY if rests and not root else 0.0)
-    named.setdefault("solver", "anderson" if root else "rk4" if rests else "dopri5")
+    own_solver = sketch.layer.solver
+    called = next((name for name, kind in names.SOLVERS.items() if kind is type(own_solver)), "rk4")
+    named.setdefault("solver", called if root else "rk4" if rests else "dopri5")
+    if root and named["solver"] == called and (step := getattr(own_solver, "step_size", None)):
+        named.setdefault("step_size", step)
     if chosen.get("precision") == "bf16" and names.Pass(named["solver"]).at_root:
         named.setdefault("rtol", BF16_RTOL)
         if chosen.get("gradient") in (None, "implicit"):

@@ -4,15 +4,17 @@ Every layer is a `Form`, z = phi(W z + U x + b), y = V z + D x + c, with a diago
 matrix inequality proves the constant. Circular convolutions are treated frequency by frequency.
 """
 
-from .cells import LBENCell, MonDEQCell
+from .cells import LBENCell, MonDEQCell, departure
 from .form import Form
 from .ibp import Box, interval_bounds
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
+from .linear import Lift, NormalizedLinear
 from .lipsdp import lipsdp
 from .lower import gain_found
 from .margin import MarginProof, Margins, certify_margins
 from .network import LipschitzBound, certify_lipschitz, to_lben
+from .vanilla import to_vanilla
 
 __all__ = [
     "AOL",
@@ -24,16 +26,20 @@ __all__ = [
     "EquilibriumNetwork",
     "Form",
     "LBENCell",
+    "Lift",
     "LipschitzBound",
     "MarginProof",
     "Margins",
     "MonDEQ",
     "MonDEQCell",
+    "NormalizedLinear",
     "Sandwich",
     "certify_lipschitz",
     "certify_margins",
+    "departure",
     "gain_found",
     "interval_bounds",
     "lipsdp",
     "to_lben",
+    "to_vanilla",
 ]

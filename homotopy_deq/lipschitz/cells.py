@@ -21,6 +21,8 @@ from .parametrised import Parametrised
 
 EPSILON = 1e-3
 """Added to V^T V of an `LBEN` from scratch, so that it is strongly monotone whatever V is."""
+ABSENT = 1e-12
+"""Entries of W that are no larger, beside its largest, are rounding of the Fourier transform."""
 
 
 class EquilibriumCell(Parametrised):
@@ -32,10 +34,20 @@ class EquilibriumCell(Parametrised):
         outputs: of the output.
         grid: see `Parametrised`.
         kernel: see `Parametrised`.
+        full: see `Parametrised`.
     """
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, grid: Grid, kernel: int) -> None:
-        super().__init__(grid, kernel, inputs, hidden, outputs)
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        grid: Grid,
+        kernel: int,
+        *,
+        full: bool = False,
+    ) -> None:
+        super().__init__(grid, kernel, inputs, hidden, outputs, full=full)
         self.inputs, self.hidden, self.outputs = inputs, hidden, outputs
         self.u = self.raw(hidden, inputs)
         self.v = self.raw(outputs, hidden)
@@ -110,8 +122,7 @@ class LBENCell(EquilibriumCell):
         outputs: as in `EquilibriumCell`.
         gamma: the Lipschitz constant, above 0.
         epsilon: eps, at least 0.
-        full: the kernels cover the whole grid (`to_lben` needs this); the first tap of one is in
-            place, the others to the right of and below it.
+        full: the kernels cover the whole grid, as `to_lben` needs; see `Parametrised`.
         grid: see `Parametrised`.
         kernel: see `Parametrised`.
 
@@ -120,6 +131,7 @@ class LBENCell(EquilibriumCell):
     """
 
     linear: Tensor
+    absent: Tensor
 
     def __init__(
         self,
@@ -133,16 +145,18 @@ class LBENCell(EquilibriumCell):
         grid: Grid = None,
         kernel: int = 3,
     ) -> None:
-        super().__init__(inputs, hidden, outputs, grid, kernel)
+        super().__init__(inputs, hidden, outputs, grid, kernel, full=full)
         if not (0 < gamma < float("inf") and epsilon >= 0):
             raise ValueError(
                 f"gamma must be above 0 and epsilon 0 or more; got {gamma} and {epsilon}."
             )
-        self._gamma, self.epsilon, self.full = gamma, epsilon, full
+        self._gamma, self.epsilon = gamma, epsilon
         self.psi = nn.Parameter(torch.zeros(hidden))
         self.gram = self.raw(hidden, hidden, 0.5)
         self.skew = self.raw(hidden, hidden, 0.25)
         self.register_buffer("linear", torch.zeros(hidden, dtype=torch.bool))
+        if full:
+            self.register_buffer("absent", torch.zeros_like(self.gram, dtype=torch.bool))
 
     @classmethod
     def of(cls, form: Form) -> LBENCell:
@@ -171,16 +185,31 @@ class LBENCell(EquilibriumCell):
         new = {"u": form.u, "v": form.v, "gram": gram, "skew": m / 2}
         with torch.no_grad():
             for name, blocks in new.items():
-                setattr(cell, name, nn.Parameter(kernel_of(blocks, form.grid).clone()))
+                getattr(cell, name).copy_(kernel_of(blocks, form.grid))
             cell.psi.copy_(-metric.log())
             cell.b.copy_(form.b)
             cell.c.copy_(form.c)
             cell.linear.copy_(form.linear)
+            w = kernel_of(form.w, form.grid).abs()
+            cell.absent.copy_(w <= ABSENT * w.amax())
         return cell
 
     @property
     def gamma(self) -> float:
         return self._gamma
+
+    def departure(self) -> Tensor:
+        """Return ||W * 1[W_0 = 0]||_1, W_0 that of the form it was made `of`, 0-d; 0 of another.
+
+        As a penalty it keeps an explicit network's structure while its LBEN is trained.
+
+        References:
+            A. Havens et al. (2023), as in `Form`.
+        """
+        if not self.full:
+            return self.psi.new_zeros(())
+        (weight,) = self.computed()
+        return (kernel_of(weight, self.grid) * self.absent).abs().sum()
 
     def blocks(self, weight: Tensor) -> Tensor:
         return spectrum(weight, self.grid) if self.full else blocks_of(weight, self.grid)
@@ -294,6 +323,13 @@ class MonDEQCell(EquilibriumCell):
 
     def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
         return self.cell.equation(condition)
+
+
+def departure(network: nn.Module) -> Tensor:
+    """Return the sum of `LBENCell.departure` over the equilibria in a module, 0-d."""
+    cells = [part for part in network.modules() if isinstance(part, LBENCell)]
+    none = torch.zeros((), device=next(network.parameters()).device)
+    return sum((cell.departure() for cell in cells), none)
 
 
 def _resolvent(weight: Tensor, alpha: float) -> Map:

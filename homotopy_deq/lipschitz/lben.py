@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from solvers import Equilibrium, Gradient, Implicit, PeacemanRachford, Solver
 
-from ..layers import ImplicitLayer, OnFailure
+from ..layers import ImplicitLayer, Layer, OnFailure
 from .blocks import Grid
 from .cells import EPSILON, EquilibriumCell, LBENCell, MonDEQCell
 from .form import Form
@@ -32,7 +32,7 @@ class EquilibriumNetwork(nn.Module):
         on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__()
-        self.layer = ImplicitLayer(cell, solver, gradient, on_failure=on_failure)
+        self.layer: Layer = ImplicitLayer(cell, solver, gradient, on_failure=on_failure)
 
     @property
     def cell(self) -> EquilibriumCell:

@@ -15,8 +15,10 @@ from .blocks import spread
 from .form import Form
 from .layers import BoundedLayer
 from .lben import EquilibriumNetwork
+from .linear import NormalizedLinear
 from .network import ROUND, certify_lipschitz, modules, norm_bound, pair
 from .parametrised import Parametrised
+from .vanilla import to_vanilla
 
 TIGHT = 1e-10
 """Relative residual that equilibria are solved to; the bound sees what it really is."""
@@ -69,6 +71,8 @@ class MarginProof:
 
     def __init__(self, network: nn.Module) -> None:
         parts = [module for _, module in modules(copy.deepcopy(network).double())]
+        if parts and type(parts[-1]) is NormalizedLinear:
+            parts[-1] = to_vanilla(parts[-1])
         head = parts.pop() if parts and type(parts[-1]) is nn.Linear else None
         self.body = Enclosure(nn.Sequential(*parts))
         self.head: nn.Linear | None = head  # type: ignore[assignment]

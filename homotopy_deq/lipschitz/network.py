@@ -16,8 +16,9 @@ from .cells import LBENCell, MonDEQCell
 from .form import Form
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich, explicit
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
+from .linear import Lift, affine
 
-KNOWN = (AOL, CPL, SLL, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
+KNOWN = (AOL, CPL, SLL, Lift, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
 INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell, FixedCell)
 ROUND = 1 + 16 * UNIT
 
@@ -25,6 +26,8 @@ OUTSIDE = {
     "MaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
     "AdaptiveMaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
     "MaxMin": "it sorts pairs of neurons, which no elementwise slope in [0, 1] does; use ReLU",
+    "NormalizedLinear": "its rows have norm 1, which bounds no norm of all logits together; it is "
+    "certified by pairs of rows, as the last layer of certify_margins",
     "GroupSort": "it sorts neurons, which no elementwise slope in [0, 1] does; use ReLU",
     "BatchNorm1d": "its statistics come from the batch, or its scale is not bounded by its form",
     "BatchNorm2d": "its statistics come from the batch, or its scale is not bounded by its form",
@@ -206,11 +209,12 @@ def _convolution_norm(module: nn.Module) -> float | str:
 def _pool_norm(module: nn.Module) -> float | str:
     assert isinstance(module, nn.AvgPool2d)
     size, stride = pair(module.kernel_size), pair(module.stride)
-    if size != stride or module.divisor_override is not None or module.padding not in (0, (0, 0)):
+    if size != stride or module.padding not in (0, (0, 0)):
         return "only pooling over cells that do not overlap, without padding, is bounded here"
     if module.ceil_mode:
         return "ceil_mode averages over parts of cells"
-    return ROUND / math.sqrt(size[0] * size[1])
+    area = size[0] * size[1]
+    return ROUND * math.sqrt(area) / abs(module.divisor_override or area)
 
 
 def pair(value: object) -> tuple[int, int]:
@@ -252,19 +256,6 @@ def _relu(before: Form) -> Form:
 
 
 def _linear(module: nn.Linear) -> Form:
-    """Return C x + b as a form without neurons: D = C, gamma = ||C||."""
-    weight = module.weight.detach().double()[None]
-    out, inputs = weight.shape[1:]
-    bias = weight.new_zeros(out) if module.bias is None else module.bias.detach().double()
-    none = weight.new_zeros(0)
-    return Form(
-        w=weight.new_zeros(1, 0, 0),
-        u=weight.new_zeros(1, 0, inputs),
-        v=weight.new_zeros(1, out, 0),
-        d=weight,
-        b=none,
-        c=bias,
-        metric=none,
-        gamma=max(norm_bound(weight[0]), torch.finfo(weight.dtype).tiny),
-        linear=none.bool(),
-    )
+    weight = module.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach().double()
+    return affine(weight, bias, max(norm_bound(weight), torch.finfo(weight.dtype).tiny))

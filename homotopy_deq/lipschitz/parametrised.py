@@ -23,9 +23,11 @@ class Parametrised(nn.Module):
         grid: height and width of the images, for circular convolutions; None for vectors.
         kernel: side of the kernels, odd; of no meaning for vectors.
         sizes: numbers of entries or channels, to be checked.
+        full: the kernels cover the whole grid instead; the first tap of one is in place, the others
+            to the right of and below it.
     """
 
-    def __init__(self, grid: Grid, kernel: int, *sizes: int) -> None:
+    def __init__(self, grid: Grid, kernel: int, *sizes: int, full: bool = False) -> None:
         super().__init__()
         if min(sizes) < 1:
             raise ValueError(f"sizes must be at least 1; got {', '.join(map(str, sizes))}.")
@@ -34,7 +36,7 @@ class Parametrised(nn.Module):
         if grid is not None and (kernel % 2 == 0 or not 1 <= kernel <= min(grid)):
             raise ValueError(f"kernel must be odd and fit on the grid {tuple(grid)}; got {kernel}.")
         self.grid: Grid = None if grid is None else (grid[0], grid[1])
-        self.kernel = kernel
+        self.kernel, self.full = kernel, full
         self.sizes = sizes
         self._kept: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
 
@@ -73,7 +75,8 @@ class Parametrised(nn.Module):
 
     def raw(self, rows: int, columns: int, gain: float = 1.0) -> nn.Parameter:
         """Return a parameter of independent normal entries: a matrix or a kernel."""
-        size = (rows, columns) if self.grid is None else (rows, columns, self.kernel, self.kernel)
+        sides = self.grid if self.full else (self.kernel, self.kernel)
+        size = (rows, columns) if self.grid is None else (rows, columns, *(sides or ()))
         return nn.Parameter(torch.randn(size) * (gain / math.sqrt(math.prod(size[1:]))))
 
 

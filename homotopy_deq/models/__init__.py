@@ -3,20 +3,38 @@
 from .blocks import AffineHead, LinearHead, readout
 from .equilibrium import DEQ, HomoODE, MonotoneDEQ
 from .image import ImageModel, ModelOutput, configured
+from .lipschitz import (
+    AOLNetwork,
+    BoundedModel,
+    CPLNetwork,
+    ExplicitNetwork,
+    LBENNetwork,
+    SandwichNetwork,
+    SLLNetwork,
+)
 from .neural_ode import AugmentedNeuralODE, NeuralODE
+from .stack import Stack
 from .start import InitialPoint, VectorPoint
 
 __all__ = [
     "DEQ",
+    "AOLNetwork",
     "AffineHead",
     "AugmentedNeuralODE",
+    "BoundedModel",
+    "CPLNetwork",
+    "ExplicitNetwork",
     "HomoODE",
     "ImageModel",
     "InitialPoint",
+    "LBENNetwork",
     "LinearHead",
     "ModelOutput",
     "MonotoneDEQ",
     "NeuralODE",
+    "SLLNetwork",
+    "SandwichNetwork",
+    "Stack",
     "VectorPoint",
     "configured",
     "readout",

@@ -25,7 +25,7 @@ def network_of(model: ImageModel) -> nn.Sequential:
     """Return `ImageModel.network`; what has no bound stays as it is, to be refused by its name."""
     layer = model.layer
     parts: dict[str, nn.Module] = {
-        "normalize": _normalized(model.normalize),
+        "normalize": normalized(model.normalize),
         "stem": _folded(model.stem),
         "layer": _equilibrium(layer),
         "head": model.head,
@@ -37,7 +37,8 @@ def network_of(model: ImageModel) -> nn.Sequential:
     return nn.Sequential(OrderedDict(copied)).train(model.training)
 
 
-def _normalized(normalize: Normalize) -> nn.Module:
+@torch.no_grad()
+def normalized(normalize: Normalize) -> nn.Module:
     """Return (images - mean) / std as a convolution with a diagonal kernel of side 1."""
     mean, std = (t.double().flatten() for t in (normalize.mean, normalize.std))
     plain = nn.Conv2d(len(std), len(std), 1).double().to(std.device)

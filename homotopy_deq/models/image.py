@@ -17,6 +17,7 @@ from ..cells import Bounds, FixedCell, ProvableCell
 from ..finite import finite_rows, put_back, rows_of, spread_rows
 from ..layers import Layer
 from ..lipschitz import LipschitzBound, certify_lipschitz
+from ..regularization import relative_residual
 from ..twin import twin
 from .blocks import AffineHead, Normalize, check_shape
 from .bounded import network_of
@@ -178,6 +179,16 @@ class ImageModel(nn.Module):
             put_back(found.solution, rows, batch, z0),
             tuple(spread_rows(part, rows, batch, 0) for part in found.condition),
         )
+
+    def residual(self, output: ModelOutput) -> Tensor:
+        """Return how far each answer is from an equilibrium, whatever solver found it, (B,):
+
+        ||f(z) - z|| / ||f(z)||, and NaN where the layer's equation has none.
+        """
+        z = output.solution.value
+        if self.layer.rest_point:
+            return relative_residual(self.layer.cell, z, *output.condition)
+        return torch.full_like(output.solution.residual, float("nan"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (B, num_classes)."""

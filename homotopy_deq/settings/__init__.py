@@ -2,11 +2,12 @@
 
 from .certification import NoiseSettings, Votes
 from .data import DataSettings
-from .model import MODELS, RECIPES, BackwardPass, ForwardPass, ModelSettings
+from .model import BOUNDED, MODELS, RECIPES, BackwardPass, ForwardPass, ModelSettings
 from .training import SmoothTraining, TrainConfig
 from .tree import Settings
 
 __all__ = [
+    "BOUNDED",
     "MODELS",
     "RECIPES",
     "BackwardPass",

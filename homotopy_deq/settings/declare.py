@@ -42,6 +42,11 @@ def between(low: float, high: float) -> Range:
     return Range(f"in ({low}, {high})", lambda x: low < x < high)
 
 
+def within(low: float, high: float) -> Range:
+    """Return the numbers between two, the first of which is among them."""
+    return Range(f"in [{low}, {high})", lambda x: low <= x < high)
+
+
 def setting(
     default: Any,
     help: str,

@@ -15,6 +15,11 @@ MODELS: dict[str, str] = {
     "neural-ode": "homotopy_deq.models.neural_ode:NeuralODE",
     "augmented-neural-ode": "homotopy_deq.models.neural_ode:AugmentedNeuralODE",
     "monotone": "homotopy_deq.models.equilibrium:MonotoneDEQ",
+    "cpl": "homotopy_deq.models.lipschitz:CPLNetwork",
+    "sll": "homotopy_deq.models.lipschitz:SLLNetwork",
+    "aol": "homotopy_deq.models.lipschitz:AOLNetwork",
+    "sandwich": "homotopy_deq.models.lipschitz:SandwichNetwork",
+    "lben": "homotopy_deq.models.lipschitz:LBENNetwork",
 }
 """Classes by name, as "module:Class". A model takes those of `ModelSettings` that its constructor
 names, beside `shape`, `num_classes`, `mean` and `std` of the images."""
@@ -44,9 +49,21 @@ class ModelSettings:
     kernel: int | None = setting(
         None,
         "monotone, or with --contraction: side of the cell's kernel; 0 for a state that is a "
-        "vector of --hidden numbers (then 128). Default: 3.",
+        "vector of --hidden numbers (then 128). Default: 3. Of models with a Lipschitz bound (cpl, "
+        "sll, aol, sandwich, lben): of the convolutions; 0 for dense layers alone. Default: 5.",
         at_least(0),
     )
+    channels: int | None = setting(
+        None, "With a Lipschitz bound: channels of the convolutions. Default: 8."
+    )
+    depth: int | None = setting(None, "With a Lipschitz bound: convolutional layers. Default: 4.")
+    patch: int | None = setting(
+        None, "With a Lipschitz bound: side of the patches summed behind them. Default: 4."
+    )
+    features: int | None = setting(
+        None, "With a Lipschitz bound: neurons of a dense layer. Default: 512."
+    )
+    dense_depth: int | None = setting(None, "With a Lipschitz bound: dense layers. Default: 2.")
     hidden: int | None = setting(None, "Channels of the state.")
     head: int | None = setting(None, "Channels of the head.")
     pool: int | None = setting(None, "Side of the head's pooling grid.")
@@ -134,3 +151,12 @@ RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     }
 )  # fmt: skip
 """What differs from the settings' defaults for a data set, by its name."""
+
+# Havens et al. (2023), appendix; the offset and the temperature are those of Araujo et al. (2023).
+BOUNDED: Mapping[str, float | str] = MappingProxyType(
+    {
+        "lr": 1e-2, "final_lr": 0.0, "beta1": 0.5, "beta2": 0.9, "schedule": "triangular",
+        "offset": 2**0.5, "temperature": 0.25, "batch": 128,
+    }
+)  # fmt: skip
+"""What differs for models with a Lipschitz bound, whatever the data set."""

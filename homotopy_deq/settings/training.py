@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .declare import above, at_least, between, check, described, setting
+from .declare import above, at_least, between, check, described, setting, within
 
 Precision = Literal["no", "bf16"]
+Schedule = Literal["cosine", "triangular"]
 
 
 @described
@@ -108,7 +109,17 @@ class TrainConfig:
     epochs: int = setting(10, "Passes over the train images.", at_least(1))
     batch: int = setting(64, "Images a step (and a process, where there are several).", at_least(1))
     lr: float = setting(1e-3, "Adam's first learning rate.", at_least(0))
-    final_lr: float = setting(1e-6, "Its last one, along a cosine.", at_least(0))
+    final_lr: float = setting(1e-6, "Its last one, at the end of the schedule.", at_least(0))
+    schedule: Schedule = setting(
+        "cosine",
+        "cosine from --lr to --final-lr; triangular: from 0 to --lr in two fifths of the steps, to "
+        "a twentieth of it in two more, and to --final-lr.",
+    )
+    beta1: float = setting(0.9, "Adam's decay of the mean gradient.", within(0, 1))
+    beta2: float = setting(0.999, "Adam's decay of the mean squared gradient.", within(0, 1))
+    clip: float | None = setting(
+        None, "Largest norm of the gradient of a step; longer ones are shortened.", above(0)
+    )
     start_lr: float = setting(
         0.02,
         "SGD's first learning rate for the initial point; a cosine takes it to 0.",
@@ -126,6 +137,23 @@ class TrainConfig:
     )
     jacobian_penalty: float = setting(
         0.0, "Weight of ||df/dz||_F^2 a dimension at the answer.", at_least(0)
+    )
+    offset: float = setting(
+        0.0,
+        "Taken from the logit of the right class before the cross entropy, which then asks for "
+        "margins. For a model with a Lipschitz bound: 1.414.",
+        at_least(0),
+    )
+    temperature: float = setting(
+        1.0,
+        "tau of the loss tau CE(logits / tau): small ones look at the nearest classes alone. For a "
+        "model with a Lipschitz bound: 0.25.",
+        above(0),
+    )
+    structure_penalty: float = setting(
+        0.0,
+        "Weight of the sum of |W| where the explicit network that an LBEN was made from has none.",
+        at_least(0),
     )
     flip: float = setting(0.0, "Probability of mirroring a train image.")
     pad: int = setting(0, "Pixels of black around a train image before a random crop.")

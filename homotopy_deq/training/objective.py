@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..adversary import smoothed
+from ..lipschitz import departure
 from ..models import ImageModel
-from ..regularization import jacobian_penalty, relative_residual, residual_penalty
+from ..regularization import jacobian_penalty, residual_penalty
 from ..settings import SmoothTraining
 from .smoothing import consistency_loss, noisy
 
@@ -40,13 +41,24 @@ class Objective(nn.Module):
     """Return the loss of a batch and the figures to be watched.
 
     Cross entropy, plus the penalties, plus the initial point's own loss when asked: that one
-    reaches the initial point's parameters alone, and the others never do.
+    reaches the initial point's parameters alone, and the others never do. With an offset or a
+    temperature tau the loss is tau CE((logits - offset onehot) / tau), which asks for margins; the
+    figures stay those of the cross entropy.
 
     Arguments:
         model: the classifier.
         residual_weight: of the mean squared relative residual at the answer.
         jacobian_weight: of the squared Frobenius norm of df/dz at the answer.
         smoothing: the noise to train under, None for none. Outside training it adds none.
+        offset: taken from the logit of the right class.
+        temperature: tau.
+        structure_weight: of ||W * 1[W_0 = 0]||_1, see `LBENCell.departure`.
+
+    References:
+        B. Prach, C. Lampert (2022), Almost-orthogonal layers for efficient general-purpose
+        Lipschitz networks: offset and temperature.
+        A. Havens et al. (2023), Exploiting connections between Lipschitz structures for certifiably
+        robust deep equilibrium models: the penalty of structure.
     """
 
     def __init__(
@@ -55,12 +67,18 @@ class Objective(nn.Module):
         residual_weight: float = 0.0,
         jacobian_weight: float = 0.0,
         smoothing: SmoothTraining | None = None,
+        *,
+        offset: float = 0.0,
+        temperature: float = 1.0,
+        structure_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.residual_weight = residual_weight
         self.jacobian_weight = jacobian_weight
         self.smoothing = smoothing
+        self.offset, self.temperature = offset, temperature
+        self.structure_weight = structure_weight
 
     def forward(self, images: Tensor, labels: Tensor, with_start: bool = False) -> BatchResult:
         """Solve for the batch; `with_start` adds the initial point's loss."""
@@ -74,6 +92,10 @@ class Objective(nn.Module):
         cross_entropy = F.cross_entropy(output.logits.float(), labels, reduction="none")
         loss = cross_entropy.mean()
         if self.training:
+            if (self.offset, self.temperature) != (0.0, 1.0):
+                loss = margin_loss(output.logits.float(), labels, self.offset, self.temperature)
+            if self.structure_weight:
+                loss = loss + self.structure_weight * departure(model)
             residual = torch.zeros_like(cross_entropy)
             if smoothing is not None and smoothing.consistency:
                 weights = smoothing.consistency, smoothing.entropy
@@ -85,10 +107,8 @@ class Objective(nn.Module):
             if model.initial_point is not None:
                 # Times 0, not left out: data parallelism wants every parameter in every step.
                 loss = loss + float(with_start) * model.initial_point.loss(z)
-        elif model.layer.rest_point:
-            residual = relative_residual(cell, z, *condition)
         else:
-            residual = torch.full_like(cross_entropy, float("nan"))
+            residual = model.residual(output)
         solution = output.solution
         found = BatchResult(
             loss,
@@ -99,6 +119,12 @@ class Objective(nn.Module):
             residual.detach(),
         )
         return found if draws == 1 else _over(found, draws)
+
+
+def margin_loss(logits: Tensor, labels: Tensor, offset: float, temperature: float) -> Tensor:
+    """Return tau CE((logits - offset onehot) / tau), a mean over the batch."""
+    shift = F.one_hot(labels, logits.shape[1]) * offset
+    return F.cross_entropy((logits - shift) / temperature, labels) * temperature
 
 
 def _over(each: BatchResult, draws: int) -> BatchResult:

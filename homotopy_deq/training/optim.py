@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -21,9 +21,35 @@ def cosine(step: int, total: int, first: float, last: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
 
 
-def task_optimizer(parameters: Iterable[Parameter], lr: float) -> Optimizer:
+def triangular(step: int, total: int, first: float, last: float) -> float:
+    """Return the learning rate of a step that is linear between
+
+        0 at 0,   `first` at 2/5 of `total`,   `first` / 20 at 4/5,   `last` at the end.
+
+    References:
+        A. Araujo, A. Havens, B. Delattre, A. Allauzen, B. Hu (2023), A unified algebraic
+        perspective on Lipschitz neural networks: the authors' release.
+    """
+    # A step takes the rate at its middle, so that the first and the last learn.
+    at = min((step + 0.5) / total, 1.0)
+    corners = (0.0, 0.0), (0.4, first), (0.8, max(first / 20, last)), (1.0, last)
+    for (left, low), (right, high) in zip(corners, corners[1:], strict=False):
+        if at <= right:
+            return low + (high - low) * (at - left) / (right - left)
+    return last
+
+
+SCHEDULES: Mapping[str, Callable[[int, int, float, float], float]] = {
+    "cosine": cosine,
+    "triangular": triangular,
+}
+
+
+def task_optimizer(
+    parameters: Iterable[Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> Optimizer:
     """Return Adam without weight decay, as in HomoODE's release."""
-    return Adam(list(parameters), lr=lr)
+    return Adam(list(parameters), lr=lr, betas=betas)
 
 
 def start_optimizer(parameters: Iterable[Parameter], lr: float) -> Optimizer:

@@ -25,7 +25,15 @@ from .evaluate import Evaluation, evaluate
 from .header import check_header
 from .objective import BatchResult, Objective
 from .observers import Place
-from .optim import cosine, load_state, set_rate, start_optimizer, state_tensors, task_optimizer
+from .optim import (
+    SCHEDULES,
+    cosine,
+    load_state,
+    set_rate,
+    start_optimizer,
+    state_tensors,
+    task_optimizer,
+)
 from .smoothing import TEST, VALIDATION, held_noise
 from .tally import Tally, better
 
@@ -96,9 +104,18 @@ class Run:
             self.noisy_batches = prepared(tested, data.test_labels, False)
         self.validation_batches = prepared(judged, labels[held], False)
         self.objective = accelerator.prepare(
-            Objective(model, config.residual_penalty, config.jacobian_penalty, smoothing)
+            Objective(
+                model,
+                config.residual_penalty,
+                config.jacobian_penalty,
+                smoothing,
+                offset=config.offset,
+                temperature=config.temperature,
+                structure_weight=config.structure_penalty,
+            )
         )
-        self.task = accelerator.prepare(task_optimizer(model.task_parameters(), config.lr))
+        betas = config.beta1, config.beta2
+        self.task = accelerator.prepare(task_optimizer(model.task_parameters(), config.lr, betas))
         point = model.initial_point
         self.start: Optimizer | None = None
         if point is not None:
@@ -120,11 +137,14 @@ class Run:
     @property
     def rate(self) -> float:
         """Adam's learning rate at the next step."""
-        return self._fallen(self.config.lr, self.config.final_lr)
+        change = SCHEDULES[self.config.schedule]
+        return change(*self._along, self.config.lr, self.config.final_lr)
 
-    def _fallen(self, first: float, last: float) -> float:
+    @property
+    def _along(self) -> tuple[int, int]:
+        """Steps since the rates began, and to their end."""
         end = self.place.epochs * self.place.batches
-        return cosine(self.place.step - self.since, end - self.since, first, last)
+        return self.place.step - self.since, end - self.since
 
     @property
     def size(self) -> int:
@@ -173,8 +193,10 @@ class Run:
         set_rate(self.task, self.rate)
         if start is not None:
             start.zero_grad()
-            set_rate(start, self._fallen(config.start_lr, 0.0))
+            set_rate(start, cosine(*self._along, config.start_lr, 0.0))
         self.accelerator.backward(result.loss)
+        if config.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.task_parameters(), config.clip)
         self.task.step()
         if start is not None:
             start.step()
@@ -254,6 +276,7 @@ class Run:
         meta = checkpoint.meta
         planned, asked = meta["place"]["epochs"], self.config.epochs
         before = _planned(meta["about"], max(planned, asked))
+        before["training"] = {**_LATER, **before["training"]}
         # The checksums know the images, wherever they lie now.
         before["images"] = {**before["images"], "source": self.about["images"]["source"]}
         differ = differences({"processes": 1, **before}, self.about)
@@ -279,6 +302,12 @@ class Run:
         if asked > planned:
             self.place = replace(self.place, epochs=asked)
             self.since, self.test, self.noisy_test = self.place.step, None, None
+
+
+_LATER = {k: v for k, v in asdict(TrainConfig()).items() if k in (
+    "schedule", "beta1", "beta2", "clip", "offset", "temperature", "structure_penalty"
+)}  # fmt: skip
+"""What runs of version 0.1.0 do not say, as they had no other."""
 
 
 def _planned(about: Mapping[str, Any], epochs: int) -> dict[str, Any]:

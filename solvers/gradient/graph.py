@@ -160,7 +160,7 @@ def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: T
         _, closed = evaluated(lambda: problem(start))
     for tensor in (*closed, start, *problem.inputs):
         if tensor.requires_grad:
-            value = value + tensor.unsqueeze(-1)[..., :0].sum().to(value)
+            value = value + tensor.unsqueeze(-1)[..., :0].sum().real.to(value)
     return value
 
 

@@ -33,10 +33,10 @@ from homotopy_deq import (
     Then,
     Unroll,
 )
-from homotopy_deq.cli.resolve import resolve
-from homotopy_deq.models import ImageModel
+from homotopy_deq.cli.resolve import model_class, resolve
+from homotopy_deq.models import BoundedModel, ImageModel
+from homotopy_deq.settings import BOUNDED, RECIPES
 from homotopy_deq.settings import MODELS as NAMED
-from homotopy_deq.settings import RECIPES
 from homotopy_deq.settings.declare import values
 
 MODELS = [HomoODE, DEQ, NeuralODE, AugmentedNeuralODE]
@@ -320,6 +320,8 @@ def test_recipes_fit_the_models() -> None:
     for name, recipe in RECIPES.items():
         for model in NAMED:  # a model that refuses its sizes is found by this
             found = values(resolve({"dataset": name, "model": model}))
+            if issubclass(model_class(model), BoundedModel):
+                recipe = {**recipe, **BOUNDED}
             assert {key: found[key] for key in recipe if found[key] is not None}.items() <= (
                 recipe.items()
             )

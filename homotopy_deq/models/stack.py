@@ -1,0 +1,137 @@
+"""A layer that is a stack: bounded layers, and equilibria among them that are solved for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from solvers import Equilibrium, Gradient, InitialValue, Picard, Solution, Solver, Status, Unroll
+from solvers.driver import answered_by
+from solvers.norms import finite
+from solvers.solver import named
+
+from ..layers import FlowLayer, ImplicitLayer, OnFailure
+from ..lipschitz import EquilibriumNetwork
+from ..twin import twin
+
+
+class Applied(nn.Module):
+    """The cell of an answer that needs no start: f(z; x) = body(x) whatever z is.
+
+    Arguments:
+        body: maps (B, ...) to vectors (B, size).
+        size: numbers of a sample's answer.
+    """
+
+    def __init__(self, body: nn.Sequential, size: int) -> None:
+        super().__init__()
+        self.body, self.size = body, size
+
+    def initial(self, x: Tensor) -> Tensor:
+        """Return 0 of the answer's shape."""
+        return x.new_zeros(len(x), self.size)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return body(x)."""
+        value: Tensor = self.body(x)
+        return value
+
+
+class Stack(ImplicitLayer):
+    """Apply modules in turn; the equilibria among them are solved for, and the rest has no path.
+
+    A sample's status is the first among them that is no success, its residual the largest, and
+    its steps and evaluations are their sums. Without an equilibrium they are 0 and 1.
+
+    Arguments:
+        body: maps the condition (B, ...) to vectors (B, size).
+        size: as in `Applied`.
+        on_failure: see `Layer`.
+    """
+
+    def __init__(self, body: nn.Sequential, size: int, *, on_failure: OnFailure = "warn") -> None:
+        super().__init__(Applied(body, size), Picard(), Unroll(), on_failure=on_failure)
+        self._adopt()
+
+    @property
+    def body(self) -> nn.Sequential:
+        """The modules."""
+        return self.cell.body  # type: ignore[return-value]
+
+    @property
+    def implicit(self) -> list[EquilibriumNetwork]:
+        """The equilibria among them."""
+        return [part for part in self.body if isinstance(part, EquilibriumNetwork)]
+
+    def _adopt(self) -> None:
+        """Take solver and gradient to be those of the last equilibrium."""
+        for part in self.implicit:
+            self.solver, self.gradient = part.layer.solver, part.layer.gradient
+
+    def answer(
+        self,
+        condition: tuple[Tensor, ...],
+        z0: Tensor | Solution[Tensor],
+        *,
+        record: bool = False,
+    ) -> Solution[Tensor]:
+        """Apply the modules to the condition; no start is needed, and none is looked at.
+
+        Raises:
+            ValueError: a path is asked for.
+        """
+        if record:
+            raise ValueError(
+                "a stack of layers has no one path to record: record that of one of its equilibria."
+            )
+        (x,) = condition
+        zero = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        status = torch.full_like(zero, Status.CONVERGED, dtype=torch.int8)
+        steps, evals, residual = zero, zero, x.new_zeros(len(x), dtype=torch.float32)
+        for part in self.body:
+            if not isinstance(part, EquilibriumNetwork):
+                x = part(x)
+                continue
+            found = part.layer.solve(x)
+            apart = found.residual
+            if isinstance(part.layer, FlowLayer):
+                apart = part.layer.residual(found.value, part.layer.condition(x))
+            x = part.cell.read(found.value)
+            status = torch.where(status == Status.CONVERGED, found.status, status)
+            steps, evals = steps + found.steps, evals + found.evals
+            residual = torch.maximum(residual, apart.detach().to(residual))
+        usable = finite(x.detach()) | (status != Status.CONVERGED)
+        status = torch.where(usable, status, torch.full_like(status, Status.NONFINITE))
+        residual = torch.where(status == Status.NONFINITE, float("inf"), residual)
+        return Solution(x, status, steps, evals if self.implicit else evals + 1, residual)
+
+    def solve(
+        self, x: Tensor, z0: Tensor | Solution[Tensor] | None = None, *, record: bool = False
+    ) -> Solution[Tensor]:
+        """Return `answer` for the condition x."""
+        return self.answer(self.condition(x), x, record=record)
+
+    def with_solver(
+        self,
+        solver: Solver[Any, Any],
+        gradient: Gradient[Any] | None = None,
+        *,
+        t1: float | None = None,
+        polish: Solver[Equilibrium, Any] | None = None,
+    ) -> Stack:
+        """Return a stack with these weights, shared, and another path to each of its equilibria.
+
+        Raises:
+            TypeError: there are none, and the solver follows a flow.
+        """
+        if not self.implicit and issubclass(answered_by(solver), InitialValue):
+            raise TypeError(
+                f"explicit layers have no flow for {named(solver)} to follow; leave the solver out."
+            )
+        other = twin(self)
+        for part in other.implicit:
+            part.layer = part.layer.with_solver(solver, gradient, t1=t1, polish=polish)
+        other._adopt()
+        return other
