@@ -5,6 +5,8 @@ Import this module only where Triton is installed and the tensors are on a GPU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -104,3 +106,17 @@ def column_step(
         PRECISION="tf32" if tf32 else "tf32x3",
     )
     return out
+
+
+@dataclass(frozen=True)
+class TritonColumns:
+    """Read the columns where they are: `Columns` of a matrix product on a GPU."""
+
+    def gather(self, transposed: Tensor, index: Tensor) -> Tensor:
+        return transposed
+
+    def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        rows, columns = tile(*product.shape)
+        new: Tensor = column_step(product, change, gathered, index.int(), tf32, rows, columns)
+        return new

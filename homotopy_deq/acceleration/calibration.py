@@ -1,0 +1,140 @@
+"""Measure what the kernels cost on this machine, once, and keep it in a file.
+
+    python -m homotopy_deq.acceleration.calibration     # measure anew, and say where it is kept
+
+The file lies in $HOMOTOPY_DEQ_CACHE, else in $XDG_CACHE_HOME/homotopy-deq, else in
+~/.cache/homotopy-deq. It names the machine, its threads and the version of torch. One that cannot
+be read, or that is of another machine, is measured anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cost import Costs, Line, Point
+
+KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32")
+FORMAT = 1
+
+
+def folder() -> Path:
+    """Return where the file is kept."""
+    own, shared = os.environ.get("HOMOTOPY_DEQ_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own)
+    return (Path(shared) if shared else Path.home() / ".cache") / "homotopy-deq"
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the costs depend on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "format": FORMAT,
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def measured(kind: str) -> Sequence[Point]:
+    """Return what is known of a kind of product, measured now where nothing is kept of it.
+
+    Arguments:
+        kind: the product, the device and the dtype, as in "matrix cpu float32".
+    """
+    return _measured(kind, torch.get_num_threads())
+
+
+@cache
+def _measured(kind: str, threads: int) -> Sequence[Point]:
+    kept = read()
+    if kind not in kept:
+        from .kernels import timing
+
+        kept = {**kept, kind: timing.measure(kind)}
+        write(kept)
+    return kept[kind]
+
+
+def calibrate() -> Path:
+    """Measure every kind of this machine anew, and return the file it is kept in."""
+    from .kernels import timing
+
+    kinds = KINDS + (("matrix cuda float32",) if torch.cuda.is_available() else ())
+    write({kind: timing.measure(kind) for kind in kinds})
+    _measured.cache_clear()
+    return path()
+
+
+def path() -> Path:
+    """Return the file for this number of threads."""
+    return folder() / f"costs-{torch.get_num_threads()}-threads.json"
+
+
+def read() -> dict[str, Sequence[Point]]:
+    """Return what is kept of this machine; nothing where the file is damaged or another's."""
+    try:
+        found = json.loads(path().read_text())
+        if found["machine"] != machine():
+            return {}
+        return {kind: [_point(each) for each in rows] for kind, rows in found["kinds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def write(kinds: dict[str, Sequence[Point]]) -> None:
+    """Keep costs in the file; where that cannot be written, say so and go on."""
+    body = {
+        "machine": machine(),
+        "kinds": {kind: [asdict(point) for point in points] for kind, points in kinds.items()},
+    }
+    try:
+        path().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path().parent, suffix=".part", delete=False
+        ) as part:
+            json.dump(body, part, indent=1)
+        os.replace(part.name, path())
+    except OSError as error:
+        warnings.warn(
+            f"The costs of this machine could not be kept in {path()} ({error}), and will be "
+            "measured anew in every process; set HOMOTOPY_DEQ_CACHE to a folder to write in.",
+            stacklevel=2,
+        )
+
+
+def _point(row: dict[str, Any]) -> Point:
+    given = row["costs"]
+    lines = {name: Line(**given[name]) for name in ("fresh", "kept", "run")}
+    costs = Costs(dense=given["dense"], look=given["look"], **lines)
+    point = Point(row["batch"], row["units"], row["work"], costs)
+    numbers = (point.batch, point.units, point.work, costs.dense)
+    if not all(isinstance(n, int | float) and n > 0 for n in numbers):
+        raise ValueError("costs must be positive numbers")
+    return point
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.machine()} x {len(named) or os.cpu_count()}"
+
+
+if __name__ == "__main__":
+    print(f"Written to {calibrate()}")

@@ -1,0 +1,84 @@
+"""The kernels of a solve, chosen step by step by what they cost on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..calibration import measured
+from ..cost import Costs, scaled
+from ..products import Convolution, Product
+from .matrix import Columns, Gathering, MatrixProduct
+from .tiles import TiledProduct
+
+Costing = Callable[[str, int, int, int], Costs | None]
+"""The costs of a kind of step, a batch, so many units in all and so much work in each."""
+
+
+def calibrated(kind: str, batch: int, units: int, work: int) -> Costs | None:
+    """Return the costs that were measured on this machine; it measures where nothing is kept."""
+    return scaled(measured(kind), batch, units, work)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Bring products up to date in the way that costs least: sparse where that pays, else dense.
+
+    On a CPU: columns of a matrix that the batch shares, gathered anew when others have changed, or
+    in place where they are neighbours; tiles of 8 x 8 pixels of a convolution. On a GPU: columns of
+    a matrix by Triton, in single precision. Everything else is dense.
+
+    Costs are measured once on each machine, which takes a second or two, and kept in a file; see
+    `homotopy_deq.acceleration.calibration`.
+
+    Arguments:
+        costs: where the costs come from.
+    """
+
+    costs: Costing = calibrated
+    _transposed: Any = field(
+        default_factory=WeakIdKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def linear(self, weight: Tensor) -> Product:
+        """Return the product with a matrix (m, n)."""
+        kind = _kind("matrix", weight)
+        outputs, inputs = weight.shape
+        return MatrixProduct(
+            weight,
+            lambda: self._turned(weight),
+            lambda batch: self.costs(kind, batch, inputs, outputs),
+            _columns(weight),
+        )
+
+    def convolution(self, convolution: Convolution) -> Product:
+        """Return the product with the kernels of a convolution."""
+        kind = _kind("tiles", convolution.weight)
+        return TiledProduct(convolution, lambda units, work: self.costs(kind, 1, units, work))
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        """Return W^T in contiguous memory, kept from solve to solve while W is as it was."""
+        state = weight._version, weight.data_ptr()
+        known: tuple[Any, Tensor] | None = self._transposed.get(weight)
+        if known is None or known[0] != state:
+            known = state, weight.detach().mT.contiguous()
+            self._transposed[weight] = known
+        return known[1]
+
+
+def _kind(name: str, weight: Tensor) -> str:
+    return f"{name} {weight.device.type} {str(weight.dtype).removeprefix('torch.')}"
+
+
+def _columns(weight: Tensor) -> Columns:
+    if weight.is_cuda and weight.dtype == torch.float32 and find_spec("triton") is not None:
+        from .triton_columns import TritonColumns
+
+        return TritonColumns()
+    return Gathering()

@@ -1,0 +1,161 @@
+"""The product with a matrix, brought up to date by the columns that have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..cost import Costs
+from .patience import Patience
+
+WIDTH = 32
+"""Neighbouring columns that are taken in place together."""
+
+
+class Columns(Protocol):
+    """How the product with some columns is computed."""
+
+    def gather(self, transposed: Tensor, index: Tensor) -> Tensor:
+        """Return of W^T, (n, m), what `add` needs of the columns `index` of W, int64 (k,)."""
+        ...
+
+    def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
+        """Return product + W change, (B, m), for a change (B, n) that is 0 outside of `index`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Bring the columns together, and multiply with them."""
+
+    def gather(self, transposed: Tensor, index: Tensor) -> Tensor:
+        return transposed.index_select(0, index)
+
+    def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
+        return torch.addmm(product, change.index_select(1, index), gathered)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Columns of W: which, int64 (k,), which not, bool (n,), and what was gathered of them."""
+
+    index: Tensor
+    outside: Tensor
+    gathered: Tensor
+
+
+class MatrixProduct:
+    """W r of vectors, of which some columns of W bring a change of some entries up to date.
+
+    A column counts as changed if its entry changed in any sample, so all samples take the same
+    columns. Gathered columns are kept, and used again while nothing outside of them changes.
+
+    Arguments:
+        weight: W, (m, n).
+        transposed: returns W^T in contiguous memory, (n, m).
+        costs: the costs of a step for a batch; None for a size of which nothing is known.
+        columns: how the product with some of them is computed.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        transposed: Callable[[], Tensor],
+        costs: Callable[[int], Costs | None],
+        columns: Columns = Gathering(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.weight = weight
+        self.columns = columns
+        self.transposed = transposed
+        self.costs = costs
+        self._panel: Panel | None = None
+        self._known: tuple[int, Costs | None] = (-1, None)
+        self._patience = Patience()
+
+    def dense(self, reference: Tensor) -> Tensor:
+        """Return W r of r (B, ..., n)."""
+        return F.linear(reference, self.weight)
+
+    def multiply_adds(self, x: Tensor) -> int:
+        """Return how many `dense` takes, all samples together."""
+        return x[..., 0].numel() * self.weight.numel()
+
+    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+        """Return W r and the multiply-adds that it took; see `products.Product`."""
+        rows = change.reshape(-1, change.shape[-1])
+        costs = self._of(len(rows))
+        if costs is None or self._patience.waits():
+            return self.dense(reference), self.multiply_adds(reference)
+        active = changed(rows)
+        count = int(active.sum())
+        if count == 0:
+            return product, 0
+        before = product.reshape(len(rows), -1)
+        panel, seconds = self._cheapest(active, count, costs)
+        if costs.pays(costs.run(WIDTH)):
+            runs = _runs(active)
+            span = sum(stop - start for start, stop in runs)
+            in_place = len(runs) * costs.run.call + span * costs.run.unit
+            if in_place < seconds and self._patience.pays(costs, in_place):
+                return self._in_place(before, rows, runs).view_as(product), self._work(rows, span)
+        if not self._patience.pays(costs, seconds):
+            return self.dense(reference), self.multiply_adds(reference)
+        if panel is None:
+            index = active.nonzero().squeeze(1)
+            panel = Panel(index, ~active, self.columns.gather(self.transposed(), index))
+            self._panel = panel
+        new = self.columns.add(before, rows, panel.index, panel.gathered)
+        return new.view_as(product), self._work(rows, len(panel.index))
+
+    def _of(self, batch: int) -> Costs | None:
+        """Return the costs for a batch, None where it never pays to look."""
+        if self._known[0] != batch:
+            costs = self.costs(batch)
+            self._known = batch, costs if costs is not None and costs.looks else None
+        return self._known[1]
+
+    def _work(self, rows: Tensor, columns: int) -> int:
+        return len(rows) * columns * len(self.weight)
+
+    def _cheapest(self, active: Tensor, count: int, costs: Costs) -> tuple[Panel | None, float]:
+        """Return the panel that there is, if using it again is cheapest, and the seconds."""
+        panel, fresh = self._panel, costs.fresh(count)
+        if panel is not None and len(panel.index) >= count:
+            kept = costs.kept(len(panel.index))
+            if kept <= fresh and not bool((active & panel.outside).any()):
+                return panel, kept
+        return None, fresh
+
+    def _in_place(self, before: Tensor, rows: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+        """Return the product after a change in some runs of columns, which are views of W."""
+        new = before
+        for k, (start, stop) in enumerate(runs):
+            columns, some = self.weight[:, start:stop].mT, rows[:, start:stop]
+            new = torch.addmm(before, some, columns) if k == 0 else new.addmm_(some, columns)
+        return new
+
+
+def changed(rows: Tensor) -> Tensor:
+    """Return in which columns of a change (B, n) any sample has one, bool (n,); NaN is a change."""
+    return rows.abs().amax(0) != 0
+
+
+def _runs(active: Tensor) -> list[tuple[int, int]]:
+    """Return the runs of blocks of WIDTH columns that hold a change."""
+    size = len(active)
+    blocks = F.pad(active, (0, -size % WIDTH)).view(-1, WIDTH).any(1).tolist()
+    runs: list[tuple[int, int]] = []
+    for k, used in enumerate(blocks):
+        if not used:
+            continue
+        start, stop = k * WIDTH, min((k + 1) * WIDTH, size)
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], stop)
+        else:
+            runs.append((start, stop))
+    return runs
