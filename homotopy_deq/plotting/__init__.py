@@ -3,7 +3,7 @@
 from .branch import branch_figure, largest, rms
 from .certified import certified_figure
 from .collapse import collapse_figure
-from .convergence import convergence_figure
+from .convergence import convergence_figure, tradeoff_figure
 from .paths import path_figure, project, residual_figure
 from .style import save
 from .training import training_figure
@@ -19,5 +19,6 @@ __all__ = [
     "residual_figure",
     "rms",
     "save",
+    "tradeoff_figure",
     "training_figure",
 ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 LONG = 200  # steps, from which on the axis is logarithmic
-Curve = tuple[Sequence[int], Sequence[float]]
+Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def convergence_figure(
@@ -74,3 +74,42 @@ def _bars(axes: Axes, saved: Mapping[str, Mapping[str, float]]) -> None:
     axes.set_title("cost, in parts of plain iteration", fontsize=9)
     axes.legend(frameon=False, fontsize=7)
     plain(axes)
+
+
+def tradeoff_figure(
+    panels: Mapping[str, Mapping[str, Curve]],
+    *,
+    x: str,
+    y: str,
+    limit: float | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Draw what ways of solving lose against what they save, one line a way.
+
+    Arguments:
+        panels: the points (x, y) of each way by its name, by the name of the panel.
+        x: what is saved.
+        y: what is lost.
+        limit: a loss to mark; the panel ends at four times it.
+        columns: of panels.
+    """
+    rows = -(-len(panels) // columns)
+    columns = min(columns, len(panels))
+    figure = canvas(3.3 * columns, 2.7 * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for axes, (title, ways) in zip(grid, panels.items(), strict=False):
+        for (color, style), (name, (saved, lost)) in zip(
+            looks(len(ways)), ways.items(), strict=True
+        ):
+            axes.plot(saved, lost, style, color=color, marker=".", label=name, linewidth=1.3)
+        if limit is not None:
+            axes.axhline(limit, color="0.4", linewidth=0.8, linestyle=":")
+            axes.set_ylim(-limit, 4 * limit)
+        axes.set_title(title, fontsize=9)
+        plain(axes)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    grid[0].legend(frameon=False, fontsize=7)
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return figure
