@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.results import ROOT
 
 from .certifying import certified, coverage, srs
+from .lipschitz import lben
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
 from .training import fashion, step
@@ -27,10 +28,13 @@ def pages() -> dict[Path, str]:
         certified(*FASHION),
         srs(),
         coverage(),
+        lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
+        lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
+        lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),
     )
     return {
         ROOT / "README.md": summary(),
-        ROOT / "docs" / "results.md": "\n\n".join(parts),
+        ROOT / "docs" / "results.md": "\n\n".join(filter(None, parts)),
     }
 
 

@@ -113,13 +113,16 @@ class Enclosure:
 
         ||f - z*||_L <= ||W||_L ||f - z||_L / m.
 
+    What is computed of the weights themselves is computed on the CPU, by LAPACK, of whose rounding
+    `SLACK` speaks.
+
     Arguments:
         network: as in `certify_lipschitz`; a copy of it in double precision is kept.
     """
 
     def __init__(self, network: nn.Module) -> None:
         parts = [part for _, part in modules(copy.deepcopy(network).double())]
-        bound = certify_lipschitz(nn.Sequential(*parts))
+        bound = certify_lipschitz(copy.deepcopy(nn.Sequential(*parts)).cpu())
         self.gamma = bound.value
         gammas = [gamma * ROUND for *_, gamma in bound.parts]
         self.parts = [(g, _enclosed(part, g)) for g, part in zip(gammas, parts, strict=True)]
@@ -160,7 +163,7 @@ def _enclosed(module: nn.Module, gamma: float) -> Enclosed:
 def _magnitudes(module: nn.Module, gamma: float) -> tuple[int, float, float]:
     """Return how many terms a part sums, and bounds of its absolute linear map and constants."""
     if isinstance(module, BoundedLayer):
-        form = module.form()
+        form = copy.deepcopy(module).cpu().form()
         u, v, d = (float(torch.linalg.matrix_norm(t).amax()) for t in (form.u, form.v, form.d))
         return _terms(module, form), u * v + d, v * float(form.b.norm()) + float(form.c.norm())
     if isinstance(module, nn.Linear | nn.Conv2d):
@@ -184,14 +187,17 @@ def _norm(t: Tensor) -> Tensor:
 
 def _equilibrium(network: EquilibriumNetwork) -> Enclosed:
     """Enclose the output by a state that is found, and how far its equilibrium's may be."""
-    cell, solver, form = network.cell, network.layer.solver, network.form()
+    cell, solver = network.cell, network.layer.solver
+    form = copy.deepcopy(network).cpu().form()
     if {"rtol", "max_steps"} <= {field.name for field in fields(solver) if field.init}:
         steps = max(solver.max_steps, TRIES)
         solver = replace(solver, rtol=min(solver.rtol, TIGHT), max_steps=steps)
     layer = network.layer.with_solver(solver)
-    root, scaled, unit = form.metric.sqrt(), form.scaled(), SLACK * _terms(cell, form) * UNIT
+    scaled, unit = form.scaled(), SLACK * _terms(cell, form) * UNIT
+    root = form.metric.sqrt().to(cell.b.device)
     w, u, v = (float(torch.linalg.matrix_norm(t).amax()) for t in (scaled.w, scaled.u, form.v))
     inner, outer = norm_bound(scaled.w), norm_bound(scaled.v)
+    constants = float(scaled.b.norm()), float(form.c.norm())
     m = form.moduli()[0] - SLACK * len(root) * UNIT * (1 + w)
 
     def size(z: Tensor) -> Tensor:
@@ -201,7 +207,7 @@ def _equilibrium(network: EquilibriumNetwork) -> Enclosed:
         z = layer.solve(x).value
         (given,) = cell.condition(x)
         fz = cell.equation((given,))(z)
-        b, c = (float(t.norm()) * math.sqrt(z[:1, 0].numel()) for t in (scaled.b, form.c))
+        b, c = (t * math.sqrt(z[:1, 0].numel()) for t in constants)
         gap = inner * size(fz - z)
         gap = gap + unit * ((1 + w) * (size(z) + size(given)) + u * _norm(x) + b)
         local = outer * gap / m * ROUND + unit * (v * _norm(fz) + c)
