@@ -62,6 +62,7 @@ def main(
 
 COMMANDS: Mapping[str, tuple[type, str]] = {
     "train": (options.Train, "train"),
+    "finetune": (options.Finetune, "finetune"),
     "evaluate": (options.Evaluate, "evaluation.evaluate"),
     "predict": (options.Predict, "evaluation.predict"),
     "plot": (options.Plot, "evaluation.plot"),

@@ -46,8 +46,8 @@ def command(kind: type, module: str) -> Callable[..., None]:
 
 
 def option(name: str) -> str:
-    """Return the option of a setting."""
-    return f"--{name.replace('_', '-')}"
+    """Return the option of a setting; one whose name is a word of Python ends in "_"."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def _parameter(leaf: Leaf) -> inspect.Parameter:
@@ -63,7 +63,8 @@ def _parameter(leaf: Leaf) -> inspect.Parameter:
                 default in (None, MISSING) and leaf.name not in OF_RECIPES
             )
             shown = f"{default:g}" if isinstance(default, float) else default
-            known = RECIPE if leaf.name in OF_RECIPES else shown
+            varies = leaf.name in OF_RECIPES and leaf.place[0] == "settings"
+            known = RECIPE if varies else shown
             help += "" if said else f" Default: {known}."
             default = None
         flag = option(leaf.name)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..settings import Settings
+from ..settings import Settings, TrainConfig
 from ..settings.data import Place
-from ..settings.declare import at_least, given, like, setting
+from ..settings.declare import above, at_least, given, like, setting
 from ..settings.model import Limits
 
 
@@ -109,6 +109,50 @@ class Train:
         "Measure after each epoch, on the train images, and draw at the end: neural-collapse (NC1 "
         "to NC4 of the features). A solve for each image more; nothing else changes.",
         metavar="WHAT",
+    )
+    begun: Begun = Begun()
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How equilibria that were made of explicit layers are trained."""
+
+    PANEL: ClassVar[str] = "How it is trained"
+
+    epochs: int = setting(5, "Passes over the train images.", at_least(1))
+    batch: int = setting(128, "Images a step.", at_least(1))
+    lr: float = setting(
+        1e-4, "Adam's first learning rate, which a cosine takes to 0; the paper has 1e-7.", above(0)
+    )
+    structure_penalty: float = setting(
+        0.1,
+        "Weight of the sum of |W| where the explicit network has none.",
+        at_least(0),
+        also="penalty",
+    )
+    clip: float = setting(1.0, "Largest norm of the gradient of a step.", above(0))
+    save_every: float = like(TrainConfig, "save_every")
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Make equilibria (LBEN) of a trained explicit network, with the same logits and the same
+    Lipschitz constant, and train them further.
+
+    RUN is one of cpl, sll, aol or sandwich. That the logits are equal and the inequality holds is
+    checked first. The new run can be evaluated, certified and resumed as any other; its data set,
+    loss and seed are RUN's.
+    """
+
+    PANEL: ClassVar[str] = "The run"
+
+    run: Run
+    form: str = setting("lben", "What is made of it.", option="as_")
+    tuning: Mapping[str, Any] = given(Tuning)
+    place: Place = Place()
+    out: Path | None = setting(
+        None, "Folder to write to. Default: RUN-lben, beside it.", metavar="DIR"
     )
     begun: Begun = Begun()
     machine: Machine = Machine()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data import ImageData, split_validation
+from ..data import ImageData
 from ..models import ImageModel
 from ..settings import Settings
 from ..settings.data import Place as Root
-from ..settings.declare import pick, values
+from ..settings.declare import values
 from ..settings.tree import NAMES, read
 from ..training import (
     Bar,
-    NeuralCollapse,
     Observer,
     Place,
     accelerator_for,
@@ -23,15 +22,15 @@ from ..training import (
     train,
 )
 from ..training.checkpoint import replace_file
-from ..training.measures import Measure
 from .command import option
-from .evaluation.collapse import COLLAPSE, draw_collapse
-from .options import Train
+from .options import Begun, Machine, Train
 from .report import console, residual
 from .resolve import build, images_of, pass_of, resolve
 from .trained import Trained
 
 CONFIG = "config.toml"
+MEASURED = ("training", "images", "processes")
+"""What a run finds anew about itself when it goes on."""
 
 
 def command(chosen: Train) -> None:
@@ -41,45 +40,71 @@ def command(chosen: Train) -> None:
     folder = chosen.out or Path("runs") / name
     begun = chosen.begun
     check_folder(folder, resume=begun.resume, overwrite=begun.overwrite)
-    about: dict[str, Any] = {}
-    if begun.resume:
-        settings, about = _resumed(folder, given)
-    else:
-        settings = resolve(given)
-    tracked = [pick("measure", name, MEASURES) for name in chosen.track or ()]
     chosen.machine.use()
+    if begun.resume:
+        resume(folder, given, chosen.machine)
+        return
+    settings = resolve(given)
     images = images_of(settings, given.get("data"), download=chosen.download)
-    settings = replace(settings, data=replace(settings.data, place=Root(images.root)))
-    network, path = build(settings, images), pass_of(settings)
-    accelerator = accelerator_for(settings.training, cpu=chosen.machine.cpu)
-    if accelerator.is_main_process:
-        count = sum(p.numel() for p in network.parameters())
-        _say(
-            f"{settings.model.name} with {count:,} parameters, forward by {path.solver}, on "
-            f"{len(images.train_labels):,} images of {images.name} ({images.source}); "
-            f"{accelerator.device}, writing to {folder}"
+    work = Work(build(settings, images), settings, images, folder)
+    work.do(chosen.machine, begun, ConfigFile(folder / CONFIG, work.settings))
+
+
+@dataclass
+class Work:
+    """A model to be trained in a folder, and what the folder's files say of it.
+
+    Arguments:
+        network: the model.
+        settings: of the run.
+        images: to train on.
+        folder: of the run.
+        about: what a checkpoint says of the run; of a new one, beside what all say.
+    """
+
+    network: ImageModel
+    settings: Settings
+    images: ImageData
+    folder: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        place = Root(self.images.root)
+        self.settings = replace(self.settings, data=replace(self.settings.data, place=place))
+
+    def do(self, machine: Machine, begun: Begun, *observers: Observer) -> None:
+        """Train, and say what came of it."""
+        settings, images, network = self.settings, self.images, self.network
+        path = pass_of(settings)
+        accelerator = accelerator_for(settings.training, cpu=machine.cpu)
+        if accelerator.is_main_process:
+            count = sum(p.numel() for p in network.parameters())
+            say(
+                f"{settings.model.name} with {count:,} parameters, forward by {path.solver}, on "
+                f"{len(images.train_labels):,} images of {images.name} ({images.source}); "
+                f"{accelerator.device}, writing to {self.folder}"
+            )
+        about = {
+            "spec": settings.named(),
+            "model": {"name": settings.model.name, "config": network.config},
+            "classes": list(images.classes),
+        }
+        outcome = train(
+            network,
+            images,
+            settings.training,
+            self.folder,
+            about={**about, **self.about},
+            resume=begun.resume,
+            overwrite=begun.overwrite,
+            observers=[Bar(console, path.success), *observers],
+            accelerator=accelerator,
         )
-    about = about or {
-        "spec": settings.named(),
-        "model": {"name": settings.model.name, "config": network.config},
-        "classes": list(images.classes),
-    }
-    outcome = train(
-        network,
-        images,
-        settings.training,
-        folder,
-        about=about,
-        resume=begun.resume,
-        overwrite=begun.overwrite,
-        measures={name: MEASURES[name](network, images, settings) for name in tracked},
-        observers=[Bar(console, path.success), ConfigFile(folder / CONFIG, settings)],
-        accelerator=accelerator,
-    )
-    if accelerator.is_main_process:
+        if not accelerator.is_main_process:
+            return
         test = outcome.test
         far = test["residual_median"]
-        _say(
+        say(
             f"test accuracy {test['accuracy']:.2%} on {test['samples']:,} images with the weights "
             f"of epoch {outcome.best['epoch']} (validation {outcome.best['accuracy']:.2%}), "
             f"{test['nfe']:.1f} evaluations, {test['converged']:.1%} {path.success}"
@@ -87,22 +112,17 @@ def command(chosen: Train) -> None:
         )
         if outcome.noisy is not None and (smoothing := settings.training.smoothing):
             accuracy = f"test accuracy {outcome.noisy['accuracy']:.2%}"
-            _say(f"{accuracy} under noise of {smoothing.noise:g}, one draw an image")
-        _say(f"checkpoint {outcome.checkpoint}")
-        if tracked and (drawn := draw_collapse(folder, folder / "plots")):
-            _say(f"wrote {drawn}")
+            say(f"{accuracy} under noise of {smoothing.noise:g}, one draw an image")
+        say(f"checkpoint {outcome.checkpoint}")
 
 
-def _neural_collapse(model: ImageModel, images: ImageData, settings: Settings) -> Measure:
-    config = settings.training
-    kept, _ = split_validation(images, config.validation, config.seed)
-    return NeuralCollapse(model, images.train_images[kept], images.train_labels[kept])
-
-
-MEASURES: Mapping[str, Callable[[ImageModel, ImageData, Settings], Measure]] = {
-    COLLAPSE: _neural_collapse
-}
-"""What --track may name."""
+def resume(folder: Path, given: Mapping[str, Any], machine: Machine) -> None:
+    """Go on with the run in a folder, to which what is given must not be opposed."""
+    network, settings, about = _resumed(folder, given)
+    work = Work(network, settings, images_of(settings, given.get("data")), folder, about)
+    config = folder / CONFIG
+    keeps = [ConfigFile(config, work.settings)] if config.exists() else []
+    work.do(machine, Begun(resume=True), *keeps)
 
 
 @dataclass(frozen=True)
@@ -122,15 +142,14 @@ class ConfigFile(Observer):
         replace_file(self.path, self.settings.toml().encode())
 
 
-def _resumed(folder: Path, given: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """Return the choices of the run in a folder, to which those given must not be opposed, and
-    what its checkpoint says of itself."""
+def _resumed(folder: Path, given: Mapping[str, Any]) -> tuple[ImageModel, Settings, dict[str, Any]]:
+    """Return the model of the run in a folder, its settings, and what its checkpoint says of it."""
     trained = Trained.of(folder)  # raises CheckpointError before anything else is read
     settings = trained.settings
     config = settings.training
     epochs = given.get("epochs", 0)
     if epochs > config.epochs:
-        _say(
+        say(
             f"{folder} was to end after {config.epochs} epochs and goes on to {epochs}: the "
             f"learning rate starts again at {config.lr:g} and falls to {config.final_lr:g} at the "
             f"new end. The result is not that of one run of {epochs} epochs."
@@ -151,9 +170,11 @@ def _resumed(folder: Path, given: Mapping[str, Any]) -> tuple[Settings, dict[str
             + "\nLeave them out to go on with the run, or choose another folder (--out)."
         )
     about = trained.checkpoint.meta["about"]
-    kept = {name: about[name] for name in ("spec", "model", "classes")}
-    return settings, {**kept, "spec": {**about["spec"], "epochs": config.epochs}}
+    kept = {name: part for name, part in about.items() if name not in MEASURED}
+    spec = {**about["spec"], "epochs": config.epochs}
+    return trained.model, settings, {**kept, "spec": spec}
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line, as long as it is."""
     console.print(text, highlight=False, soft_wrap=True)

@@ -24,6 +24,16 @@ MODELS: dict[str, str] = {
 """Classes by name, as "module:Class". A model takes those of `ModelSettings` that its constructor
 names, beside `shape`, `num_classes`, `mean` and `std` of the images."""
 
+# Havens et al. (2023), appendix; the offset and the temperature are those of Araujo et al. (2023).
+BOUNDED: Mapping[str, float | str] = MappingProxyType(
+    {
+        "lr": 1e-2, "final_lr": 0.0, "beta1": 0.5, "beta2": 0.9, "schedule": "triangular",
+        "offset": 2**0.5, "temperature": 0.25, "batch": 128,
+    }
+)  # fmt: skip
+"""What differs for models with a Lipschitz bound, whatever the data set."""
+_NUMBERS = {name: value for name, value in BOUNDED.items() if isinstance(value, float | int)}
+
 
 @described
 @dataclass(frozen=True)
@@ -32,7 +42,13 @@ class ModelSettings:
 
     PANEL: ClassVar[str] = "What is trained"
 
-    name: str = setting("homoode", f"{', '.join(MODELS)}.", option="model")
+    name: str = setting(
+        "homoode",
+        f"{', '.join(MODELS)}. The last five have a Lipschitz bound, and a recipe: "
+        f"{', '.join(f'{name} {value:.4g}' for name, value in _NUMBERS.items())}, a triangular "
+        "schedule.",
+        option="model",
+    )
     rest_point: bool | None = setting(
         None,
         "homoode: dz/dt = f(z; x) - z, which rests at an equilibrium, or dz/dt = f(z; x) as "
@@ -151,12 +167,3 @@ RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     }
 )  # fmt: skip
 """What differs from the settings' defaults for a data set, by its name."""
-
-# Havens et al. (2023), appendix; the offset and the temperature are those of Araujo et al. (2023).
-BOUNDED: Mapping[str, float | str] = MappingProxyType(
-    {
-        "lr": 1e-2, "final_lr": 0.0, "beta1": 0.5, "beta2": 0.9, "schedule": "triangular",
-        "offset": 2**0.5, "temperature": 0.25, "batch": 128,
-    }
-)  # fmt: skip
-"""What differs for models with a Lipschitz bound, whatever the data set."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..adversary import smoothed
 from ..lipschitz import departure
-from ..models import ImageModel
+from ..models import BoundedModel, ImageModel
 from ..regularization import jacobian_penalty, residual_penalty
 from ..settings import SmoothTraining
 from .smoothing import consistency_loss, noisy
@@ -73,6 +73,11 @@ class Objective(nn.Module):
         structure_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        if (residual_weight or jacobian_weight) and isinstance(model, BoundedModel):
+            raise ValueError(
+                "residual_penalty and jacobian_penalty are of a model's one implicit layer, and "
+                f"{type(model).__name__} is a stack of layers: leave them out."
+            )
         self.model = model
         self.residual_weight = residual_weight
         self.jacobian_weight = jacobian_weight
@@ -123,7 +128,7 @@ class Objective(nn.Module):
 
 def margin_loss(logits: Tensor, labels: Tensor, offset: float, temperature: float) -> Tensor:
     """Return tau CE((logits - offset onehot) / tau), a mean over the batch."""
-    shift = F.one_hot(labels, logits.shape[1]) * offset
+    shift = F.one_hot(labels, logits.shape[1]).to(logits) * offset
     return F.cross_entropy((logits - shift) / temperature, labels) * temperature
 
 

@@ -276,7 +276,7 @@ class Run:
         meta = checkpoint.meta
         planned, asked = meta["place"]["epochs"], self.config.epochs
         before = _planned(meta["about"], max(planned, asked))
-        before["training"] = {**_LATER, **before["training"]}
+        before["training"] = {**LATER, **before["training"]}
         # The checksums know the images, wherever they lie now.
         before["images"] = {**before["images"], "source": self.about["images"]["source"]}
         differ = differences({"processes": 1, **before}, self.about)
@@ -304,7 +304,7 @@ class Run:
             self.since, self.test, self.noisy_test = self.place.step, None, None
 
 
-_LATER = {k: v for k, v in asdict(TrainConfig()).items() if k in (
+LATER = {k: v for k, v in asdict(TrainConfig()).items() if k in (
     "schedule", "beta1", "beta2", "clip", "offset", "temperature", "structure_penalty"
 )}  # fmt: skip
 """What runs of version 0.1.0 do not say, as they had no other."""

@@ -70,6 +70,8 @@ def _checkpoint(checkpoint: Checkpoint) -> None:
     images = meta["about"]["images"]
     state.add_row("data", f"{images['name']}: {images['train']:,} train, {images['test']:,} test")
     state.add_row("source", images["source"])
+    if (made := meta["about"].get("made_from")) is not None:
+        state.add_row("made from", f"{made['model']} of {made['run']}")
     for key, what in (("root", "read from"), ("version", "written by homotopy-deq")):
         if meta.get(key) is not None:
             state.add_row(what, meta[key])
