@@ -54,7 +54,7 @@ class Config:
 
     width: int = 48
     view: int = 96
-    reach: float = 5.0
+    reach: float = 12.0
     steps: int = 3000
     batch: int = 32
     lr: float = 8e-4

@@ -28,7 +28,11 @@ def features(width: int) -> nn.Sequential:
 class FlowCell(nn.Module):
     """Update a hidden state h and a flow w, z = (h, w): (B, width + 2, H/4, W/4).
 
-        m = encoder(correlations around w, w),  h <- GRU(h; m, context),  w <- w + head(h).
+        m = encoder(correlations c around w, w, softmax(beta c) . offsets),
+        h <- GRU(h; m, context),  w <- w + head(h).
+
+    The offset at which the views correlate best is where w should go: the network need not find
+    that out, and is trained in a minute or two.
 
     What the context adds to the gates does not depend on z: it is computed once a solve.
 
@@ -47,8 +51,9 @@ class FlowCell(nn.Module):
         self.encoder = nn.ModuleDict({
             "correlation": nn.Conv2d(seen, width, 1),
             "flow": nn.Conv2d(2, width // 2, 7, padding=3),
-            "both": nn.Conv2d(width + width // 2, width - 2, 3, padding=1),
+            "both": nn.Conv2d(width + width // 2, width - 4, 3, padding=1),
         })  # fmt: skip
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
         self.gru = nn.ModuleDict({
             "gates": nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False),
             "candidate": nn.Conv2d(2 * width, width, 3, padding=1, bias=False),
@@ -77,9 +82,11 @@ class FlowCell(nn.Module):
 
     def forward(self, z: Tensor, volume: Tensor, injected: Tensor) -> Tensor:
         h, w = z[:, :-2], z[:, -2:]
-        near = F.relu(self.encoder["correlation"](looked_up(volume, w)))
+        seen = looked_up(volume, w)
+        best = torch.einsum("bnhw,nk->bkhw", (self.sharpness * seen).softmax(1), offsets(w))
+        near = F.relu(self.encoder["correlation"](seen))
         both = torch.cat([near, F.relu(self.encoder["flow"](w))], 1)
-        m = torch.cat([F.relu(self.encoder["both"](both)), w], 1)
+        m = torch.cat([F.relu(self.encoder["both"](both)), w, best], 1)
         update, reset, bias = injected.chunk(3, 1)
         gates = self.gru["gates"](torch.cat([h, m], 1))
         update = torch.sigmoid(gates[:, : self.width] + update)
@@ -103,12 +110,16 @@ def looked_up(volume: Tensor, w: Tensor) -> Tensor:
         torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
     )
     centre = (w + torch.stack([x, y])).permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
-    side = torch.arange(-RADIUS, RADIUS + 1, device=device)
-    dy, dx = torch.meshgrid(side, side, indexing="ij")
     extent = w.new_tensor([width - 1, height - 1])
-    grid = 2 * (centre + torch.stack([dx, dy], 2)) / extent - 1
+    grid = 2 * (centre + offsets(w)[:, None]) / extent - 1
     seen = F.grid_sample(volume.reshape(-1, 1, height, width), grid, align_corners=True)
     return seen.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def offsets(like: Tensor) -> Tensor:
+    """Return where around a cell views are compared, x first, ((2 RADIUS + 1)^2, 2)."""
+    side = torch.arange(-RADIUS, RADIUS + 1, device=like.device)
+    return torch.cartesian_prod(side, side).flip(1).to(like.dtype)
 
 
 class FlowNet(nn.Module):

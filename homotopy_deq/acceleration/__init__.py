@@ -3,6 +3,7 @@
 from .delta import Account, DeltaLayer, LayerWork, account, delta
 from .layers import DeltaConv2d, DeltaLinear, Memory
 from .products import Convolution, Gathered, Product, Products, Simulated
+from .tune import Tuned, tune
 
 __all__ = [
     "Account",
@@ -16,6 +17,8 @@ __all__ = [
     "Product",
     "Products",
     "Simulated",
+    "Tuned",
     "account",
     "delta",
+    "tune",
 ]
