@@ -14,7 +14,7 @@ from .lipschitz import (
 )
 from .neural_ode import AugmentedNeuralODE, NeuralODE
 from .stack import Stack
-from .start import InitialPoint, VectorPoint
+from .start import InitialPoint, InputPoint, StartPoint, StatePoint
 
 __all__ = [
     "DEQ",
@@ -28,6 +28,7 @@ __all__ = [
     "ImageModel",
     "InitialPoint",
     "LBENNetwork",
+    "InputPoint",
     "LinearHead",
     "ModelOutput",
     "MonotoneDEQ",
@@ -35,7 +36,8 @@ __all__ = [
     "SLLNetwork",
     "SandwichNetwork",
     "Stack",
-    "VectorPoint",
+    "StartPoint",
+    "StatePoint",
     "configured",
     "readout",
 ]

@@ -13,7 +13,7 @@ from ..cells import ContractiveCell, ConvCell, MonotoneCell
 from ..layers import HORIZON, FlowLayer, ImplicitLayer, OnFailure
 from .blocks import conv_blocks, linear_blocks
 from .image import ImageModel, Statistic, configured, integrator
-from .start import InitialPoint, VectorPoint
+from .start import StartPoint, start_point
 
 GAIN = 0.5
 """Initial weight of the cell's first norm where an equilibrium is sought; 1 in the release.
@@ -54,6 +54,9 @@ class HomoODE(ImageModel):
         kernel: with a contraction, side of the cell's kernel, or 0 or None for a state that is a
             vector of `hidden` numbers, made from the pixels by one affine map; `pool` is then of
             no meaning.
+        start: where solves begin, by a `StartPoint` that learns: "shared" as published (one point,
+            constant over space), "spatial" (one point of the state's shape), "input" (a map of the
+            condition), or "none": from zero.
         on_failure: what `model(images)` does about samples that did not converge.
 
     References:
@@ -81,17 +84,28 @@ class HomoODE(ImageModel):
         gradient: Gradient[Any] | None = None,
         contraction: float | None = None,
         kernel: int | None = 3,
+        start: str = "shared",
         on_failure: OnFailure = "warn",
     ) -> None:
         if contraction is not None and not rest_point:
             raise ValueError("contraction is of f; dz/dt = f(z; x) (rest_point=False) keeps none.")
         gain = GAIN if rest_point else 1.0
-        stem, out, cell, start = _parts(
-            shape, num_classes, hidden, head, pool, groups, dropout, gain, contraction, kernel
+        stem, out, cell, point = _parts(
+            shape,
+            num_classes,
+            hidden,
+            head,
+            pool,
+            groups,
+            dropout,
+            gain,
+            contraction,
+            kernel,
+            start,
         )
         flow = FlowLayer(cell, rest_point=rest_point, t1=horizon, on_failure=on_failure)
         layer = flow.with_solver(solver or integrator(gradient), gradient)
-        super().__init__(shape, stem, layer, out, start, mean=mean, std=std)
+        super().__init__(shape, stem, layer, out, point, mean=mean, std=std)
         self.config = {"horizon": flow.t1}
 
 
@@ -128,14 +142,25 @@ class DEQ(ImageModel):
         gradient: Gradient[Any] | None = None,
         contraction: float | None = None,
         kernel: int | None = 3,
+        start: str = "shared",
         on_failure: OnFailure = "warn",
     ) -> None:
-        stem, out, cell, start = _parts(
-            shape, num_classes, hidden, head, pool, groups, dropout, GAIN, contraction, kernel
+        stem, out, cell, point = _parts(
+            shape,
+            num_classes,
+            hidden,
+            head,
+            pool,
+            groups,
+            dropout,
+            GAIN,
+            contraction,
+            kernel,
+            start,
         )
         root = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
         layer = root.with_solver(solver or Anderson(), gradient)
-        super().__init__(shape, stem, layer, out, start, mean=mean, std=std)
+        super().__init__(shape, stem, layer, out, point, mean=mean, std=std)
 
 
 class MonotoneDEQ(ImageModel):
@@ -170,13 +195,15 @@ class MonotoneDEQ(ImageModel):
         horizon: float = HORIZON,
         solver: Solver[Any, Any] | None = None,
         gradient: Gradient[Any] | None = None,
+        start: str = "none",
         on_failure: OnFailure = "warn",
     ) -> None:
         stem, head, state = linear_blocks(shape, num_classes, hidden, pool, kernel)
         cell = MonotoneCell(state, monotonicity=monotonicity, kernel=kernel or 1, dropout=dropout)
         root = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
         layer = root.with_solver(solver or Anderson(), gradient)
-        super().__init__(shape, stem, layer, head, mean=mean, std=std)
+        point = start_point(start, state)
+        super().__init__(shape, stem, layer, head, point, mean=mean, std=std)
 
 
 def _parts(
@@ -190,11 +217,13 @@ def _parts(
     gain: float,
     contraction: float | None,
     kernel: int | None,
-) -> tuple[nn.Module, nn.Module, nn.Module, InitialPoint | VectorPoint]:
+    start: str,
+) -> tuple[nn.Module, nn.Module, nn.Module, StartPoint | None]:
     """Return stem, head, cell and start, their weights drawn in this order."""
     stem: nn.Module
     out: nn.Module
     cell: nn.Module
+    state: tuple[int, ...]
     if contraction is None:
         if kernel != 3:
             raise ValueError(
@@ -202,7 +231,8 @@ def _parts(
             )
         stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups)
         cell = ConvCell(hidden, groups=groups, dropout=dropout, gain=gain)
-        return stem, out, cell, InitialPoint(hidden, groups)
+        state = (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
+        return stem, out, cell, start_point(start, state, groups)
     stem, out, state = linear_blocks(shape, num_classes, hidden, pool, kernel)
     cell = ContractiveCell(state, contraction=contraction, kernel=kernel or 1, dropout=dropout)
-    return stem, out, cell, InitialPoint(hidden, groups) if kernel else VectorPoint(hidden)
+    return stem, out, cell, start_point(start, state, groups)

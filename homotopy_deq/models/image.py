@@ -21,7 +21,7 @@ from ..regularization import relative_residual
 from ..twin import twin
 from .blocks import AffineHead, Normalize, check_shape
 from .bounded import network_of
-from .start import InitialPoint, VectorPoint
+from .start import StartPoint
 
 Statistic = float | Sequence[float]
 M = TypeVar("M", bound="ImageModel")
@@ -42,11 +42,13 @@ class ModelOutput:
         solution: the layer's solution, with every sample's status, steps and evaluations.
         condition: what the cell was iterated with, dropout mask included, for the penalties of
             `homotopy_deq.regularization`.
+        x: what the stem made of the images, (B, ...), for the loss of the start.
     """
 
     logits: Tensor
     solution: Solution[Tensor]
     condition: tuple[Tensor, ...]
+    x: Tensor
 
 
 def configured(init: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
@@ -82,7 +84,7 @@ class ImageModel(nn.Module):
         stem: takes normalised images (B, C, H, W) to the layer's condition x.
         layer: takes x to its answer z.
         head: takes z to the logits, (B, num_classes).
-        start: the shared learnable start of the solves, or None where the cell gives one.
+        start: the learnable start of the solves, or None where the cell gives one.
         mean: of the images, one number or one a channel; applied inside the model.
         std: likewise.
 
@@ -104,7 +106,7 @@ class ImageModel(nn.Module):
         stem: nn.Module,
         layer: Layer,
         head: nn.Module,
-        start: InitialPoint | VectorPoint | None = None,
+        start: StartPoint | None = None,
         *,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
@@ -134,7 +136,7 @@ class ImageModel(nn.Module):
         """Return where a solve for the layer's condition x starts."""
         if self.initial_point is None:
             return self.layer.initial(x)
-        start: Tensor = self.initial_point(x.shape)
+        start: Tensor = self.initial_point(x.detach())
         return start.detach().clone()  # memory of its own, not an expanded view
 
     def solve(
@@ -157,7 +159,7 @@ class ImageModel(nn.Module):
         condition = self.layer.condition(x)
         start = self.start(x) if z0 is None else z0
         solution = self.layer.answer(condition, start, record=record)
-        return ModelOutput(self.head(solution.value), solution, condition)
+        return ModelOutput(self.head(solution.value), solution, condition, x)
 
     def _without_the_others(
         self, images: Tensor, rows: Tensor, z0: Tensor | Solution[Tensor] | None, record: bool
@@ -172,12 +174,13 @@ class ImageModel(nn.Module):
                 residual=torch.full_like(found.solution.residual, float("inf")),
             )
             logits = found.logits.masked_fill(torch.ones_like(found.logits).bool(), float("nan"))
-            return ModelOutput(logits, none, found.condition)
+            return ModelOutput(logits, none, found.condition, found.x)
         found = self.solve(images.index_select(0, rows), rows_of(z0, rows), record=record)
         return ModelOutput(
             spread_rows(found.logits, rows, batch, float("nan")),
             put_back(found.solution, rows, batch, z0),
             tuple(spread_rows(part, rows, batch, 0) for part in found.condition),
+            spread_rows(found.x, rows, batch, 0),
         )
 
     def residual(self, output: ModelOutput) -> Tensor:

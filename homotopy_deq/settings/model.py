@@ -80,6 +80,12 @@ class ModelSettings:
         None, "With a Lipschitz bound: neurons of a dense layer. Default: 512."
     )
     dense_depth: int | None = setting(None, "With a Lipschitz bound: dense layers. Default: 2.")
+    start: str | None = setting(
+        None,
+        "Where solves begin, learned beside the task: shared (one point, constant over space, as "
+        "published), spatial (one point of the state's shape), input (a map of the input), or "
+        "none: zero. Default: shared for homoode and deq, else none.",
+    )
     hidden: int | None = setting(None, "Channels of the state.")
     head: int | None = setting(None, "Channels of the head.")
     pool: int | None = setting(None, "Side of the head's pooling grid.")
@@ -148,8 +154,7 @@ class BackwardPass:
 # Ours. Small centred images in which left and right, and the place of a stroke, matter: no flips,
 # a head that sees where things are; learning rates for runs of a few epochs.
 GREY = {
-    "hidden": 32, "head": 128, "pool": 4, "groups": 8, "lr": 3e-3, "start_every": 5,
-    "start_lr": 1.0,
+    "hidden": 32, "head": 128, "pool": 4, "groups": 8, "lr": 3e-3,
 }  # fmt: skip
 
 RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
@@ -161,7 +166,7 @@ RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
         # Those of CIFAR are those of the release of Ding et al. (2023).
         "cifar10": {"flip": 0.2, "pad": 4},
         "cifar100": {
-            "hidden": 128, "head": 512, "dropout": 0.15, "start_every": 5, "start_lr": 0.01,
+            "hidden": 128, "head": 512, "dropout": 0.15,
             "flip": 0.5, "pad": 4,
         },
     }

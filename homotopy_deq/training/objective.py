@@ -111,7 +111,7 @@ class Objective(nn.Module):
                 loss = loss + self.jacobian_weight * jacobian_penalty(cell, z, *condition)
             if model.initial_point is not None:
                 # Times 0, not left out: data parallelism wants every parameter in every step.
-                loss = loss + float(with_start) * model.initial_point.loss(z)
+                loss = loss + float(with_start) * model.initial_point.loss(output.x, z)
         else:
             residual = model.residual(output)
         solution = output.solution

@@ -120,6 +120,7 @@ class Run:
         self.start: Optimizer | None = None
         if point is not None:
             self.start = accelerator.prepare(start_optimizer(point.parameters(), config.start_lr))
+            self.about["loss of the start"] = "summed over the state"  # it was the mean
         if not len(self.train_batches):
             raise ValueError(
                 f"{len(kept)} train images make no full batch of {config.batch} for each of "

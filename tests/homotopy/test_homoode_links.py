@@ -37,7 +37,7 @@ def found() -> dict[str, Any]:
         loss.backward()
         optimizer.step()
         point.zero_grad()
-        F.smooth_l1_loss(model.initial_point(z.shape), z.detach()).backward()
+        F.smooth_l1_loss(model.initial_point(z), z.detach()).backward()
         point.step()
     return links(model.eval(), images[1000:1016], RTOL, 1e-4)
 

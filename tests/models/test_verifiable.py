@@ -13,7 +13,7 @@ from torch import Tensor
 
 from homotopy_deq import DEQ, ODE, Anderson, HomoODE, ImplicitLayer, NeuralODE, NewtonKrylov
 from homotopy_deq.cells import error_bound
-from homotopy_deq.models import ImageModel, InitialPoint, MonotoneDEQ, VectorPoint
+from homotopy_deq.models import ImageModel, InitialPoint, MonotoneDEQ, StatePoint
 from solvers import PeacemanRachford, solve
 
 SMALL: dict[str, Any] = {"shape": (1, 8, 8), "hidden": 6, "pool": 2}
@@ -126,13 +126,13 @@ def test_every_weight_learns(name: str) -> None:
         return
     assert all(p.grad is None for p in model.initial_point.parameters())
     z = output.solution.value.detach()
-    before = float(model.initial_point.loss(z).detach())
-    optimizer = torch.optim.SGD(model.initial_point.parameters(), lr=0.3)
+    before = float(model.initial_point.loss(output.x, z).detach())
+    optimizer = torch.optim.SGD(model.initial_point.parameters(), lr=0.2)
     for _ in range(30):
         optimizer.zero_grad()
-        model.initial_point.loss(z).backward()
+        model.initial_point.loss(output.x.detach(), z).backward()
         optimizer.step()
-    assert float(model.initial_point.loss(z).detach()) < before
+    assert float(model.initial_point.loss(output.x, z).detach()) < before
 
 
 @pytest.mark.parametrize("kind", ["", " dense"])
@@ -175,7 +175,7 @@ def test_a_fixed_model_shares_all_but_the_weight_of_its_cell(name: str) -> None:
 
 def test_start_fits_the_state() -> None:
     assert isinstance(made("homoode").initial_point, InitialPoint)
-    assert isinstance(made("homoode dense").initial_point, VectorPoint)
+    assert isinstance(made("homoode dense").initial_point, StatePoint)
     assert made("monotone").initial_point is None
 
 

@@ -240,7 +240,7 @@ def test_11_learnable_start_learns_although_the_task_says_nothing_of_it() -> Non
         model(torch.rand(2, 1, 8, 8)).sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in start.parameters())
     assert not {id(p) for p in start.parameters()} & {id(p) for p in model.task_parameters()}
-    start.loss(torch.randn(2, 4, 4, 4)).backward()
+    start.loss(torch.zeros(2, 4, 4, 4), torch.randn(2, 4, 4, 4)).backward()
     assert any(p.grad is not None and p.grad.any() for p in start.parameters())
 
 

@@ -107,8 +107,8 @@ def test_the_initial_point_moves_towards_the_answers(tmp_path: Path) -> None:
     def distance() -> float:
         network.eval()
         with torch.no_grad():
-            z = network.solve(images.train_images.float() / 255).solution.value
-            return float(network.initial_point.loss(z))  # type: ignore[misc]
+            found = network.solve(images.train_images.float() / 255)
+            return float(network.initial_point.loss(found.x, found.solution.value))  # type: ignore[union-attr]
 
     far = distance()
     train(network, images, replace(CONFIG, lr=0.0, start_lr=1.0, start_every=1), tmp_path)
