@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator  # type: ignore[import-untyped]
 
+    from ..models import ImageModel
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -95,3 +97,24 @@ def evaluate(
         residual_worst=float(residual.max()),
         seconds=time.perf_counter() - began,
     )
+
+
+@torch.no_grad()
+def judge_start(
+    model: ImageModel, images: Tensor, accelerator: Accelerator
+) -> dict[str, float] | None:
+    """Return what a model's start is worth on some images: None where it has none.
+
+    Returns:
+        `loss`, its own; `nfe` and `nfe_zero`, the mean evaluations of solves from it and from
+        zero; means over the processes.
+    """
+    if model.initial_point is None:
+        return None
+    with accelerator.autocast():
+        found = model.solve(images)
+        zero = model.solve(images, torch.zeros_like(found.solution.value))
+        loss = model.initial_point.loss(found.x, found.solution.value)
+    parts = (loss, found.solution.evals.double().mean(), zero.solution.evals.double().mean())
+    means = accelerator.reduce(torch.stack([part.double() for part in parts]), "mean")
+    return dict(zip(("loss", "nfe", "nfe_zero"), means.tolist(), strict=True))

@@ -189,6 +189,11 @@ class Bar(Observer):
             f"epoch {record['epoch']}/{place.epochs}  train {figures(train, self.success)}  "
             f"validation {figures(validation, self.success)}"
         )
+        if start := record.get("start"):
+            self._print(
+                f"  from its start {start['nfe']:.1f} evals, from zero {start['nfe_zero']:.1f} "
+                f"(its loss {start['loss']:.3g})"
+            )
         for part, means in (("train", train), ("validation", validation)):
             if means["converged"] < 1:
                 failed = "not converge" if self.success == "converged" else "not reach t1"

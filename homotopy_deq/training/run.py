@@ -21,7 +21,7 @@ from ..data import Augmentation, ImageData, loader, seek, split_validation
 from ..models import ImageModel
 from ..settings import TrainConfig
 from .checkpoint import Checkpoint, CheckpointError, differences
-from .evaluate import Evaluation, evaluate
+from .evaluate import Evaluation, evaluate, judge_start
 from .header import check_header
 from .objective import BatchResult, Objective
 from .observers import Place
@@ -103,6 +103,8 @@ class Run:
             tested = held_noise(tested, smoothing.noise, config.seed, TEST)
             self.noisy_batches = prepared(tested, data.test_labels, False)
         self.validation_batches = prepared(judged, labels[held], False)
+        few = judged[: config.batch], labels[held][: config.batch]  # to judge starts by
+        self.first = next(iter(loader(*few, config.batch, shuffle=False)))[0].to(accelerator.device)
         self.objective = accelerator.prepare(
             Objective(
                 model,
@@ -211,6 +213,9 @@ class Run:
         validation = _plain(found)
         epoch = self.place.epoch + 1
         record = {"epoch": epoch, "lr": rate, "train": self.tally.means(), "validation": validation}
+        start = judge_start(self.model, self.first, self.accelerator)
+        if start is not None:
+            record["start"] = start
         self.history.append(record)
         if better(validation, self.best):
             self.best = {"epoch": epoch, **validation}

@@ -115,6 +115,25 @@ def test_the_initial_point_moves_towards_the_answers(tmp_path: Path) -> None:
     assert distance() < far
 
 
+def test_each_epoch_tells_what_the_start_is_worth(tmp_path: Path) -> None:
+    images = data()
+    network = model(images, DEQ, contraction=0.9, kernel=0, start="input")
+    told = [
+        record["start"]
+        for record in train(network, images, replace(CONFIG, epochs=3), tmp_path).history
+    ]
+    assert all(each["nfe"] >= 1 and each["nfe_zero"] >= 1 for each in told)
+    assert told[-1]["loss"] < told[0]["loss"]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"start/nfe_zero" in events.read_bytes()
+    assert (
+        train(model(images, NeuralODE), images, replace(CONFIG, epochs=1), tmp_path / "none")
+        .history[0]
+        .get("start")
+        is None
+    )
+
+
 def test_the_residual_penalty_brings_the_end_of_the_flow_to_rest(tmp_path: Path) -> None:
     images = data()
     residual = []
