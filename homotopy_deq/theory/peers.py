@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from solvers import Anderson, Implicit
+from solvers import Anderson, Implicit, PeacemanRachford
 
 from ..cells import ContractiveCell
 from ..cells.bounds import gram_norm
@@ -79,10 +79,10 @@ class Peer(nn.Module):
 
     Arguments:
         sizes: of all but the block.
-        block: takes x (B, p) to the features (B, p).
+        block: makes what takes x (B, p) to the features (B, p), once all else is drawn.
     """
 
-    def __init__(self, sizes: Sizes, block: nn.Module) -> None:
+    def __init__(self, sizes: Sizes, block: Callable[[], nn.Module]) -> None:
         super().__init__()
         channels, c = sizes.shape[0], sizes.channels
         widths = [channels, c, 2 * c, 4 * c]
@@ -97,8 +97,8 @@ class Peer(nn.Module):
         self.backbone = nn.Sequential(
             *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16 * c, sizes.features)
         )
-        self.block = block
         self.classifier = nn.Linear(sizes.features, sizes.classes, bias=False)
+        self.block = block()
 
     def forward(self, images: Tensor) -> Answer:
         """Return what all is computed of images in [0, 1], (B, C, H, W)."""
@@ -130,20 +130,25 @@ def deq_peer(sizes: Sizes, seed: int = 0) -> Peer:
     A decay of W is no substitute: with it alone the features do not collapse. W starts at rho I,
     the linear model's, as a random one favours few directions and takes long to forget them.
     """
-    cell = ContractiveCell((sizes.features,), contraction=sizes.contraction)
-    nn.init.eye_(cell.raw)
-    solver, backward = Anderson(rtol=FORWARD), Implicit(Anderson(rtol=BACKWARD))
-    return _peer(sizes, ImplicitLayer(cell, solver, backward), seed)
+
+    # The step of the best rate that rho proves: no sample ever fails, as at relu's kinks Anderson's
+    # do, and a batch is as slow as its slowest sample.
+    step = (1 - sizes.contraction**2) ** -0.5
+    solver = PeacemanRachford(rtol=FORWARD, step_size=step)
+
+    def block() -> nn.Module:
+        cell = ContractiveCell((sizes.features,), contraction=sizes.contraction)
+        nn.init.eye_(cell.raw)
+        return ImplicitLayer(cell, solver, Implicit(Anderson(rtol=BACKWARD)))
+
+    with seeded(seed):
+        return Peer(sizes, block)
 
 
 def explicit_peer(sizes: Sizes, seed: int = 0) -> Peer:
     """Return the peer whose features are relu(W relu(x)), W at first I."""
-    return _peer(sizes, ExplicitBlock(sizes.features), seed)
-
-
-def _peer(sizes: Sizes, block: nn.Module, seed: int) -> Peer:
     with seeded(seed):
-        return Peer(sizes, block)
+        return Peer(sizes, lambda: ExplicitBlock(sizes.features))
 
 
 @contextmanager
@@ -201,7 +206,7 @@ class Descent:
             answer = network(images[index].float() / 255)
             loss = network.objective(answer, labels[index], self.decay, weight)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             if step in marks:
                 reached = {"step": step, "epoch": round(step * batch / size, 1)}
@@ -214,7 +219,7 @@ class Descent:
     ) -> dict[str, Any]:
         """Return objective, error and the figures of collapse of a network on images."""
         network.eval()
-        looked = [network(x.float() / 255) for x in images.split(SLICE)]
+        looked = [network(x.float() / 255) for x in torch.split(images, SLICE)]
         whole = Answer(*map(torch.cat, zip(*looked, strict=True)))
         parts = [(whole.features, labels, whole.logits)]
         w = network.classifier.weight
@@ -235,7 +240,7 @@ def class_weight(labels: Tensor, classes: int) -> Tensor:
 def right_by_class(network: Peer, images: Tensor, labels: Tensor) -> list[float]:
     """Return the share of the images of each class that a network classifies rightly."""
     network.eval()
-    parts = zip(images.split(SLICE), labels.split(SLICE), strict=True)
+    parts = zip(torch.split(images, SLICE), torch.split(labels, SLICE), strict=True)
     right = torch.cat([network(x.float() / 255).logits.argmax(1) == y for x, y in parts]).double()
     classes = network.classifier.out_features
     sums = right.new_zeros(classes).index_add_(0, labels, right)
