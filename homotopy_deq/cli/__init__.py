@@ -1,5 +1,5 @@
-"""The command line: train, evaluate, predict, plot and info; certify and what goes with it; and
-studies of theory."""
+"""The command line: train, evaluate, predict, plot, profile and info; certify and what goes with
+it; and studies of theory."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "evaluate": (options.Evaluate, "evaluation.evaluate"),
     "predict": (options.Predict, "evaluation.predict"),
     "plot": (options.Plot, "evaluation.plot"),
+    "profile": (options.Profile, "evaluation.profile"),
     "certify": (certified.Certify, "certification.certify"),
     "decide": (certified.Decide, "certification.decide"),
     "smooth-predict": (certified.SmoothPredict, "certification.smooth_predict"),

@@ -213,6 +213,31 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Say which coordinates converge when, and what early stopping, Anderson, delta updates, a
+    compiled cell and bfloat16 would each save: measured on the test images, at equal residuals.
+
+    Times are of the solves alone, one after the other in turns, after a first one that is not
+    counted. Writes RUN/plots/profile.png.
+    """
+
+    run: Run
+    samples: int = setting(64, "Test images to solve for, each class in its share.", at_least(1))
+    rtol: float = setting(1e-3, "Relative residual that every way solves to.", above(0))
+    iterations: int = setting(
+        40, "Fixed iterations, which savings are measured against.", at_least(1)
+    )
+    repeats: int = setting(3, "Timings of each way.", at_least(1))
+    skip_compiled: bool = setting(
+        False, "Leave out the compiled cell: to compile it may take a minute."
+    )
+    place: Place = Place()
+    json: Path | None = like(Evaluate, "json")
+    out: Path | None = setting(None, "Folder for the PNG file. Default: RUN/plots.", metavar="DIR")
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
 class Info:
     """Show versions, devices, and the valid names; or what a checkpoint holds."""
 

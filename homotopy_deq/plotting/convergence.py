@@ -31,7 +31,7 @@ def convergence_figure(
         curves: steps, and the share of entries that are not at rest before each, in [0, 1].
         maps: the step of coming to rest, (height, width) each; NaN is left blank.
         saved: for each way to solve its figures, such as {"multiply-adds": 0.2, "time": 0.5}, in
-            parts of plain iteration's.
+            parts of the first's.
     """
     count = 1 + len(maps) + (saved is not None)
     figure = canvas(3.4 * count, 3.2)
@@ -71,7 +71,7 @@ def _bars(axes: Axes, saved: Mapping[str, Mapping[str, float]]) -> None:
     axes.axvline(1, color="0.4", linewidth=0.8, linestyle=":")
     axes.set_yticks((places + height * (len(figures) - 1) / 2).tolist(), list(saved))
     axes.invert_yaxis()
-    axes.set_title("cost, in parts of plain iteration", fontsize=9)
+    axes.set_title(f"cost, in parts of {next(iter(saved))}", fontsize=9)
     axes.legend(frameon=False, fontsize=7)
     plain(axes)
 
