@@ -170,4 +170,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(json.dumps(step(Config(), *sys.argv[1:])))
     else:
-        main(Config())
+        main(Config(rounds=1 if torch.cuda.is_available() else 2))
