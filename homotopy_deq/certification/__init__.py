@@ -6,16 +6,18 @@ them, each by its label.
 """
 
 from .certificate import ABSTAIN, Certain, Certificate, Certifier, Claim, Probable, Rule
-from .evidence import Lipschitz, Margin, Sampling, Tally
+from .evidence import Interval, Intervals, Lipschitz, Margin, Sampling, Tally
 from .journal import Journal, JournalError, read
 from .noise import Noise, Phase
 from .policies import Audited, Converged, Policy, Truncated
+from .prover import PROVERS, IntervalProver, LipschitzProver, Prover
 from .smoothing import Smoother, Smoothing
 from .starts import Along, Clean, Cold, Serial, Start, Tangent
 from .verified import Verified
 
 __all__ = [
     "ABSTAIN",
+    "PROVERS",
     "Along",
     "Audited",
     "Certain",
@@ -25,14 +27,19 @@ __all__ = [
     "Clean",
     "Cold",
     "Converged",
+    "Interval",
+    "IntervalProver",
+    "Intervals",
     "Journal",
     "JournalError",
     "Lipschitz",
+    "LipschitzProver",
     "Margin",
     "Noise",
     "Phase",
     "Policy",
     "Probable",
+    "Prover",
     "Rule",
     "Sampling",
     "Serial",

@@ -14,7 +14,7 @@ from .. import __version__
 PACKAGE = Path(__file__).parents[1]
 ROOT = Path(solvers.__file__).parent
 COMPUTING = (
-    *((PACKAGE / name) for name in ("cells", "certification", "data", "models")),
+    *((PACKAGE / name) for name in ("cells", "certification", "data", "lipschitz", "models")),
     *((PACKAGE / name) for name in ("equations.py", "layers.py")),
 )
 """The parts of this package, beside solvers, that a vote, a bound or a radius goes through."""

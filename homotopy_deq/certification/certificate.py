@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor
 
@@ -20,6 +20,10 @@ DRIFT = 1e-9
 """Relative difference to what another SciPy may have computed; each bound is lowered by as much."""
 
 
+Norm = Literal["l2", "linf"]
+"""In which distances from an image are measured."""
+
+
 @dataclass(frozen=True)
 class Claim(ABC):
     """The classifier's class is `prediction` within `radius` of the image.
@@ -27,15 +31,20 @@ class Claim(ABC):
     Arguments:
         prediction: the class, or -1 for an abstention.
         radius: in input units, rounded down; 0 for an abstention, and for nothing else.
+        norm: that the radius is in.
 
     Raises:
-        ValueError: for a number that is not finite, or a radius that does not go with the class.
+        ValueError: for a number that is not finite, a radius that does not go with the class, or
+            an unknown norm.
     """
 
     prediction: int
     radius: float
+    norm: Norm = field(default="l2", kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"norm must be {' or '.join(get_args(Norm))}; got {self.norm}.")
         for name, value in vars(self).items():
             if isinstance(value, float) and not 0 <= value < math.inf:
                 raise ValueError(f"a {name} must be finite and 0 or more; got {value}.")
@@ -53,16 +62,14 @@ class Claim(ABC):
 
 @dataclass(frozen=True)
 class Certain(Claim):
-    """A claim that holds for certain, in l2."""
+    """A claim that holds for certain."""
 
-    @property
-    def holds(self) -> str:
-        return "for certain"
+    holds: ClassVar[str] = "for certain"
 
 
 @dataclass(frozen=True)
 class Probable(Claim):
-    """A claim about a smoothed classifier, which noise samples may have made falsely, in l2.
+    """A claim about a smoothed classifier, which noise samples may have made falsely.
 
     Arguments:
         lower: bound on the probability of the class under noise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -136,13 +137,47 @@ class Lipschitz(Rule):
         if not evidence.gain > 0:
             raise ValueError(f"a gain must be above 0; got {evidence.gain}.")
         reach = max(0.0, evidence.margin / evidence.gain * (1 - 2.0**-52))  # rounded down
+        reach = min(reach, sys.float_info.max)
         return Certain(evidence.selected if reach else ABSTAIN, reach)
 
 
-BOUNDS: Mapping[str, type[Rule]] = {"lipschitz": Lipschitz}
+@dataclass(frozen=True)
+class Interval:
+    """What intervals prove over a box, of all images within `box` of one in each entry.
+
+    Arguments:
+        selected: the class.
+        margin: its logit less any other's is at least this over the box.
+        box: half of its side, 0 or more.
+    """
+
+    selected: int
+    margin: float
+    box: float
+    samples: ClassVar[int] = 1
+    undecided: ClassVar[int] = 0
+
+
+@dataclass(frozen=True)
+class Intervals(Rule):
+    """A class holds over a box with a margin above 0, in linf."""
+
+    claims: ClassVar = Certain
+    evidence: ClassVar = Interval
+
+    def claim(self, evidence: Interval, near: Certain | None = None) -> Certain:
+        reach = evidence.box if evidence.margin > 0 else 0.0
+        return Certain(evidence.selected if reach else ABSTAIN, reach, norm="linf")
+
+
+BOUNDS: Mapping[str, type[Rule]] = {"lipschitz": Lipschitz, "ibp": Intervals}
 """Rules of claims that are certain, by what a journal names them."""
 
 
 def rule_of(config: Mapping[str, Any]) -> Rule:
     """Return the rule of a run, by what its settings say: `bound`, or else `smoothing`."""
-    return BOUNDS[config["bound"]]() if "bound" in config else Sampling.of(config)
+    if "bound" not in config:
+        return Sampling.of(config)
+    if (name := config["bound"]) not in BOUNDS:
+        raise ValueError(f"bound must be {' or '.join(BOUNDS)}; got {name}: another version's?")
+    return BOUNDS[name]()

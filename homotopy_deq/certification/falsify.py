@@ -25,7 +25,7 @@ VOTES = 2**20
 
 
 class CertificateViolated(RuntimeError):
-    """The smoothed classifier errs inside a ball in which it was certified."""
+    """The classifier errs inside a ball in which it was certified."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Trial:
         certified: the certified class.
         radius: the certified radius.
         distance: from the image to the adversarial point, below the radius.
-        counts: votes of each class there.
+        counts: votes of each class there; without noise one vote, the classifier's own.
         rival: the class that has most votes beside the certified one.
         pvalue: of these two classes being equally probable there, times the number of rivals that
-            there might have been.
+            there might have been; 0 without noise.
         outcome: "violated" if the rival is more probable, "consistent" if the certified class
             is, "undecided" if the votes do not tell.
     """
@@ -60,7 +60,7 @@ def attack_certificates(
     images: Tensor,
     labels: Tensor,
     radii: Tensor | Sequence[float],
-    sigma: float,
+    sigma: float | None,
     attack: Attack = Attack(),  # noqa: B008
     *,
     votes: int = 1000,
@@ -69,19 +69,19 @@ def attack_certificates(
     keys: Sequence[int] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[Trial]:
-    """Attack the smoothed classifier inside certified balls; say where a certificate fails.
+    """Attack a classifier, or its smoothed version, inside certified l2 balls; say where one fails.
 
     `pgd` goes as far as `INSIDE` the radius; at the point that it finds the classes are
-    counted under fresh noise. `require_consistent` raises for what is violated. A certificate may
-    itself be wrong with the alpha that it was made with: one violation in many is not yet proof
-    of a fault, but is to be looked into.
+    counted under fresh noise, or without noise the class is asked for. `require_consistent` raises
+    for what is violated. A certificate by votes may itself be wrong with the alpha that it was made
+    with: one violation in many is not yet proof of a fault, but is to be looked into.
 
     Arguments:
         model: logits, for the search.
         images: (B, C, H, W), as certified.
         labels: (B,), the certified classes; leave abstentions out.
         radii: (B,), the certified radii, above 0.
-        sigma: the noise of the certificates.
+        sigma: the noise of the certificates; None of what holds for certain.
         attack: how to search.
         votes: noise samples an image to count classes.
         level: probability of any "violated" where every certificate holds, at most.
@@ -100,9 +100,10 @@ def attack_certificates(
         )
     if votes < 1 or not 0 < level < 1:
         raise ValueError(f"votes must be at least 1 and level in (0, 1); got {votes} and {level}.")
-    noise = Noise(sigma, attack.seed)
+    noise = None if sigma is None else Noise(sigma, attack.seed)
+    size = attack.batch if noise is None else attack.batch // attack.draws
     trials: list[Trial] = []
-    for rows in slices(len(images), attack.batch // attack.draws):
+    for rows in slices(len(images), size):
         some = named[rows]
         group = images[rows], labels[rows], INSIDE * balls[rows]
         points = pgd(model, *group, attack, sigma=sigma, keys=some)
@@ -110,7 +111,8 @@ def attack_certificates(
         for k, point, away, key in zip(range(len(images))[rows], points, far, some, strict=True):
             counts = _count(model, vote, point, noise, key, votes, attack.batch)
             ball = key, int(labels[k]), float(balls[k]), away
-            trials.append(_judge(*ball, counts, level / len(images)))
+            share = None if noise is None else level / len(images)
+            trials.append(_judge(*ball, counts, share))
         if advance is not None:
             advance(len(some))
     return trials
@@ -136,12 +138,12 @@ def _count(
     model: Logits,
     vote: Vote | None,
     point: Tensor,
-    noise: Noise,
+    noise: Noise | None,
     key: int,
     votes: int,
     batch: int,
 ) -> list[int]:
-    """Count the votes of each class at one point, (C, H, W), under fresh noise."""
+    """Count the votes of each class at one point, (C, H, W), under fresh noise or without any."""
 
     def largest(images: Tensor) -> Tensor:
         return model(images).argmax(1)
@@ -149,18 +151,23 @@ def _count(
     cast = largest if vote is None else vote
     with frozen(model), torch.no_grad():
         total = np.zeros(model(point[None]).shape[1], np.int64)
-        for start in range(0, votes, batch):
-            stop = min(start + batch, votes)
-            drawn = noise.draw(key, Phase.ATTACK, VOTES + start, VOTES + stop, point.shape)
-            labels = cast(point + drawn.to(point)).cpu().numpy()
+        for start in range(0, 1 if noise is None else votes, batch):
+            stop, moved = min(start + batch, votes), point[None]
+            if noise is not None:
+                drawn = noise.draw(key, Phase.ATTACK, VOTES + start, VOTES + stop, point.shape)
+                moved = point + drawn.to(point)
+            labels = cast(moved).cpu().numpy()
             total += np.bincount(labels[labels >= 0], minlength=len(total))
     return [int(n) for n in total]
 
 
 def _judge(
-    image: int, certified: int, radius: float, away: float, counts: list[int], level: float
+    image: int, certified: int, radius: float, away: float, counts: list[int], level: float | None
 ) -> Trial:
-    """Compare the certified class with the one that has most votes beside it."""
+    """Compare the certified class with the one that has most votes beside it.
+
+    Without a level one vote tells.
+    """
     from scipy.stats import binomtest
 
     others = [-1 if k == certified else n for k, n in enumerate(counts)]
@@ -168,8 +175,9 @@ def _judge(
     pair = counts[certified] + counts[rival]
     # The rival was chosen by the votes that test it, hence the factor (Bonferroni).
     chance = binomtest(counts[rival], pair, 0.5).pvalue * (len(counts) - 1) if pair else 1.0
+    chance = 1.0 - bool(pair) if level is None else chance
     outcome: Outcome = "undecided"
-    if chance <= level:
+    if chance <= (level or 0.0):
         outcome = "violated" if counts[rival] > counts[certified] else "consistent"
     return Trial(
         image, certified, radius, away, tuple(counts), rival, min(1.0, float(chance)), outcome

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..training.checkpoint import differences, replace_file
-from .alone import Alone
 from .certificate import HEADER, Certificate, Rule
 from .evidence import rule_of
 from .sealed import digest, seal, unseal
 
 CONFIG, LINES, TABLE = "config.json", "certificates.jsonl", "certificates.tsv"
-TIMING, PARTS, ALONE = "timing.jsonl", "parts", "alone.json"
+TIMING, PARTS = "timing.jsonl", "parts"
+ALONE, SLOPE = "alone.json", "slope.json"
 FORMAT, OLDER = 3, 2
 """Of the folder; the first had no checksums, the second a part of the counts in `detail`."""
 
@@ -36,6 +35,7 @@ class Journal:
         certificates.jsonl      all of them in the order of the images, once all are done
         timing.jsonl            seconds for each image, apart, as no two runs take the same time
         alone.json              of how many samples the vote changed when they were solved alone
+        slope.json              the steepest difference of logits found, beside the one proved
 
     A line is complete or was never written: a torn last line is dropped. Each line of JSON carries
     its checksum, and what a certificate claims is computed from its counts again before it is
@@ -91,7 +91,10 @@ class Journal:
     @cached_property
     def rule(self) -> Rule:
         """How a claim follows from its evidence."""
-        return rule_of(self.config)
+        try:
+            return rule_of(self.config)
+        except ValueError as error:
+            raise JournalError(f"{self.folder / CONFIG}: {error}") from None
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise before any work unless the run may begin, or go on, in its folder.
@@ -126,7 +129,7 @@ class Journal:
         """Write the settings, or with `resume` leave what is there. By one process alone."""
         (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
         if not resume:
-            for name in (LINES, TABLE, TIMING, ALONE):
+            for name in (LINES, TABLE, TIMING, ALONE, SLOPE):
                 (self.folder / name).unlink(missing_ok=True)
             for part in (self.folder / PARTS).glob("rank-*.jsonl"):
                 part.unlink()
@@ -136,21 +139,20 @@ class Journal:
         # A kill may have come between a line and its row.
         self._write_table(certificate for certificate, _ in self.done().values())
 
-    def note_alone(self, found: Alone) -> None:
-        """Keep what was found when samples were solved alone."""
-        replace_file(self.folder / ALONE, seal(asdict(found)))
+    def keep(self, name: str, found: Mapping[str, Any]) -> None:
+        """Keep what a look at some images found, under `ALONE` or `SLOPE`."""
+        replace_file(self.folder / name, seal(found))
 
-    def alone(self) -> Alone | None:
-        """Return what `note_alone` kept, None where votes are proven or nothing was looked at.
+    def kept(self, name: str) -> dict[str, Any] | None:
+        """Return what `keep` kept, None where nothing was looked at.
 
         Raises:
             JournalError: it was altered.
         """
-        file = self.folder / ALONE
-        if not file.exists():
+        if not (self.folder / name).exists():
             return None
-        ((_, body),) = _lines(file, f"{AGAIN} Or delete it.", ended=True)
-        return Alone(**body)
+        ((_, body),) = _lines(self.folder / name, f"{AGAIN} Or delete it.", ended=True)
+        return body
 
     def done(self) -> dict[int, tuple[Certificate, float]]:
         """Return each finished image's certificate and seconds, by its index.

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .binomial import binomial_band
-from .certificate import ABSTAIN, Certificate
+from .certificate import ABSTAIN, Certain, Certificate, Norm
 
 STEP, FIRST, COLUMNS = 0.25, 1.0, 9
+USUAL: Mapping[Norm, Sequence[int]] = {"l2": (0, 36, 72, 108, 255), "linf": (0, 1, 2, 4, 8)}
+"""Radii that papers on deterministic certificates give, times 255."""
 Array = npt.NDArray[np.float64]
 
 
@@ -41,6 +43,7 @@ class Summary:
         per_image: evaluations an image.
         seconds: an image; nan where they are not known.
         holds: in which sense its claims hold.
+        norm: that radii are in.
     """
 
     index: npt.NDArray[np.int64]
@@ -53,6 +56,7 @@ class Summary:
     per_image: float
     seconds: float
     holds: str
+    norm: Norm = "l2"
 
     @classmethod
     def of(
@@ -78,9 +82,10 @@ class Summary:
         for before, after in zip(ordered, ordered[1:], strict=False):
             if before.index == after.index:
                 raise ValueError(f"image {before.index} has two certificates; one is wanted.")
-        holds = sorted({each.claim.holds for each in ordered})
-        if len(holds) > 1:
-            raise ValueError(f"claims of several kinds make no curve: {' and '.join(holds)}.")
+        kinds = sorted({(each.claim.holds, each.claim.norm) for each in ordered})
+        if len(kinds) > 1:
+            named = " and ".join(f"{holds} in {norm}" for holds, norm in kinds)
+            raise ValueError(f"claims of several kinds make no curve: {named}.")
         drawn = sum(c.evidence.samples for c in ordered)
         spent = sum(c.evaluations for c in ordered)
         times = [math.nan if seconds is None else seconds.get(c.index, math.nan) for c in ordered]
@@ -95,7 +100,8 @@ class Summary:
             evaluations=spent / max(drawn + n0 * count, 1),
             per_image=spent / count,
             seconds=float(np.mean(times)),
-            holds=holds[0],
+            holds=kinds[0][0],
+            norm=kinds[0][1],
         )
 
     @property
@@ -160,8 +166,12 @@ def compare(summary: Summary, cold: Summary) -> Comparison:
     Certified accuracy changes only at certified radii, so all of these are all that is looked at.
 
     Raises:
-        ValueError: the two are not of the same images.
+        ValueError: the two are not of the same images, or their radii not in one norm.
     """
+    if summary.norm != cold.norm:
+        raise ValueError(
+            f"radii in {summary.norm} and in {cold.norm} cannot be compared: give runs of one norm."
+        )
     if not np.array_equal(summary.index, cold.index):
         raise ValueError(
             f"only runs of the same images can be compared; these have {summary.images} and "
@@ -178,8 +188,21 @@ def compare(summary: Summary, cold: Summary) -> Comparison:
     )
 
 
+def radii(runs: Sequence[Summary]) -> list[tuple[float, str]]:
+    """Return radii for a table of runs, and how they are written.
+
+    Those of proofs are the usual ones in steps of 8-bit images; others 0, .25, ... to at least 1
+    and as far as anything is certified.
+    """
+    norms = {run.norm for run in runs}
+    if all(run.holds == Certain.holds for run in runs) and len(norms) == 1:
+        (norm,) = norms
+        return [(k / 255, f"{k}/255" if k else "0") for k in USUAL[norm]]
+    return [(r, f"{r:g}") for r in grid(max(run.reach for run in runs))]
+
+
 def grid(reach: float) -> list[float]:
-    """Return radii for a table: 0, .25, ... to at least 1 and as far as anything is certified."""
+    """Return 0, .25, ... to at least 1 and as far as a radius reaches."""
     step = STEP
     while max(reach, FIRST) / step > COLUMNS - 1:
         step *= 2

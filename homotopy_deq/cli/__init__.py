@@ -68,7 +68,7 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "plot": (options.Plot, "evaluation.plot"),
     "profile": (options.Profile, "evaluation.profile"),
     "certify": (certified.Certify, "certification.certify"),
-    "decide": (certified.Decide, "certification.decide"),
+    "decide": (certified.Decide, "certification.certify"),
     "smooth-predict": (certified.SmoothPredict, "certification.smooth_predict"),
     "attack": (certified.Attack, "certification.attack"),
     "report": (certified.Report, "certification.report"),

@@ -6,7 +6,7 @@ matrix inequality proves the constant. Circular convolutions are treated frequen
 
 from .cells import LBENCell, MonDEQCell, departure
 from .form import Form
-from .ibp import Box, interval_bounds
+from .ibp import Box, Boxed, BoxProof, interval_bounds
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
 from .linear import Lift, NormalizedLinear
@@ -23,6 +23,8 @@ __all__ = [
     "SLL",
     "BoundedLayer",
     "Box",
+    "BoxProof",
+    "Boxed",
     "EquilibriumNetwork",
     "Form",
     "LBENCell",

@@ -299,6 +299,7 @@ class MonDEQCell(EquilibriumCell):
             made.u.copy_(eye.view_as(made.u))
             made.v.copy_(eye.view_as(made.v))
         made.cell = FixedCell(cell)
+        made.kernel = made.cell.kernel  # of W, whose taps round
         return made.to(made.cell.matrix)
 
     def compute(self) -> tuple[Tensor, ...]:

@@ -35,12 +35,18 @@ class Margins:
         logits: in double precision, (B, K).
         slack: how far they may be from those of exact arithmetic, solver and rounding together,
             (B,), in the 2-norm of what the last linear map reads.
+        rival: the class that decides the radius, int64 (B,).
+        margin: of the largest logit before the rival's, all slack taken off, (B,).
+        gain: a Lipschitz constant of that difference, (B,), above 0.
     """
 
     prediction: Tensor
     radius: Tensor
     logits: Tensor
     slack: Tensor
+    rival: Tensor
+    margin: Tensor
+    gain: Tensor
 
 
 def certify_margins(network: nn.Module, images: Tensor) -> Margins:
@@ -70,11 +76,13 @@ class MarginProof:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        parts = [module for _, module in modules(copy.deepcopy(network).double())]
-        if parts and type(parts[-1]) is NormalizedLinear:
-            parts[-1] = to_vanilla(parts[-1])
-        head = parts.pop() if parts and type(parts[-1]) is nn.Linear else None
-        self.body = Enclosure(nn.Sequential(*parts))
+        parts = modules(copy.deepcopy(network).double())
+        if parts and type(parts[-1][1]) is NormalizedLinear:
+            parts[-1] = parts[-1][0], to_vanilla(parts[-1][1])
+        head = parts.pop()[1] if parts and type(parts[-1][1]) is nn.Linear else None
+        body = nn.Sequential()
+        body._modules.update(parts)  # names of parts within parts have dots
+        self.body = Enclosure(body)
         self.head: nn.Linear | None = head  # type: ignore[assignment]
 
     @torch.no_grad()
@@ -97,11 +105,20 @@ class MarginProof:
         margin = margin - distance * slack[:, None] - 2 * rounding[:, None]
         own = torch.zeros_like(margin, dtype=torch.bool).scatter_(1, prediction[:, None], True)
         # Two classes with one row of weights keep their order at any distance.
-        radius = (margin / (self.body.gamma * distance)).masked_fill(own, float("inf")).amin(1)
-        radius = (radius / ROUND).nan_to_num(nan=0.0, posinf=torch.finfo(radius.dtype).max)
+        gain = (self.body.gamma * distance * ROUND).clamp_min(torch.finfo(margin.dtype).tiny)
+        radius, rival = (margin / gain).nan_to_num(nan=-1.0).masked_fill(own, math.inf).min(1)
+        radius = (radius / ROUND).clamp_max(torch.finfo(radius.dtype).max)
         open_ = ~(radius > 0)
-        prediction = prediction.masked_fill(open_, -1)
-        return Margins(prediction, radius.masked_fill(open_, 0.0), logits, slack)
+        nearest = rival[:, None]
+        return Margins(
+            prediction.masked_fill(open_, -1),
+            radius.masked_fill(open_, 0.0),
+            logits,
+            slack,
+            rival,
+            margin.gather(1, nearest)[:, 0],
+            gain.gather(1, nearest)[:, 0],
+        )
 
 
 class Enclosure:
@@ -122,7 +139,7 @@ class Enclosure:
 
     def __init__(self, network: nn.Module) -> None:
         parts = [part for _, part in modules(copy.deepcopy(network).double())]
-        bound = certify_lipschitz(copy.deepcopy(nn.Sequential(*parts)).cpu())
+        bound = certify_lipschitz(copy.deepcopy(network).double().cpu())
         self.gamma = bound.value
         gammas = [gamma * ROUND for *_, gamma in bound.parts]
         self.parts = [(g, _enclosed(part, g)) for g, part in zip(gammas, parts, strict=True)]

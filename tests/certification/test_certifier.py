@@ -189,7 +189,7 @@ def test_both_kinds_stand_in_one_table_and_one_figure_each_with_its_label(tmp_pa
             probable(smoothing), w)  # fmt: skip
     written(tmp_path / "bound", Spectral(net), CERTAIN, w)
     text = done("report", tmp_path / "smoothed", tmp_path / "bound")
-    assert "converged, σ 0.5 | 3" in text and "lipschitz (for certain) | 3" in text
+    assert "converged, σ 0.5 | 3" in text and "lipschitz (for certain, l2) | 3" in text
     done("plot-certified", tmp_path / "smoothed", tmp_path / "bound", "--out", tmp_path / "c.png")
     runs = {name: Summary.of(read(tmp_path / name)[1]) for name in ("smoothed", "bound")}
     (axes,) = certified_figure(runs).axes

@@ -11,8 +11,9 @@ from rich.console import Console
 from homotopy_deq.certification import Smoother, read
 from homotopy_deq.certification.noise import Noise
 from homotopy_deq.cli import load_model
-from homotopy_deq.cli.certification import sampling
+from homotopy_deq.cli.certification import work
 from homotopy_deq.cli.certification.study import Study, weights_sha256
+from homotopy_deq.cli.certification.votes import Poll
 from homotopy_deq.cli.options import ImagesToTest as Images
 from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
@@ -95,10 +96,10 @@ def test_images_in_other_units_are_refused(run: Path) -> None:
     images = load("digits")
     floats = replace(images, test_images=images.test_images.float())
     with pytest.raises(ValueError, match="uint8"):
-        Study.of(Trained.of(run), Votes(), Images(), cpu=True, data=floats)
+        Study.of(Trained.of(run), Images(), cpu=True, data=floats)
     with pytest.raises(ValueError, match=r"shape \(1, 4, 8\); the model wants \(1, 8, 8\)"):
         cut = replace(images, train_images=images.train_images[:, :, :4])
-        Study.of(Trained.of(run), Votes(), Images(), cpu=True, data=cut)
+        Study.of(Trained.of(run), Images(), cpu=True, data=cut)
 
 
 def test_certificates_are_written_as_lines_and_as_a_table(run: Path, tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ def test_certificates_are_written_as_lines_and_as_a_table(run: Path, tmp_path: P
 def test_the_command_certifies_what_the_library_does(run: Path, tmp_path: Path) -> None:
     certify(run, tmp_path, "--policy", "audited", "--audit", 30, "--seed", 5)
     votes, few = Votes(policy="audited"), Images(limit=4)
-    study = Study.of(Trained.of(run), votes, few, audit=30, cpu=True)
-    (noise,) = study.smoothings(NoiseSettings(n=128, seed=5), 500, n0=100)
-    smoother = Smoother(study.model, study.policy, noise)
+    poll = Poll.of(Trained.of(run), votes, few, audit=30, cpu=True)
+    (noise,) = poll.smoothings(NoiseSettings(n=128, seed=5), 500, n0=100)
+    smoother = Smoother(poll.study.model, poll.policy, noise)
     images = load("digits").test_images.float() / 255
     for certificate in read(tmp_path)[1]:
         alone = smoother.certify(images[certificate.index], certificate.label, certificate.index)
@@ -155,7 +156,7 @@ def test_verified_is_the_default_of_models_that_qualify(monotone: Path, tmp_path
 def test_states_too_large_for_the_tangent_start_at_the_clean_equilibrium(
     monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homotopy_deq.cli.certification.study.PAYS", 5)
+    monkeypatch.setattr("homotopy_deq.cli.certification.votes.PAYS", 5)
     monkeypatch.setattr("homotopy_deq.certification.requirements.INVERSE", 10)
     certify(monotone, tmp_path / "out", n=64, limit=2)
     assert read(tmp_path / "out")[0]["policy"]["start"] == {"is": "Clean"}
@@ -184,7 +185,7 @@ def test_the_bar_tells_how_far_and_at_what_cost(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(sampling, "console", Console(file=screen, force_terminal=True, width=140))
+    monkeypatch.setattr(work, "console", Console(file=screen, force_terminal=True, width=140))
     certify(run, tmp_path)
     for told in ("4/4 images", "images/s", "evaluations/sample", "certified", "ETA"):
         assert told in screen.getvalue()

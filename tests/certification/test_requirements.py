@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,13 @@ from homotopy_deq.certification import (
     Truncated,
     Verified,
 )
-from homotopy_deq.certification.alone import solved_alone
-from homotopy_deq.certification.journal import JournalError
+from homotopy_deq.certification.alone import Alone, solved_alone
+from homotopy_deq.certification.journal import ALONE, JournalError
 from homotopy_deq.certification.requirements import state_size
 from homotopy_deq.certification.sequence import betting_lower
 from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session
-from homotopy_deq.cli.certification import sampling
+from homotopy_deq.cli.certification import votes
 from homotopy_deq.models import ImageModel, MonotoneDEQ
 from solvers import Anderson
 from tests.certification.commands import certify
@@ -176,9 +176,9 @@ def test_a_run_warns_of_votes_that_depend_on_the_batch_and_its_report_says_so(
 ) -> None:
     assert "Warning" not in certify(run, tmp_path / "steady")
     assert "vote otherwise" not in done("report", tmp_path / "steady")
-    real = sampling.solved_alone
+    real = votes.solved_alone
     monkeypatch.setattr(
-        sampling, "solved_alone", lambda *given: replace(real(*given), disagreements=3)
+        votes, "solved_alone", lambda *given: replace(real(*given), disagreements=3)
     )
     certify(run, tmp_path / "unsteady")
     told = "3 of 256 noise samples vote otherwise when they are solved alone than in a batch of 128"
@@ -187,14 +187,14 @@ def test_a_run_warns_of_votes_that_depend_on_the_batch_and_its_report_says_so(
 
 def test_what_was_found_alone_is_kept_whole(tmp_path: Path) -> None:
     journal = begun(tmp_path)
-    assert journal.alone() is None
+    assert journal.kept(ALONE) is None
     model, w = linear()
     found = solved_alone(
         Smoother(model, Converged(), Smoothing(0.5, n=64)), [(image_at(0.2, w), 3)]
     )
-    journal.note_alone(found)
-    assert journal.alone() == found
+    journal.keep(ALONE, asdict(found))
+    assert Alone(**journal.kept(ALONE) or {}) == found
     file = tmp_path / "alone.json"
     file.write_bytes(file.read_bytes().replace(b"64", b"65"))
     with pytest.raises(JournalError):
-        journal.alone()
+        journal.kept(ALONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...settings.certification import NoiseSettings, Votes
 from ...settings.data import Place
@@ -41,16 +42,22 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Certify(Sampled):
-    """Certify test images: the class of the smoothed classifier, and an l2 radius within which
-    no change of the image changes it.
+    """Certify test images: the class, and a radius within which no change of the image changes it.
 
-    Noise is added to each image --n times, and the votes prove a lower bound on the probability
-    of the class (Cohen, Rosenfeld & Kolter 2019). DIR/certificates.tsv and .jsonl hold a line an
-    image: idx, label, predict (-1: abstains), radius, correct, evals.
+    By smoothing, noise is added to each image --n times, and the votes prove a lower bound on the
+    probability of the class (Cohen, Rosenfeld & Kolter 2019): probably true, in l2. lipschitz (l2)
+    and ibp (l-infinity) prove what is certain, of models whose parts allow it.
+    DIR/certificates.tsv and .jsonl hold a line an image: idx, label, predict (-1: abstains),
+    radius, correct, evals.
 
     Several processes: torchrun --nproc-per-node N -m homotopy_deq.cli certify RUN --samples 10000
     """
 
+    method: Literal["smoothing", "lipschitz", "ibp"] = setting(
+        "smoothing",
+        "smoothing (votes under noise), lipschitz (margins of the logits over a proved Lipschitz "
+        "constant) or ibp (interval bounds).",
+    )
     audit: int | None = setting(
         None,
         "Samples that audited solves again in full. Default: 1000.",
@@ -100,10 +107,11 @@ class SmoothPredict:
 
 @dataclass(frozen=True)
 class Attack:
-    """Attack the smoothed classifier inside its certified radii. A success is a false certificate.
+    """Attack the classifier inside its certified l2 radii. A success is a false certificate.
 
-    Projected gradient ascent looks for a point in each certified ball where the smoothed
-    classifier names another class; fresh votes there tell. Exits with 1 if one is found.
+    Projected gradient ascent looks for a point in each certified ball where the classifier that
+    the run is about names another class; of a smoothed one fresh votes there tell. Exits with 1 if
+    one is found.
     """
 
     run: Run

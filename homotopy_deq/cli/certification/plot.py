@@ -21,7 +21,8 @@ def command(chosen: PlotCertified) -> None:
             )
     curves = {}
     for run in runs:
-        name = f"{run.name} ({run.summary.evaluations:.1f} evaluations a sample)"
+        cost = "" if run.proved else f" ({run.summary.evaluations:.1f} evaluations a sample)"
+        name = run.name + cost
         curves[name if name not in curves else f"{name}, {run.folder}"] = run.summary
     path = plotting.save(
         certified_figure(curves, level=chosen.level), chosen.out or folders[0] / "certified.png"

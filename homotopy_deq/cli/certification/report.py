@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...certification.summary import compare, grid
+from ...certification.summary import compare, radii
 from ..report import console
 from .options import Report
 from .runs import CertifiedRun, open_runs
@@ -41,16 +41,22 @@ def table(runs: Sequence[CertifiedRun], cold: dict[float, CertifiedRun]) -> str:
             f"--against holds sigma {given}, and no run to compare has it: give a run of the same "
             "noise."
         )
-    radii = grid(max(run.summary.reach for run in runs))
-    head = ["run", "images", *(f"r = {r:g}" for r in radii), "ACR", "abstains", "undecided votes"]
+    at = radii([run.summary for run in runs])
+    head = [
+        "run",
+        "images",
+        *(f"r = {shown}" for _, shown in at),
+        "ACR",
+        "abstains",
+        "undecided votes",
+    ]
     head += ["samples/image", "evaluations/sample", "s/image"]
     if cold:
         head += ["faster", "fewer evaluations", "largest difference"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for run in runs:
-        rows.append(_row(run, radii) + (_beside(run, cold) if cold else []))
-    noted = [(run.name, run.alone) for run in runs]
-    notes = [f"{name}: {found}" for name, found in noted if found and found.disagreements]
+        rows.append(_row(run, [r for r, _ in at]) + (_beside(run, cold) if cold else []))
+    notes = [f"{run.name}: {found}" for run in runs for found in run.remarks]
     lines = [f"| {' | '.join(row)} |\n" for row in rows]
     return "".join(lines) + "".join(f"\n{note}.\n" for note in notes)
 
@@ -66,15 +72,14 @@ def _row(run: CertifiedRun, radii: Sequence[float]) -> list[str]:
     if asked is not None and asked not in radii:
         (share,) = found.accuracy([asked]).accuracy
         name += f": {100 * share:.1f}"
+    sampled = [f"{found.undecided:.2%}", f"{found.samples:,.0f}", f"{found.evaluations:.2f}"]
     return [
         name,
         f"{found.images:,}",
         *shares,
         f"{found.acr:.3f}" if asked is None else DASH,
         f"{found.abstained:.1%}",
-        f"{found.undecided:.2%}",
-        f"{found.samples:,.0f}",
-        f"{found.evaluations:.2f}",
+        *([DASH] * 3 if run.proved else sampled),
         f"{found.seconds:.3g}",
     ]
 

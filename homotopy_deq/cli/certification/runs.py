@@ -9,7 +9,7 @@ from typing import Any
 
 from ...certification import Certificate, Journal, read
 from ...certification.alone import Alone
-from ...certification.journal import CONFIG
+from ...certification.journal import ALONE, CONFIG, SLOPE
 from ...certification.summary import Summary
 
 
@@ -44,14 +44,27 @@ class CertifiedRun:
         return int(self.config.get("images", {}).get("count", self.summary.images))
 
     @property
+    def proved(self) -> bool:
+        """Whether its claims are certain, so that nothing was sampled."""
+        return "bound" in self.config
+
+    @property
     def sigma(self) -> float:
         """The noise; 0 where the claims are about a classifier without any."""
         return float(self.config.get("smoothing", {}).get("sigma", 0))
 
     @property
-    def alone(self) -> Alone | None:
-        """How many samples voted otherwise when solved alone; None where votes are proven."""
-        return Journal.open(self.folder).alone()
+    def remarks(self) -> list[str]:
+        """What a look at some images found that is to be known beside the certificates."""
+        journal, found = Journal.open(self.folder), []
+        if (alone := journal.kept(ALONE)) is not None and alone["disagreements"]:
+            found.append(str(Alone(**alone)))
+        if (slope := journal.kept(SLOPE)) is not None:
+            found.append(
+                f"the slope of a difference of logits is at most {slope['proved']:.3g}, proved; "
+                f"{slope['found']:.3g} was found by search, which certifies nothing"
+            )
+        return found
 
     @property
     def discrete(self) -> bool:
@@ -73,9 +86,9 @@ class CertifiedRun:
 
     @property
     def name(self) -> str:
-        """Policy, start and sigma, or the bound."""
-        if "bound" in self.config:
-            return f"{self.config['bound']} ({self.summary.holds})"
+        """Policy, start and sigma, or the bound, in which sense it holds and in which norm."""
+        if self.proved:
+            return f"{self.config['bound']} ({self.summary.holds}, {self.summary.norm})"
         policy = self.config["policy"]
         steps = f" {policy['steps']}" if "steps" in policy else ""
         start = "" if self.start == "none" else f", {self.start}"

@@ -16,31 +16,32 @@ from ...data import ImageData, read_images
 from ..report import console
 from ..trained import Trained
 from .options import SmoothPredict
-from .study import Study
+from .votes import Poll
 
 
 def command(chosen: SmoothPredict) -> None:
     """Predict by the smoothed classifier, and print it."""
     chosen.machine.use()
     trained, files, given = Trained.of(chosen.run.path), chosen.files, chosen.noise
-    study = Study.of(
+    poll = Poll.of(
         trained,
         chosen.votes,
         replace(chosen.images, limit=None) if files else chosen.images,
         cpu=chosen.machine.cpu,
         data=_files(trained, files) if files else None,
     )
-    if not study.policy.anytime:
+    study = poll.study
+    if not poll.policy.anytime:
         raise ValueError(
-            f"policy {study.name} audits the votes for one class, which certify selects "
+            f"policy {poll.name} audits the votes for one class, which certify selects "
             "beforehand: use --policy verified, converged or truncated."
         )
-    smoothings = study.smoothings(given, chosen.votes.batch, n0=1)
+    smoothings = poll.smoothings(given, chosen.votes.batch, n0=1)
     check_majority(given.n, given.alpha)
     classes = trained.classes
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:
-        smoother = Smoother(study.model, study.policy, smoothing)
+        smoother = Smoother(study.model, poll.policy, smoothing)
         for place in sorted(range(len(study.indices)), key=study.indices.__getitem__):
             index = study.indices[place]
             image = study.image(place)

@@ -1,47 +1,38 @@
-"""What is certified: a model, its images, the votes that count; all of it checked beforehand."""
+"""What is certified: a model and its images, all of it checked beforehand."""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ...certification import Clean, Policy, Smoothing, Tangent, Verified
-from ...certification.requirements import state_size
 from ...data import ImageData, stratified_order
 from ...models import ImageModel
-from ...settings import NoiseSettings, Settings, Votes
-from .. import names
+from ...settings import Settings
 from ..options import ImagesToTest
-from ..resolve import images_of, pass_of
-from ..trained import Trained
+from ..resolve import images_of
+from ..trained import Trained, find_checkpoint
 
 WAIT = timedelta(days=7)
 """How long a process waits for the others, whose images may take longer."""
 CLEAN_BATCH = 256
-PAYS = 512
-"""Largest state for which the tangent start is the default: beyond, its products with an n x n
-matrix cost more than the evaluations that they save."""
-ROOM = 2**19
-"""Numbers of a batch of states, where the batch is not given; it holds 100 to 4000 samples."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A trained model, the policy of its votes and the images to certify.
+    """A trained model and the images to certify.
 
     Arguments:
         model: in eval mode, on its device, with the forward pass chosen.
         settings: of the training.
-        policy: sound for the model.
-        name: of the policy.
         pixels: the images, uint8 (B, C, H, W).
         labels: of the images.
         indices: of the images in the test set.
@@ -52,8 +43,6 @@ class Study:
 
     model: ImageModel
     settings: Settings
-    policy: Policy
-    name: str
     pixels: Tensor
     labels: Sequence[int]
     indices: Sequence[int]
@@ -65,39 +54,28 @@ class Study:
     def of(
         cls,
         trained: Trained,
-        votes: Votes,
         images: ImagesToTest,
         *,
+        model: ImageModel | None = None,
         skip: int = 0,
-        audit: int | None = None,
         cpu: bool = False,
-        few: bool = False,
         data: ImageData | None = None,
     ) -> Study:
         """Load what the options name.
 
         Arguments:
-            trained: the model.
-            votes: which count.
+            trained: the model, with the forward pass of its training.
             images: which.
+            model: the same with another forward pass.
             skip: so many of the first are left out.
-            audit: samples that are solved again, where the policy does so.
             cpu: whether to leave a GPU alone.
-            few: whether an image has too few samples for the matrix of the tangent start to pay.
             data: instead of the images that are named.
 
         Raises:
-            FileNotFoundError, ValueError: what is named is not there, is not valid, or the policy
-                is not sound for the model; says what to do.
+            FileNotFoundError, ValueError: what is named is not there, or is not valid; says what
+                to do.
         """
-        settings, model = trained.settings, trained.model
-        check_weights(model)
-        name = votes.policy or ("verified" if model.verifiable else "converged")
-        policy = names.policy_by(name, votes.warm_start, steps=votes.steps, audit=audit)
-        path = _path(settings, votes, policy)
-        model = path.put(model)
-        policy = _with_start(_with_solver(policy, model, votes), model, votes, few)
-        policy.check(model)
+        settings, model = trained.settings, model or trained.model
         data = data or images_of(settings, images.root)
         if data.shape != model.shape:
             raise ValueError(
@@ -126,58 +104,25 @@ class Study:
                 "crc32": [_crc(data.test_images), _crc(data.test_labels)],
             },
             "images": {"skip": skip, "count": len(order), "crc32": _crc(order)},
-            "path": asdict(path),
-            "layer": [described(model.layer.solver), None],
-            "policy": {"name": name, **described(policy)},
             "device": device.type,
             "torch": torch.__version__,
         }
         indices = order.tolist()
-        return cls(
-            model,
-            settings,
-            policy,
-            name,
-            pixels,
-            labels.tolist(),
-            indices,
-            size,
-            identity,
-            processes,
-        )
+        return cls(model, settings, pixels, labels.tolist(), indices, size, identity, processes)
 
     def image(self, place: int) -> Tensor:
         """Return the image at a place of `indices`, on the model's device, in [0, 1]."""
+        return self.images([place])[0]
+
+    def images(self, places: Sequence[int]) -> Tensor:
+        """Return the images at places of `indices`, on the model's device, in [0, 1]."""
         device: torch.device = self.processes.device
-        return self.pixels[place].to(device).float() / 255
+        return self.pixels[places].to(device).float() / 255
 
-    def smoothings(
-        self, noise: NoiseSettings, batch: int | None, **settings: Any
-    ) -> list[Smoothing]:
-        """Return the noise of each sigma, by default that of the training.
 
-        Raises:
-            ValueError: there is none, one is given twice, or a number is out of range.
-        """
-        trained = self.settings.training.smoothing
-        chosen = list(noise.sigmas or ([] if trained is None else [trained.noise]))
-        if not chosen:
-            raise ValueError(
-                "the model was trained without noise, so there is no default for --sigma: give "
-                "--sigma, such as --sigma 0.25 (and train with --noise 0.25 to certify more)."
-            )
-        if len(set(chosen)) < len(chosen):
-            raise ValueError(f"--sigma: each once; got {', '.join(map(str, chosen))}.")
-        given = {k: v for k, v in asdict(noise).items() if k != "sigmas"}
-        settings |= {**given, "batch": batch or max(100, min(4000, ROOM // self.size))}
-        found = [Smoothing(sigma=sigma, **settings) for sigma in chosen]
-        audit = getattr(self.policy, "audit", 0)
-        if audit > noise.n:
-            raise ValueError(
-                f"--audit {audit} is more than --n {noise.n}: no more samples can be solved "
-                "again than were drawn."
-            )
-        return found
+def default_folder(run: Path, name: str) -> Path:
+    """Return the folder for results about a run: beside its checkpoint."""
+    return find_checkpoint(run).parent / name
 
 
 def check_weights(model: ImageModel) -> None:
@@ -216,51 +161,6 @@ def weights_sha256(model: ImageModel) -> str:
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
         digest.update(plain.numpy().tobytes())
     return digest.hexdigest()
-
-
-def described(value: object) -> Any:
-    """Return a frozen dataclass as JSON: what it is, and its fields."""
-    if is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: described(getattr(value, field.name)) for field in fields(value)}
-        return {"is": type(value).__name__, **own}
-    if isinstance(value, (tuple, list)):
-        return [described(each) for each in value]
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return getattr(value, "__qualname__", type(value).__name__)
-
-
-def _path(settings: Settings, votes: Votes, policy: Policy) -> names.Pass:
-    """Return the forward pass; the exact equilibrium is found by Anderson along a flow, too."""
-    given = {"rtol": votes.rtol, "max_steps": votes.max_steps}
-    path = pass_of(settings, votes.solver, **given)
-    if not isinstance(policy, Verified) or path.at_root:
-        return path
-    if votes.solver is not None:
-        raise ValueError(
-            f"policy verified looks for the equilibrium, and --solver {votes.solver} ends a flow "
-            f"before it: leave --solver out, or use {votes.solver}+anderson."
-        )
-    return pass_of(settings, "anderson", **given)
-
-
-def _with_solver(policy: Policy, model: ImageModel, votes: Votes) -> Policy:
-    """Return the policy with the solver that the options give it, if it has one of its own."""
-    if not isinstance(policy, Verified):
-        return policy
-    if votes.solver is not None:
-        return replace(policy, solver=model.layer.solver)
-    limits = {"rtol": votes.rtol, "max_steps": votes.max_steps}
-    given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
-    return replace(policy, solver=replace(policy.solver, **given))
-
-
-def _with_start(policy: Policy, model: ImageModel, votes: Votes, few: bool) -> Policy:
-    """Return the policy with another start than the tangent where that is default and too dear."""
-    if votes.warm_start is not None or not isinstance(policy.start, Tangent):
-        return policy
-    dear = few or state_size(model) > PAYS
-    return replace(policy, start=Clean()) if dear else policy
 
 
 def _crc(values: Tensor) -> int:

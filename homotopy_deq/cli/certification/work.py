@@ -3,39 +3,79 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from ...certification import Certificate, Journal, Smoother, Smoothing
-from ...certification.alone import IMAGES, solved_alone
+from ...certification import Certificate, Journal
 from ...certification.arithmetic import arithmetic
 from ...certification.journal import CONFIG
 from ...training import Interrupted
 from ...training.folder import locked
-from ..report import console, warn
+from ..report import console
 from .study import Study
 
-Answer = Callable[[Smoother, Tensor, int, int], Certificate]
-"""Certifies or decides: given the smoother, an image, its label and its index."""
+Answer = Callable[[Sequence[int]], list[Certificate]]
+"""Certifies the images at some places of a study."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """The images under one noise.
+class Part(ABC):
+    """The images of a study, certified in one way.
 
     Arguments:
-        smoothing: the noise.
+        study: the images.
         journal: where their certificates go.
     """
 
-    smoothing: Smoothing
+    study: Study
     journal: Journal
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What heads its column in a table."""
+
+    @property
+    def samples(self) -> int:
+        """How many noise samples an image takes at most."""
+        return 0
+
+    @property
+    def selecting(self) -> int:
+        """How many of them select the class."""
+        return 0
+
+    @property
+    def effort(self) -> str:
+        """What a title says of it behind the number of images."""
+        return ""
+
+    @property
+    def together(self) -> int:
+        """How many images are certified at a time."""
+        return 1
+
+    @abstractmethod
+    def look(self) -> None:
+        """Look at some images once a run, before the first is certified."""
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """Return what else a table says: names and values."""
+        return []
+
+    @abstractmethod
+    def begin(self, advance: Callable[[int], None]) -> Answer:
+        """Return what certifies images.
+
+        Arguments:
+            advance: told the number of noise samples of each batch that is done.
+        """
 
 
 @dataclass(frozen=True)
@@ -43,61 +83,24 @@ class Finished:
     """What is done once all images of a part are.
 
     Arguments:
-        smoothing: the noise.
-        folder: where the certificates are.
+        part: how.
         certificates: in ascending order of the images.
         seconds: of each image.
     """
 
-    smoothing: Smoothing
-    folder: Path
+    part: Part
     certificates: Sequence[Certificate]
     seconds: dict[int, float]
 
 
-def parts(
-    study: Study, smoothings: Sequence[Smoothing], out: Path, command: str, **asked: Any
-) -> list[Part]:
-    """Return the folder of each noise: OUT, or where there are several OUT/sigma-0.25, ...
-
-    Arguments:
-        command: what is done.
-        asked: what else decides the results.
-    """
+def journal_of(study: Study, folder: Path, config: Mapping[str, Any]) -> Journal:
+    """Return the journal of this process, for results that depend on `config`."""
     rank: int = study.processes.process_index
-    found = []
-    for smoothing in smoothings:
-        folder = out / f"sigma-{smoothing.sigma!r}" if len(smoothings) > 1 else out
-        config = {
-            "command": command,
-            **asked,
-            **study.identity,
-            "smoothing": deciding(smoothing),
-            "arithmetic": arithmetic(),
-        }
-        found.append(Part(smoothing, Journal(folder, config, rank=rank)))
-    return found
-
-
-def deciding(smoothing: Smoothing) -> dict[str, Any]:
-    """Return those settings of the noise on which results depend.
-
-    The batch is one of them only unless `deterministic`: a chain of starts goes from batch to
-    batch, and for any start another batch may round otherwise, and a vote at a tie tip over.
-    """
-    found = asdict(smoothing)
-    if smoothing.deterministic:
-        del found["batch"]
-    return found
+    return Journal(folder, {**config, "arithmetic": arithmetic()}, rank=rank)
 
 
 def work(
-    study: Study,
-    todo: Sequence[Part],
-    answer: Answer,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
+    todo: Sequence[Part], *, resume: bool = False, overwrite: bool = False
 ) -> list[Finished] | None:
     """Do what is left to do of each part and publish it; None but in the first process.
 
@@ -107,7 +110,7 @@ def work(
         FileExistsError, FileNotFoundError, JournalError: before any work, see `Journal.check`.
         Interrupted: by Ctrl-C; what was done is kept.
     """
-    processes = study.processes
+    processes = todo[0].study.processes
     # A run of several parts may have been killed before it came to begin the last.
     begun = [(part.journal.folder / CONFIG).exists() for part in todo]
     goes_on = [resume and (old or not any(begun)) for old in begun]
@@ -119,70 +122,50 @@ def work(
             for part, again in zip(todo, goes_on, strict=True):
                 held.enter_context(locked(part.journal.folder))
                 part.journal.begin(resume=again)
-                look_alone(study, part)
+                part.look()
         processes.wait_for_everyone()
-        return _do(study, todo, answer)
+        return _do(todo, processes)
 
 
-def look_alone(study: Study, part: Part) -> None:
-    """Solve some noise samples alone, once a run, and warn where they vote otherwise."""
-    if study.policy.proven or part.journal.alone() is not None:
-        return
-    smoother = Smoother(study.model, study.policy, part.smoothing)
-    first = range(min(IMAGES, len(study.indices)))
-    found = solved_alone(smoother, [(study.image(k), study.indices[k]) for k in first])
-    part.journal.note_alone(found)
-    if found.disagreements:
-        warn(
-            f"{found}: this model's answer depends on rounding, as it does between several "
-            "equilibria. The certificates are about the network at this batch size; votes of "
-            "--policy verified depend on no batch (--contraction, or a monotone model)."
-        )
-
-
-def _do(study: Study, todo: Sequence[Part], answer: Answer) -> list[Finished] | None:
-    processes = study.processes
+def _do(todo: Sequence[Part], processes: Any) -> list[Finished] | None:
     done = [part.journal.done() for part in todo]
     processes.wait_for_everyone()  # all deal alike
     try:
         for part, ready in zip(todo, done, strict=True):
-            left = [k for k, index in enumerate(study.indices) if index not in ready]
-            own = left[processes.process_index :: processes.num_processes]
-            _each(study, part, own, answer)
+            left = [k for k, index in enumerate(part.study.indices) if index not in ready]
+            _each(part, left[processes.process_index :: processes.num_processes])
     except KeyboardInterrupt:
         count = sum(len(part.journal.done()) for part in todo)
         raise Interrupted(
-            f"stopped by Ctrl-C; the {count} of {len(todo) * len(study.indices)} images that are "
-            "done are kept."
+            f"stopped by Ctrl-C; the {count} of {sum(len(p.study.indices) for p in todo)} images "
+            "that are done are kept."
         ) from None
     processes.wait_for_everyone()
     if not processes.is_main_process:
         return None
     found = []
     for part in todo:
-        certificates = part.journal.publish(study.indices)
+        certificates = part.journal.publish(part.study.indices)
         seconds = {index: spent for index, (_, spent) in part.journal.done().items()}
-        found.append(Finished(part.smoothing, part.journal.folder, certificates, seconds))
+        found.append(Finished(part, certificates, seconds))
     return found
 
 
-def _each(study: Study, part: Part, places: Sequence[int], answer: Answer) -> None:
-    smoothing = part.smoothing
-    with Bar(study, smoothing, len(places)) as bar:
-        smoother = Smoother(study.model, study.policy, smoothing, bar.sampled)
-        for place in places:
-            since = time.perf_counter()
-            image, label, index = study.image(place), study.labels[place], study.indices[place]
-            certificate = answer(smoother, image, label, index)
-            part.journal.append(certificate, time.perf_counter() - since)
-            bar.finished(certificate)
+def _each(part: Part, places: Sequence[int]) -> None:
+    with Bar(part, len(places)) as bar:
+        answer = part.begin(bar.sampled)
+        for first in range(0, len(places), part.together):
+            since, some = time.perf_counter(), places[first : first + part.together]
+            for certificate in (found := answer(some)):
+                part.journal.append(certificate, (time.perf_counter() - since) / len(found))
+                bar.finished(certificate)
 
 
 class Bar:
     """Show images done, their speed and cost, and how many are certified, on a terminal."""
 
-    def __init__(self, study: Study, smoothing: Smoothing, images: int) -> None:
-        processes = study.processes
+    def __init__(self, part: Part, images: int) -> None:
+        processes = part.study.processes
         shown = processes.is_main_process and console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -196,13 +179,13 @@ class Bar:
             speed_estimate_period=600,
         )
         shared = f", share of 1 of {processes.num_processes}" * (processes.num_processes > 1)
-        self._images, self._a_sample = images, 1 / (smoothing.n0 + smoothing.n)
+        self._images, self._a_sample = images, 1 / max(part.samples, 1)
         self._task: TaskID = self._progress.add_task(
-            f"sigma {smoothing.sigma:g}{shared}", total=max(images, 1), figures=""
+            f"{part.name}{shared}", total=max(images, 1), figures=""
         )
         self._done = self._right = self._evaluations = self._samples = 0
         self._since = time.perf_counter()
-        self._n0 = smoothing.n0
+        self._n0, self._drawn = part.selecting, part.samples > 0
         self._part = 0.0
 
     def __enter__(self) -> Bar:
@@ -229,8 +212,9 @@ class Bar:
     def _show(self) -> None:
         rate = self._done / max(time.perf_counter() - self._since, 1e-9)
         cost = self._evaluations / max(self._samples, 1)
+        sampled = f"{cost:.1f} evaluations/sample  " * self._drawn
         figures = (
             f"{self._done}/{self._images} images  {rate:.2g} images/s  "
-            f"{cost:.1f} evaluations/sample  {self._right} certified"
+            f"{sampled}{self._right} certified"
         )
         self._progress.update(self._task, completed=self._done, figures=figures)

@@ -1,0 +1,273 @@
+"""What noise samples are voted on by: the policy and the noise that the options name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...certification import (
+    Certificate,
+    Clean,
+    Policy,
+    Smoother,
+    Smoothing,
+    Tangent,
+    Verified,
+)
+from ...certification.alone import IMAGES, solved_alone
+from ...certification.journal import ALONE
+from ...certification.requirements import state_size
+from ...data import ImageData
+from ...models import ImageModel
+from ...settings import NoiseSettings, Settings, Votes
+from .. import names
+from ..options import ImagesToTest
+from ..report import warn
+from ..resolve import pass_of
+from ..trained import Trained
+from .study import Study, check_weights
+from .work import Answer, Part, journal_of
+
+PAYS = 512
+"""Largest state for which the tangent start is the default: beyond, its products with an n x n
+matrix cost more than the evaluations that they save."""
+ROOM = 2**19
+"""Numbers of a batch of states, where the batch is not given; it holds 100 to 4000 samples."""
+
+
+@dataclass(frozen=True)
+class Poll:
+    """A study whose certificates follow from votes.
+
+    Arguments:
+        study: the model, with the forward pass that votes, and the images.
+        policy: sound for the model.
+        name: of the policy.
+        identity: JSON of all this, for a journal.
+    """
+
+    study: Study
+    policy: Policy
+    name: str
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        trained: Trained,
+        votes: Votes,
+        images: ImagesToTest,
+        *,
+        skip: int = 0,
+        audit: int | None = None,
+        cpu: bool = False,
+        few: bool = False,
+        data: ImageData | None = None,
+    ) -> Poll:
+        """Load what the options name.
+
+        Arguments:
+            trained: the model.
+            votes: which count.
+            images: see `Study.of`.
+            skip: see `Study.of`.
+            audit: samples that are solved again, where the policy does so.
+            cpu: see `Study.of`.
+            few: whether an image has too few samples for the matrix of the tangent start to pay.
+            data: see `Study.of`.
+
+        Raises:
+            FileNotFoundError, ValueError: as in `Study.of`, or the policy is not sound for the
+                model; says what to do.
+        """
+        model = trained.model
+        check_weights(model)
+        name = votes.policy or ("verified" if model.verifiable else "converged")
+        policy = names.policy_by(name, votes.warm_start, steps=votes.steps, audit=audit)
+        path = _path(trained.settings, votes, policy)
+        model = path.put(model)
+        policy = _with_start(_with_solver(policy, model, votes), model, votes, few)
+        policy.check(model)
+        study = Study.of(trained, images, model=model, skip=skip, cpu=cpu, data=data)
+        voting = {
+            "path": asdict(path),
+            "layer": [described(model.layer.solver), None],
+            "policy": {"name": name, **described(policy)},
+        }
+        return cls(study, policy, name, {**study.identity, **voting})
+
+    def smoothings(
+        self, noise: NoiseSettings, batch: int | None, **settings: Any
+    ) -> list[Smoothing]:
+        """Return the noise of each sigma, by default that of the training.
+
+        Raises:
+            ValueError: there is none, one is given twice, or a number is out of range.
+        """
+        trained = self.study.settings.training.smoothing
+        chosen = list(noise.sigmas or ([] if trained is None else [trained.noise]))
+        if not chosen:
+            raise ValueError(
+                "the model was trained without noise, so there is no default for --sigma: give "
+                "--sigma, such as --sigma 0.25 (and train with --noise 0.25 to certify more)."
+            )
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"--sigma: each once; got {', '.join(map(str, chosen))}.")
+        given = {k: v for k, v in asdict(noise).items() if k != "sigmas"}
+        room = max(100, min(4000, ROOM // self.study.size))
+        settings |= {**given, "batch": batch or room}
+        found = [Smoothing(sigma=sigma, **settings) for sigma in chosen]
+        audit = getattr(self.policy, "audit", 0)
+        if audit > noise.n:
+            raise ValueError(
+                f"--audit {audit} is more than --n {noise.n}: no more samples can be solved "
+                "again than were drawn."
+            )
+        return found
+
+    def parts(
+        self, smoothings: Sequence[Smoothing], out: Path, command: str, radius: float | None = None
+    ) -> list[Sampled]:
+        """Return the work under each noise, in OUT or where there are several OUT/sigma-0.25, ...
+
+        Arguments:
+            smoothings: the noise.
+            out: the folder.
+            command: what is done.
+            radius: the one that is decided on, or None.
+        """
+        asked = {} if radius is None else {"radius": radius}
+        found = []
+        for smoothing in smoothings:
+            folder = out / f"sigma-{smoothing.sigma!r}" if len(smoothings) > 1 else out
+            config = {
+                "command": command,
+                **asked,
+                **self.identity,
+                "smoothing": deciding(smoothing),
+            }
+            journal = journal_of(self.study, folder, config)
+            found.append(Sampled(self.study, journal, self.policy, smoothing, radius))
+        return found
+
+
+@dataclass(frozen=True)
+class Sampled(Part):
+    """The images under one noise.
+
+    Arguments:
+        policy: which votes count.
+        smoothing: the noise.
+        radius: the one that is decided on, or None for the largest that is proved.
+    """
+
+    policy: Policy
+    smoothing: Smoothing
+    radius: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"sigma {self.smoothing.sigma:g}"
+
+    @property
+    def samples(self) -> int:
+        return self.smoothing.n0 + self.smoothing.n
+
+    @property
+    def selecting(self) -> int:
+        return self.smoothing.n0
+
+    @property
+    def effort(self) -> str:
+        return f", {self.smoothing.n:,} samples, alpha {self.smoothing.alpha:g}"
+
+    def look(self) -> None:
+        """Solve some noise samples alone, and warn where they vote otherwise."""
+        if self.policy.proven or self.journal.kept(ALONE) is not None:
+            return
+        smoother = Smoother(self.study.model, self.policy, self.smoothing)
+        first = range(min(IMAGES, len(self.study.indices)))
+        found = solved_alone(
+            smoother, [(self.study.image(k), self.study.indices[k]) for k in first]
+        )
+        self.journal.keep(ALONE, asdict(found))
+        if found.disagreements:
+            warn(
+                f"{found}: this model's answer depends on rounding, as it does between several "
+                "equilibria. The certificates are about the network at this batch size; votes of "
+                "--policy verified depend on no batch (--contraction, or a monotone model)."
+            )
+
+    def begin(self, advance: Callable[[int], None]) -> Answer:
+        smoother = Smoother(self.study.model, self.policy, self.smoothing, advance)
+
+        def answer(places: Sequence[int]) -> list[Certificate]:
+            found = []
+            for k in places:
+                image = self.study.image(k), self.study.labels[k], self.study.indices[k]
+                if self.radius is None:
+                    found.append(smoother.certify(*image))
+                else:
+                    found.append(smoother.decide(*image, self.radius))
+            return found
+
+        return answer
+
+
+def deciding(smoothing: Smoothing) -> dict[str, Any]:
+    """Return those settings of the noise on which results depend.
+
+    The batch is one of them only unless `deterministic`: a chain of starts goes from batch to
+    batch, and for any start another batch may round otherwise, and a vote at a tie tip over.
+    """
+    found = asdict(smoothing)
+    if smoothing.deterministic:
+        del found["batch"]
+    return found
+
+
+def described(value: object) -> Any:
+    """Return a frozen dataclass as JSON: what it is, and its fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: described(getattr(value, field.name)) for field in fields(value)}
+        return {"is": type(value).__name__, **own}
+    if isinstance(value, (tuple, list)):
+        return [described(each) for each in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return getattr(value, "__qualname__", type(value).__name__)
+
+
+def _path(settings: Settings, votes: Votes, policy: Policy) -> names.Pass:
+    """Return the forward pass; the exact equilibrium is found by Anderson along a flow, too."""
+    given = {"rtol": votes.rtol, "max_steps": votes.max_steps}
+    path = pass_of(settings, votes.solver, **given)
+    if not isinstance(policy, Verified) or path.at_root:
+        return path
+    if votes.solver is not None:
+        raise ValueError(
+            f"policy verified looks for the equilibrium, and --solver {votes.solver} ends a flow "
+            f"before it: leave --solver out, or use {votes.solver}+anderson."
+        )
+    return pass_of(settings, "anderson", **given)
+
+
+def _with_solver(policy: Policy, model: ImageModel, votes: Votes) -> Policy:
+    """Return the policy with the solver that the options give it, if it has one of its own."""
+    if not isinstance(policy, Verified):
+        return policy
+    if votes.solver is not None:
+        return replace(policy, solver=model.layer.solver)
+    limits = {"rtol": votes.rtol, "max_steps": votes.max_steps}
+    given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
+    return replace(policy, solver=replace(policy.solver, **given))
+
+
+def _with_start(policy: Policy, model: ImageModel, votes: Votes, few: bool) -> Policy:
+    """Return the policy with another start than the tangent where that is default and too dear."""
+    if votes.warm_start is not None or not isinstance(policy.start, Tangent):
+        return policy
+    dear = few or state_size(model) > PAYS
+    return replace(policy, start=Clean()) if dear else policy
