@@ -100,7 +100,7 @@ def test_only_runs_of_the_same_images_are_compared() -> None:
     [
         ([], "no certificates"),
         ([EXAMPLE[0], EXAMPLE[0]], "image 7 has two certificates"),
-        ([EXAMPLE[0], SURE], "each with probability 0.999 and for certain"),
+        ([EXAMPLE[0], SURE], "each with probability 0.999 in l2 and for certain in l2"),
     ],
 )
 def test_what_makes_no_curve_is_refused(bad: list[Certificate], told: str) -> None:
