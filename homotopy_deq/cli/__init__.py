@@ -73,6 +73,7 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "attack": (certified.Attack, "certification.attack"),
     "report": (certified.Report, "certification.report"),
     "plot-certified": (certified.PlotCertified, "certification.plot"),
+    "theory nngp": (studies.NNGP, "theory.nngp"),
     "theory flow": (studies.Flow, "theory.flow"),
     "info": (options.Info, "evaluation.info"),
 }

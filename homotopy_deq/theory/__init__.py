@@ -2,6 +2,7 @@
 networks, neural collapse, and gradient flow of linear and single-index models."""
 
 from .activations import Activation, Erf, LeakyReLU, ReLU, Smooth, gelu, tanh
+from .ensembles import Ensemble, sample_deqs, sample_mlps
 from .features import UnconstrainedFeatures
 from .gaussianity import Gaussianity, gaussianity
 from .gradient_flow import (
@@ -30,6 +31,7 @@ __all__ = [
     "CollapseMeter",
     "DEQKernel",
     "DEQSample",
+    "Ensemble",
     "Erf",
     "ExplicitSingleIndex",
     "Gaussianity",
@@ -53,7 +55,9 @@ __all__ = [
     "make_imbalanced",
     "minority_cosine",
     "sample_deq",
+    "sample_deqs",
     "sample_mlp",
+    "sample_mlps",
     "simplex_etf",
     "simplex_gram",
     "singular_distance",

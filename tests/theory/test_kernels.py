@@ -202,21 +202,6 @@ def test_malformed_input_gets_one_line(make: object, words: str) -> None:
         make()  # type: ignore[operator]
 
 
-def test_the_squared_error_of_a_finite_network_falls_like_one_over_its_width() -> None:
-    kernel = deq_nngp(X)
-    widths, seeds = (64, 128, 256, 512), 60
-    errors = []
-    for width in widths:
-        total = sum(
-            float((sample_deq(X, width, seed=seed).nngp - kernel).square().sum())
-            for seed in range(seeds)
-        )
-        errors.append(total / seeds)
-    slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
-    # Each mean has a relative deviation of about sqrt(2 / seeds) = .18: of the slope .11.
-    assert -1.3 < slope < -0.75
-
-
 @pytest.mark.parametrize("depth", [None, 1, 3])
 def test_the_tangent_kernel_of_a_sample_is_that_of_its_gradients(depth: int | None) -> None:
     torch.manual_seed(0)

@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import pytest
 
+from experiments import nngp
 from homotopy_deq.theory.studies import Claim, Part, carry_out
 from homotopy_deq.theory.studies.study import Advance, Result
+from tests.data.stored import write_idx
 from tests.test_cli import call, done
 
 
@@ -75,3 +77,21 @@ def test_the_flow_study_bears_the_claims_out_but_for_a_relu_that_starts_dead(
     assert [each["says"] for each in claims if not each["holds"]] == ["relu: the target is learnt"]
     assert "other settings" in call("theory", "flow", "--out", tmp_path, "--seed", 1).output
     assert "flow.json" in told
+
+
+def test_the_experiment_learns_with_kernels_and_networks_and_goes_on(tmp_path: Path) -> None:
+    write_idx(tmp_path, 60)
+    config = nngp.Config(
+        tmp_path, "cpu", images=50, test_images=20, widths=(16,), runs=1, epochs=2,
+        networks=50, draws=20, covariance_widths=(16, 32),
+    )  # fmt: skip
+    folders = tmp_path / "work", tmp_path, tmp_path / "picture.png"
+    first = nngp.main(config, *folders)
+    assert [row["model"] for row in first["table"]] == [
+        "nngp, no ridge", "ntk, no ridge", "DEQ of width 16, trained",
+    ]  # fmt: skip
+    assert first["table"][0]["0% wrong"]["train"] == first["table"][1]["20% wrong"]["train"] == 1
+    begin = (tmp_path / "work" / "parts" / "width.json").stat().st_mtime_ns
+    assert nngp.main(config, *folders) == first
+    assert (tmp_path / "work" / "parts" / "width.json").stat().st_mtime_ns == begin
+    assert (tmp_path / "nngp.json").exists() and (tmp_path / "picture.png").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...plotting.theory import flow_figures
+from ...plotting.gradient_flow import flow_figures
 from ...theory.studies import FlowStudy
 from .options import Flow
 from .run import run

@@ -1,4 +1,4 @@
-"""Figures of the studies in `homotopy_deq.theory.studies`, from what they found."""
+"""Figures of gradient flow, from what `FlowStudy` found."""
 
 from __future__ import annotations
 
