@@ -120,6 +120,9 @@ STARTS: Mapping[str, type[Start]] = {
     "along": Along,
 }
 
+BACKWARD_RTOL = 1e-6
+"""Of the linear equation of the implicit gradient, as `Implicit` has it."""
+
 WHOLE_STEPS: Mapping[str, str] = {
     "robust": "whole solve by the next solver of its escalation",
     "davidenko": "whole way from lambda = 0 to 1",
@@ -219,8 +222,10 @@ class Pass(ForwardPass):
         parts = self.solver.split("+")
         self.check(gradient, backward_rtol)
         rule = None if gradient is None else GRADIENTS[gradient]()
-        if backward_rtol is not None:
-            rule = Implicit(Anderson(rtol=backward_rtol))
+        split = bool({*parts} & {*SPLITTINGS})  # then u <- J^T u + v need not contract
+        if backward_rtol is not None or (split and isinstance(rule, Implicit)):
+            kind = NewtonKrylov if split else Anderson
+            rule = Implicit(kind(rtol=backward_rtol or BACKWARD_RTOL))
         if self.at_root:
             roots = [self._root(part) for part in parts]
             solver: Solver[Any, Any] = roots[0] if len(roots) == 1 else Then(*roots)
@@ -229,7 +234,7 @@ class Pass(ForwardPass):
         try:
             return model.with_solver(solver, rule, t1=self.horizon)
         except TypeError as error:
-            offers = " (--model monotone, or --contraction)" if {*parts} & {*SPLITTINGS} else ""
+            offers = " (--model monotone or lben, or --contraction)" if split else ""
             raise ValueError(f"--solver {self.solver}: {error}{offers}") from error
 
     def check(self, gradient: str | None, backward_rtol: float | None) -> None:

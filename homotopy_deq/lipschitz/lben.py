@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from solvers import Equilibrium, Gradient, Implicit, PeacemanRachford, Solver
+from solvers import Equilibrium, Gradient, Implicit, NewtonKrylov, PeacemanRachford, Solver
 
 from ..layers import ImplicitLayer, Layer, OnFailure
 from .blocks import Grid
 from .cells import EPSILON, EquilibriumCell, LBENCell, MonDEQCell
 from .form import Form
+
+BY_GMRES = Implicit(NewtonKrylov(rtol=1e-6))
+"""Where ||W|| > 1 the iteration u <- J^T u + v need not contract, and Anderson's diverges."""
 
 
 class EquilibriumNetwork(nn.Module):
@@ -28,7 +31,7 @@ class EquilibriumNetwork(nn.Module):
         self,
         cell: EquilibriumCell,
         solver: Solver[Equilibrium, Any] = PeacemanRachford(),  # noqa: B008  (frozen)
-        gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
+        gradient: Gradient[Equilibrium] = BY_GMRES,
         on_failure: OnFailure = "warn",
     ) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class LBEN(EquilibriumNetwork):
         grid: Grid = None,
         kernel: int = 3,
         solver: Solver[Equilibrium, Any] = PeacemanRachford(),  # noqa: B008  (frozen)
-        gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
+        gradient: Gradient[Equilibrium] = BY_GMRES,
         on_failure: OnFailure = "warn",
     ) -> None:
         cell = LBENCell(
@@ -123,7 +126,7 @@ class MonDEQ(EquilibriumNetwork):
         grid: Grid = None,
         kernel: int = 3,
         solver: Solver[Equilibrium, Any] = PeacemanRachford(),  # noqa: B008  (frozen)
-        gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
+        gradient: Gradient[Equilibrium] = BY_GMRES,
         on_failure: OnFailure = "warn",
     ) -> None:
         cell = MonDEQCell(

@@ -166,8 +166,10 @@ class DEQ(ImageModel):
 class MonotoneDEQ(ImageModel):
     """Solve for the equilibrium of a `MonotoneCell`, z* = relu(W z* + x) with I - W >= m I.
 
-    There is one answer, whatever ||W|| is, and the head is affine: votes can be verified. Arguments
-    that are not named here are as in `DEQ` and `HomoODE`.
+    There is one answer, whatever ||W|| is, and the head is affine: votes can be verified. Without a
+    kernel it is `homotopy_deq.lipschitz.MonDEQ` of the pixels, of which the stem holds U and b, the
+    head V and c; W is that of one cell under both names. Arguments that are not named here are as
+    in `DEQ` and `HomoODE`.
 
     Arguments:
         monotonicity: m in (0, 1]. A larger one is quicker to solve and to verify, a smaller one

@@ -9,9 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from homotopy_deq.lipschitz import AOL, CPL, LBEN, SLL, MonDEQ, Sandwich, gain_found
+from homotopy_deq.lipschitz import (
+    AOL,
+    CPL,
+    LBEN,
+    SLL,
+    Lift,
+    MonDEQ,
+    NormalizedLinear,
+    Sandwich,
+    certify_lipschitz,
+    certify_margins,
+    gain_found,
+    to_lben,
+    to_vanilla,
+)
 from homotopy_deq.lipschitz.blocks import Grid
-from solvers import PeacemanRachford
+from solvers import PeacemanRachford, Unroll
 
 from .nets import KINDS, batch, layer, stack
 
@@ -126,6 +140,53 @@ def test_autocast_does_not_loosen_the_bound(grid: Grid) -> None:
             )
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_appended_channels_are_zeros_and_an_isometry(grid: Grid) -> None:
+    one, x = Lift(3, 5, grid=grid).double(), inputs(grid).double()
+    assert torch.equal(one(x)[:, :3], x) and not bool(one(x)[:, 3:].any())
+    assert certify_lipschitz(one).value == pytest.approx(1, abs=1e-9)
+    lben = to_lben(nn.Sequential(one, SLL(5, grid=grid)).double().eval())
+    assert lben(x).shape == one(x).shape
+    for other in (copy.deepcopy(one), to_vanilla(one)):
+        assert torch.equal(other(x), one(x))
+
+
+def test_a_head_of_normalised_rows_keeps_what_it_computes_and_follows_its_weights() -> None:
+    torch.manual_seed(0)
+    one, x = NormalizedLinear(4, 3), torch.randn(5, 4)
+    with torch.no_grad():
+        first = one.computed()
+        assert torch.allclose(first[0].norm(dim=1), torch.ones(3)) and one.computed() is first
+        one.weight.mul_(3)  # rows have the norm 1 whatever the weights' is
+        assert one.computed() is not first and torch.allclose(one.computed()[0], first[0])
+        assert torch.allclose(to_vanilla(one)(x), one(x)) and to_vanilla(one)(x).shape == (5, 3)
+        again = NormalizedLinear(4, 3)
+        again.load_state_dict(one.state_dict())
+        assert torch.equal(again(x), one(x)) and torch.equal(copy.deepcopy(one)(x), one(x))
+    one(x).sum().backward()
+    # A longer row is the same map: its gradient has nothing along the row.
+    assert torch.allclose((one.weight.grad * one.weight).sum(1), torch.zeros(3), atol=1e-6)
+
+
+def test_a_global_bound_of_normalised_rows_would_be_wrong_and_pairs_are_right() -> None:
+    torch.manual_seed(0)
+    body, head = nn.Sequential(Sandwich(4, 4)).double(), NormalizedLinear(4, 6).double()
+    network = nn.Sequential(body, head).eval()
+    with torch.no_grad():
+        head.weight.copy_(torch.ones(6, 4) + 0.1 * torch.randn(6, 4))
+    assert (
+        float(torch.linalg.matrix_norm(head.computed()[0].detach(), 2)) > 2
+    )  # rows of 1, no norm of 1
+    with pytest.raises(ValueError, match="NormalizedLinear"):
+        certify_lipschitz(network)
+    x = torch.randn(4, 4, dtype=torch.float64)
+    found = certify_margins(network, x)
+    step = torch.randn(1000, 4, dtype=torch.float64)
+    for image, radius, label in zip(x, found.radius, found.prediction, strict=True):
+        near = image + radius * step / step.norm(dim=1, keepdim=True)
+        assert bool((network(near).argmax(1) == label).all())
+
+
 def test_a_row_of_zeros_makes_sll_no_blow_up() -> None:
     one = SLL(4, 4)
     with torch.no_grad():
@@ -166,9 +227,43 @@ def test_singular_values_stay_below_one_while_training(kind: str) -> None:
         (lambda: AOL(3, 3)(torch.randn(2, 4)), "AOL maps"),
         (lambda: SLL(3, grid=(4, 4))(torch.randn(2, 3)), "SLL maps"),
         (lambda: LBEN(3, 4, 2)(torch.randn(2, 4)), "LBENCell maps"),
+        (lambda: Lift(3, 2), "Lift takes 3 channels to at least as many; got 2"),
+        (lambda: Lift(3, 4, grid=(4, 4))(torch.randn(2, 3)), "Lift maps"),
+        (lambda: NormalizedLinear(0, 3), "sizes must be at least 1"),
+        (lambda: NormalizedLinear(3, 2)(torch.randn(2, 4)), "NormalizedLinear maps"),
+        (lambda: LBEN(3, 4, 2, epsilon=-1.0), "epsilon 0 or more"),
+        (lambda: LBEN(3, 4, 2, gamma=float("nan")), "gamma must be above 0"),
+        (lambda: to_lben(nn.Sequential(SLL(3), nn.Tanh())), r"1 \(Tanh\) cannot"),
+        (lambda: to_lben(nn.Sequential(nn.MaxPool2d(2))), r"0 \(MaxPool2d\) cannot.*AvgPool2d"),
+        (lambda: to_lben(nn.Sequential(nn.ReLU(), SLL(3))), "it has no layer before it"),
+        (lambda: to_lben(nn.Sequential(SLL(3), SLL(4))), "cannot be followed by"),
+        (lambda: to_lben(nn.Sequential(SLL(3, grid=(4, 4)), SLL(3))), "cannot be followed by"),
+        (lambda: to_lben(nn.Sequential(SLL(3), nn.Dropout())), r"Dropout.*call eval\(\)"),
+        (lambda: to_lben(nn.Sequential(SLL(3), NormalizedLinear(3, 2))), "pairs of rows"),
+        (lambda: to_lben(nn.Sequential(nn.BatchNorm1d(3))), r"0 \(BatchNorm1d\) cannot"),
+        (lambda: to_vanilla(LBEN(3, 4, 2)), "LBEN has no equal in torch.nn"),
+        (lambda: to_vanilla(nn.Sequential(SLL(3), MonDEQ(3, 4, 2))), "MonDEQ has no equal"),
     ],
 )
 def test_malformed_input_gets_one_line(make: object, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         make()  # type: ignore[operator]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_gradient_of_an_equilibrium_is_that_of_its_path_where_w_is_large(grid: Grid) -> None:
+    torch.manual_seed(0)
+    network = LBEN(3, 24, 2, grid=grid, solver=PeacemanRachford(rtol=1e-13)).double()
+    x = inputs(grid).double()
+
+    def slopes() -> torch.Tensor:
+        network.zero_grad()
+        network(x).square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    assert float(torch.linalg.matrix_norm(network.form().w, 2).amax()) > 1
+    implicit = slopes()
+    network.layer = network.layer.with_solver(network.layer.solver, Unroll())
+    path = slopes()
+    assert float((implicit - path).norm()) <= 1e-5 * float(path.norm())  # rtol of GMRES is 1e-6

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from homotopy_deq import ODE, Anderson, NewtonKrylov
-from homotopy_deq.lipschitz import certify_lipschitz, certify_margins, gain_found
+from homotopy_deq.lipschitz import MonDEQ, certify_lipschitz, certify_margins, gain_found
 from homotopy_deq.models import (
     AOLNetwork,
     BoundedModel,
     CPLNetwork,
     ExplicitNetwork,
     LBENNetwork,
+    MonotoneDEQ,
     SandwichNetwork,
     SLLNetwork,
 )
@@ -202,6 +203,24 @@ def test_sizes_that_make_no_model_get_one_line(
     with pytest.raises(ValueError, match=words) as caught:
         small(kind, **wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_monotone_deq_and_mondeq_are_one_map_under_two_names() -> None:
+    torch.manual_seed(0)
+    model = MonotoneDEQ((1, 4, 4), 5, hidden=7, kernel=0).double().eval()
+    other = MonDEQ(16, 7, 5).double()
+    u, v = model.stem[1], model.head.linear  # type: ignore[index, union-attr]
+    parts = {"u": u.weight, "b": u.bias, "v": v.weight, "c": v.bias}
+    w = {f"cell.{name}": t for name, t in model.layer.cell.state_dict().items()}
+    other.cell.load_state_dict({**parts, **w})  # one cell, by one set of names
+    x = torch.rand(6, 1, 4, 4, dtype=torch.float64)
+    solver = PeacemanRachford(rtol=1e-12)
+    other.layer = other.layer.with_solver(solver)
+    with torch.no_grad():
+        wanted = model.with_solver(solver)(x)
+        assert torch.allclose(other(x.flatten(1)), wanted, rtol=0, atol=1e-10)
+    proved = model.lipschitz().value
+    assert proved == pytest.approx(other.gamma, rel=1e-2)  # gamma has Gram's upper bounds
 
 
 def test_sizes_of_equilibria_that_do_not_fit_are_refused() -> None:
