@@ -24,7 +24,7 @@ import torch
 
 from .cost import Costs, Line, Point
 
-KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32")
+KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32", "planes cpu float32")
 FORMAT = 1
 
 

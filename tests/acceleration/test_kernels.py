@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from homotopy_deq.acceleration import Convolution
 from homotopy_deq.acceleration.cost import ALWAYS, Costs, Line
 from homotopy_deq.acceleration.kernels import Auto
-from homotopy_deq.acceleration.kernels.tiles import TiledProduct
 
 FREE, DEAR = Line(0.0, 0.0), Line(math.inf, math.inf)
 WAYS = {
@@ -125,24 +124,26 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_tiles_that_a_change_reaches_make_the_dense_convolution(
-    name: str, dtype: torch.dtype
+    name: str, dtype: torch.dtype, format: torch.memory_format
 ) -> None:
     layer, size = CONVOLUTIONS[name]
     convolution = Convolution.of(layer)
     convolution = replace(convolution, weight=convolution.weight.detach().to(dtype))
     g = torch.Generator().manual_seed(0)
     images = torch.randn(3, layer.in_channels, *size, generator=g, dtype=dtype)
-    kernel, r = auto(ALWAYS).convolution(convolution), images
+    kernel = auto(ALWAYS).convolution(convolution)
+    r = images.contiguous(memory_format=format)
     y, works = kernel.dense(r), []
     for share in (0.0, 0.002, 0.02, 1.0):
         moves = torch.rand(3, 1, *size, generator=g) < share
         moves[2] = False  # one sample is at rest
         change = torch.randn(r.shape, generator=g, dtype=dtype) * moves
         before = y.clone(), change.clone()
-        r = r + change
+        r = (r + change).contiguous(memory_format=format)
         new, work = kernel.moved(y, change, r)
         assert torch.equal(y, before[0]) and torch.equal(change, before[1])
         y = new
@@ -195,13 +196,13 @@ def test_weights_that_were_trained_on_are_turned_anew() -> None:
             weight.add_(1)
 
 
-def test_images_keep_their_channels_last() -> None:
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_images_stay_as_they_lie_in_memory(format: torch.memory_format) -> None:
     kernel = auto(ALWAYS).convolution(Convolution(torch.ones(3, 4, 3, 3), padding=(1, 1, 1, 1)))
-    assert isinstance(kernel, TiledProduct)
-    r = random(2, 4, 16, 16, dtype=torch.float32)
+    r = random(2, 4, 16, 16, dtype=torch.float32).contiguous(memory_format=format)
     change = torch.zeros_like(r)
     change[0, 0, 0, 0] = 1
     y = kernel.dense(r)
     new, _ = kernel.moved(y, change, r + change)
     for each in (y, new):
-        assert each.is_contiguous(memory_format=torch.channels_last)
+        assert each.is_contiguous(memory_format=format)

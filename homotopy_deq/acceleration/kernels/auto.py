@@ -17,6 +17,8 @@ from ..products import Convolution, Product
 from .matrix import Columns, Gathering, MatrixProduct
 from .tiles import TiledProduct
 
+TILES = {False: "planes", True: "tiles"}
+"""What the costs of a convolution are kept under, by whether channels are last."""
 Costing = Callable[[str, int, int, int], Costs | None]
 """The costs of a kind of step, a batch, so many units in all and so much work in each."""
 
@@ -59,8 +61,10 @@ class Auto:
 
     def convolution(self, convolution: Convolution) -> Product:
         """Return the product with the kernels of a convolution."""
-        kind = _kind("tiles", convolution.weight)
-        return TiledProduct(convolution, lambda units, work: self.costs(kind, 1, units, work))
+        names = {last: _kind(TILES[last], convolution.weight) for last in TILES}
+        return TiledProduct(
+            convolution, lambda last, units, work: self.costs(names[last], 1, units, work)
+        )
 
     def _turned(self, weight: Tensor) -> Tensor:
         """Return W^T in contiguous memory, kept from solve to solve while W is as it was."""

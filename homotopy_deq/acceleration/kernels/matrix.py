@@ -112,6 +112,10 @@ class MatrixProduct:
         new = self.columns.add(before, rows, panel.index, panel.gathered)
         return new.view_as(product), self._work(rows, len(panel.index))
 
+    def forget(self) -> None:
+        """Let go of the gathered columns: the next step gathers anew."""
+        self._panel = None
+
     def _of(self, batch: int) -> Costs | None:
         """Return the costs for a batch, None where it never pays to look."""
         if self._known[0] != batch:

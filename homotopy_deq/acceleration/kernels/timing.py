@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cost import ALWAYS, Costs, Line, Point
 from ..products import Convolution
-from .auto import Auto
+from .auto import TILES, Auto
 from .matrix import changed
 from .tiles import SIDE
 
@@ -42,7 +42,7 @@ def measure(kind: str) -> Sequence[Point]:
     with torch.no_grad():
         if product == "matrix":
             return [_matrix(size, batch, make) for size in SIZES for batch in BATCHES]
-        return [_tiles(channels, make) for channels in CHANNELS]
+        return [_tiles(channels, product == TILES[True], make) for channels in CHANNELS]
 
 
 def _matrix(size: int, batch: int, make: Callable[..., Tensor]) -> Point:
@@ -52,10 +52,11 @@ def _matrix(size: int, batch: int, make: Callable[..., Tensor]) -> Point:
     few, many = size // 16, size // 2
 
     def fresh(count: int) -> Callable[[], Any]:
-        change, product = _first(r, count), kernels.linear(weight)
+        change = _first(r, count)
+        product: Any = kernels.linear(weight)
 
         def call() -> Any:
-            product._panel = None  # type: ignore[attr-defined]
+            product.forget()
             return product.moved(y, change, r)
 
         return call
@@ -83,12 +84,14 @@ def _matrix(size: int, batch: int, make: Callable[..., Tensor]) -> Point:
     return Point(batch, size, size, costs)
 
 
-def _tiles(channels: int, make: Callable[..., Tensor]) -> Point:
+def _tiles(channels: int, last: bool, make: Callable[..., Tensor]) -> Point:
     weight = make(channels, channels, 3, 3) / math.sqrt(9 * channels)
     convolution = Convolution(weight, padding=(1, 1, 1, 1))
     kernels = Auto(costs=lambda *_: ALWAYS)
     product: Any = kernels.convolution(convolution)
-    r = make(SAMPLES, channels, IMAGE, IMAGE).contiguous(memory_format=torch.channels_last)
+    r = make(SAMPLES, channels, IMAGE, IMAGE).contiguous(
+        memory_format=torch.channels_last if last else torch.contiguous_format
+    )
     y = product.dense(r)
     tiles = SAMPLES * (IMAGE // SIDE) ** 2
 
