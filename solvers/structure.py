@@ -33,6 +33,14 @@ class Cached:
         return replace(self, image=image, parts=tuple(parts))
 
 
+class Threshold(Protocol):
+    """Which changes are propagated."""
+
+    def far(self, change: Tensor, ratio: float = 1.0) -> Tensor:
+        """Return which entries of a change (B, ...) are above `ratio` times the threshold, bool."""
+        ...
+
+
 class Structured(Protocol):
     """A map f(z, *condition) with structure. Each of its methods but the call may be missing."""
 
@@ -63,16 +71,16 @@ class Structured(Protocol):
         ...
 
     def updated(
-        self, last: Cached | None, tau: float | Tensor, z: Tensor, *condition: Tensor
+        self, last: Cached | None, within: Threshold, z: Tensor, *condition: Tensor
     ) -> Cached:
         """Evaluate f at z at the cost of what has changed since an evaluation.
 
-        Every change of z itself is propagated. A layer further in may leave out changes of at
-        most tau of its input from what it last propagated; then the value is not `exact`.
+        Every change of z itself is propagated. A layer further in may leave out changes of its
+        input from what it last propagated, up to a threshold; then the value is not `exact`.
 
         Arguments:
             last: an earlier evaluation of these samples, at any z; None evaluates densely.
-            tau: the threshold of the layers further in, a number or one for each sample, (B,).
+            within: the threshold of the layers further in.
             z: the state, (B, ...).
             condition: what f receives beside it.
         """

@@ -2,7 +2,7 @@
 
 from .delta import Account, DeltaLayer, LayerWork, account, delta
 from .layers import DeltaConv2d, DeltaLinear, Memory
-from .products import Convolution, Gathered, Product, Products, Simulated
+from .products import Convolution, Entrywise, Gathered, Product, Products, Simulated
 from .tune import Tuned, tune
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "DeltaConv2d",
     "DeltaLayer",
     "DeltaLinear",
+    "Entrywise",
     "Gathered",
     "LayerWork",
     "Memory",

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from solvers import Equilibrium, MonotoneInclusion, Solution, solve
-from solvers.delta import DeltaPicard
+from solvers.delta import Blocks, DeltaPicard
 from solvers.gradient.graph import leaves
 from solvers.guard import LATE
-from solvers.structure import Cached, Map, Wrapped
+from solvers.structure import Cached, Map, Threshold, Wrapped
 
 from ..cells.linear import Circular, Matrix
 from ..layers import ImplicitLayer, Layer
@@ -87,7 +87,7 @@ class Updating(Wrapped):
         return len(z) * sum(self.plan(z, *condition).work.values())
 
     def updated(
-        self, last: Cached | None, tau: float | Tensor, z: Tensor, *condition: Tensor
+        self, last: Cached | None, within: Threshold, z: Tensor, *condition: Tensor
     ) -> Cached:
         """Evaluate the map by the changes since `last`; see `solvers.structure.Structured`."""
         plan = self.plan(z, *condition)
@@ -95,7 +95,7 @@ class Updating(Wrapped):
         parts = () if last is None else last.parts
         pairs = zip(names, parts[::2], parts[1::2], strict=False)  # none at first
         kept = {name: Memory(reference, product) for name, reference, product in pairs}
-        tape = Tape(kept, tau, plan.free, plan.copies)
+        tape = Tape(kept, within, plan.free, plan.copies)
         image = self._run(tape, z.clone() if plan.copies else z, *condition)
         if tape.spoilt():
             raise RuntimeError(LATE)
@@ -268,7 +268,8 @@ def delta(
         theta: the same relative to the largest change of the state in a step.
         rtol: the tolerance that CONVERGED means; the target's by default. With tau a solve ends
             where no entry moves, AT_THRESHOLD if the residual is above the tolerance there.
-        solver: with its other settings; by default those of the target where they mean the same.
+        solver: with its other settings; by default `DeltaPicard(together=Blocks())` with those of
+            the target where they mean the same.
         products: the kernels.
         skip: names of layers that are evaluated densely, such as one that is called twice.
         simulate: compute every product densely, so that `Unroll` differentiates through the
@@ -300,7 +301,7 @@ def delta(
     if solver is None:
         old = target.solver
         limit = max(old.max_steps, DeltaPicard.max_steps)
-        solver = DeltaPicard(rtol=old.rtol, atol=old.atol, max_steps=limit)
+        solver = DeltaPicard(rtol=old.rtol, atol=old.atol, max_steps=limit, together=Blocks())
     if rtol is not None:
         solver = replace(solver, rtol=rtol)
     if settings:

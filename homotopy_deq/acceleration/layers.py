@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from solvers.norms import expand
+from solvers.delta import Entries, Together
+from solvers.delta.together import Limit
+from solvers.structure import Threshold
 
 from .products import Convolution, Gathered, Product, Products
+
+ENTRIES = Entries()
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,9 @@ def started(product: Product, x: Tensor) -> tuple[Memory, int]:
     return Memory(x, product.dense(x)), product.multiply_adds(x)
 
 
-def moved(product: Product, last: Memory, x: Tensor, tau: float | Tensor) -> tuple[Memory, int]:
+def moved(
+    product: Product, last: Memory, x: Tensor, within: Threshold | None, ratio: float = 1.0
+) -> tuple[Memory, int]:
     """Return what is kept after the changes above a threshold were propagated, with the count.
 
         r_i <- x_i  where |x - r|_i > tau.
@@ -39,13 +45,14 @@ def moved(product: Product, last: Memory, x: Tensor, tau: float | Tensor) -> tup
         product: with the layer's W.
         last: what was kept.
         x: the input, (B, ...).
-        tau: a number, or one for each sample, (B,); 0 propagates every change.
+        within: the threshold; None propagates every change.
+        ratio: by which it is multiplied.
     """
     if x is last.reference:
         return last, 0
     change, reference = x - last.reference, x
-    if isinstance(tau, Tensor) or tau > 0:
-        far = change.abs() > (expand(tau, change) if isinstance(tau, Tensor) else tau)
+    if within is not None:
+        far = within.far(change.detach(), ratio)
         change = torch.where(far, change, 0)
         reference = torch.where(far, x, last.reference)
     result, work = product.moved(last.product, change, reference)
@@ -57,7 +64,7 @@ class Tape:
 
     Arguments:
         last: by the layer's name; one that is not there is evaluated densely.
-        tau: the threshold, a number or (B,).
+        within: the threshold of the layers that are not free; None propagates every change.
         free: the layers that propagate every change: they are fed by the state, whose changes the
             solver has thresholded, or by what no step changes.
         copies: whether the cell writes into what its layers are given or return.
@@ -66,12 +73,12 @@ class Tape:
     def __init__(
         self,
         last: dict[str, Memory],
-        tau: float | Tensor = 0.0,
+        within: Threshold | None = None,
         free: frozenset[str] = frozenset(),
         copies: bool = False,
     ) -> None:
         self.last = last
-        self.tau = tau
+        self.within = within
         self.free = free
         self.copies = copies
         self.kept: dict[str, Memory] = {}
@@ -97,9 +104,8 @@ class Tape:
         if last is None or last.reference.shape != x.shape:
             memory, work = started(product, given)
         else:
-            memory, work = moved(
-                product, last, given, 0.0 if name in self.free else self.tau * ratio
-            )
+            within = None if name in self.free else self.within
+            memory, work = moved(product, last, given, within, ratio)
         self.kept[name], self.work[name] = memory, work
         if self.copies:
             return memory.product.clone()
@@ -165,13 +171,21 @@ class _Delta(nn.Module):
         memory, _ = started(self.site.product, x.clone())
         return self._biased(memory.product), memory
 
-    def move(self, last: Memory, x: Tensor, tau: float | Tensor) -> tuple[Tensor, Memory]:
+    def move(
+        self, last: Memory, x: Tensor, tau: float | Tensor, together: Together = ENTRIES
+    ) -> tuple[Tensor, Memory]:
         """Return the output for x with changes of at most tau left out, and what to keep.
 
         They are left out against what was last propagated, so they are never lost: they add up
         until they pass the threshold. The output is that of some r with |x - r| <= tau.
+
+        Arguments:
+            last: what an earlier call returned.
+            x: the input, (B, ...).
+            tau: the threshold, a number or one for each sample, (B,).
+            together: which entries are propagated together.
         """
-        memory, _ = moved(self.site.product, last, x.clone(), tau)
+        memory, _ = moved(self.site.product, last, x.clone(), Limit(tau, together))
         return self._biased(memory.product), memory
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,6 +60,15 @@ class Convolution:
     def multiply_adds(self, x: Tensor) -> int:
         """Return how many the dense convolution takes, the kernel's area included."""
         return x.shape[0] * math.prod(self.out(x)) * self.weight.numel()
+
+    def reads(self, x: Tensor) -> Tensor:
+        """Return how often each pixel of x is multiplied by a weight, in one channel, (H, W)."""
+        tap = self.weight.new_ones(1, 1, *self.weight.shape[2:])
+        one = Convolution(**{**vars(self), "weight": tap, "groups": 1})
+        with torch.enable_grad():
+            pixels = self.weight.new_zeros(1, 1, *x.shape[2:], requires_grad=True)
+            (taps,) = torch.autograd.grad(one(pixels).sum(), pixels)
+        return taps[0, 0] * (len(self.weight) // self.groups)
 
 
 class Product(Protocol):
@@ -137,6 +147,34 @@ class Simulated:
 
     def convolution(self, convolution: Convolution) -> Product:
         return _Kernel(convolution)
+
+
+@dataclass(frozen=True)
+class _EntryMatrix(_Matrix):
+    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+        return self.dense(reference), int(change.count_nonzero()) * len(self.weight)
+
+
+@dataclass(frozen=True)
+class _EntryKernel(_Kernel):
+    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+        changed = (change != 0).sum((0, 1))
+        return self.dense(reference), int((changed * self.convolution.reads(change)).sum())
+
+
+@dataclass(frozen=True)
+class Entrywise:
+    """Count what a kernel would take that skips every entry that has not changed.
+
+    The products are computed densely: this is for a count that depends on no kernel, as papers
+    state it, and no faster than dense.
+    """
+
+    def linear(self, weight: Tensor) -> Product:
+        return _EntryMatrix(weight)
+
+    def convolution(self, convolution: Convolution) -> Product:
+        return _EntryKernel(convolution)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Iterations that propagate only what has changed."""
 
 from .picard import DeltaPicard
+from .together import Blocks, Entries, Together
 
-__all__ = ["DeltaPicard"]
+__all__ = ["Blocks", "DeltaPicard", "Entries", "Together"]

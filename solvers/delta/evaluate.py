@@ -12,7 +12,7 @@ from ..guard import Guard
 from ..norms import expand
 from ..problem import Equilibrium, checked
 from ..rows import Embedded
-from ..structure import Cached, Counter, Wrapped
+from ..structure import Cached, Counter, Threshold, Wrapped
 
 
 def evaluate(
@@ -20,7 +20,7 @@ def evaluate(
     z: Tensor,
     last: Cached | None,
     sent: Tensor,
-    tau: float | Tensor,
+    within: Threshold,
     ends: Tensor,
     held: Tensor | None,
     fz: Tensor,
@@ -36,7 +36,7 @@ def evaluate(
         z: where, (B, ...).
         last: what the map kept; None evaluates densely.
         sent: the z that `last` is of, (B, ...).
-        tau: the threshold of layers within, a number or (B,).
+        within: the threshold of layers within, a number or (B,).
         ends: which samples may end here, bool (B,).
         held: which samples stay as they are, bool (B,), or None: `fz` is theirs still.
         fz: f at the last z, (B, ...).
@@ -51,7 +51,7 @@ def evaluate(
         return problem(z), last, sent
     image = fz
     told = z if going else torch.where(expand(still, z), sent, z)
-    last = update(last, tau, told, *problem.inputs)
+    last = update(last, within, told, *problem.inputs)
     image = checked(last.image, z, "map")
     if not going:
         image = torch.where(expand(still, z), fz, image)

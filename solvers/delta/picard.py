@@ -15,6 +15,7 @@ from ..solver import Evaluated, Solver, earned, judged, residual_norm, start
 from ..status import Status
 from ..structure import Cached, offered
 from .evaluate import evaluate
+from .together import Entries, Limit, Together
 
 THETA = 0.3
 """The default threshold, relative to the largest change."""
@@ -69,6 +70,8 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             neither is given.
         damping: the share beta in (0, 1] of its change that an entry moves by.
         refresh: steps from one dense evaluation to the next, which takes the drift of rounding out.
+        together: which entries move together: `Entries()`, each by itself, or `Blocks()`, what fast
+            kernels compute together.
         contraction: l < 1 with ||f(a) - f(b)|| <= l ||a - b||, whatever the condition:
             `Solution.bound` is then given. It is believed.
         norm: of that contraction and of the bounds, 2 or inf.
@@ -88,6 +91,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     theta: float | None = None
     damping: float = 1.0
     refresh: int = 50
+    together: Together = field(default=Entries(), kw_only=True)
     contraction: float | None = field(default=None, kw_only=True)
     norm: float = field(default=2.0, kw_only=True)
     bounded: bool = field(default=False, kw_only=True)
@@ -114,12 +118,12 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     def compacts_below(self) -> float:
         return 0.5  # what the map keeps is copied
 
-    def threshold(self, change: Tensor) -> float | Tensor:
-        """Return the threshold of a change (B, ...): a number, or one for each sample, (B,)."""
+    def limit(self, size: Tensor) -> Limit:
+        """Return the threshold of a step, of whose changes |change| is given, (B, ...)."""
         if self.tau is not None:
-            return self.tau
+            return Limit(self.tau, self.together)
         theta = THETA if self.theta is None else self.theta
-        return theta * change.detach().flatten(1).abs().amax(1)
+        return Limit(theta * self.together.scale(size), self.together)
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:
         there = start(problem, z0)
@@ -133,18 +137,20 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
 
     def step(self, problem: Equilibrium, state: DeltaState) -> DeltaState:
         count, running = state.count + 1, state.status == Status.RUNNING
+        held = None if bool(running.all()) else ~running
         change = state.fz - (state.before if self.previous else state.z)
-        tau = self.threshold(change)
-        moving = change.abs() > (expand(tau, change) if isinstance(tau, Tensor) else tau)
-        rest = ~moving.flatten(1).any(1)
+        if held is not None:  # what has ended moves nothing
+            change = torch.where(expand(held, change), 0, change)
+        size = change.detach().abs()
+        within = self.limit(size)
+        rest = size.flatten(1).amax(1) <= (within.tau if self.tau is not None else 0.0)
         ends = rest | (state.residual <= self.tolerance(state)) | (count >= self.max_steps)
         ends = ends & running
-        target = self._target(state, change, moving)
-        z = torch.where(moving & expand(running & ~ends, moving), target, state.z)
+        moving = within.far(change.detach()) & expand(running & ~ends, change)
+        z = torch.where(moving, self._target(state, change), state.z)
         z = torch.where(expand(ends, z), state.fz, z)
         last = None if count % self.refresh == 0 else state.cached
-        held = None if bool(running.all()) else ~running
-        fz, cached, sent = evaluate(problem, z, last, state.sent, tau, ends, held, state.fz)
+        fz, cached, sent = evaluate(problem, z, last, state.sent, within, ends, held, state.fz)
         residual = relative(fz - z, fz)
         new = replace(
             state, z=z, residual=residual, fz=fz, before=state.fz, sent=sent, cached=cached
@@ -161,7 +167,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             )
         return replace(new, count=count, status=code.to(torch.int8), bound=bound)
 
-    def _target(self, state: DeltaState, change: Tensor, moving: Tensor) -> Tensor:
+    def _target(self, state: DeltaState, change: Tensor) -> Tensor:
         """Return where the entries that move go, (B, ...)."""
         if self.damping == 1 and not self.previous:
             return state.fz
