@@ -3,7 +3,7 @@
 from .anderson import Anderson
 from .broyden import Broyden
 from .compose import Then, solved_by
-from .delta import DeltaPicard
+from .delta import DeltaAnderson, DeltaPicard
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
@@ -51,6 +51,7 @@ __all__ = [
     "BySize",
     "Continuation",
     "Davidenko",
+    "DeltaAnderson",
     "DeltaPicard",
     "Dense",
     "DouglasRachford",

@@ -21,7 +21,7 @@ def evaluate(
     last: Cached | None,
     sent: Tensor,
     within: Threshold,
-    ends: Tensor,
+    ends: Tensor | None,
     held: Tensor | None,
     fz: Tensor,
 ) -> tuple[Tensor, Cached | None, Tensor]:
@@ -37,29 +37,26 @@ def evaluate(
         last: what the map kept; None evaluates densely.
         sent: the z that `last` is of, (B, ...).
         within: the threshold of layers within, a number or (B,).
-        ends: which samples may end here, bool (B,).
+        ends: which samples may end here, bool (B,); None where none may.
         held: which samples stay as they are, bool (B,), or None: `fz` is theirs still.
         fz: f at the last z, (B, ...).
     """
     counter, update = _updating(problem)
     if update is None:
         return problem(z), None, sent
-    index = ends.nonzero().squeeze(1)
-    still = ends if held is None else ends | held
-    going = len(index) == 0 and held is None
-    if len(index) == len(z):
+    if ends is not None and bool(ends.all()):
         return problem(z), last, sent
-    image = fz
-    told = z if going else torch.where(expand(still, z), sent, z)
+    still = ends if held is None else held if ends is None else ends | held
+    told = z if still is None else torch.where(expand(still, z), sent, z)
     last = update(last, within, told, *problem.inputs)
     image = checked(last.image, z, "map")
-    if not going:
-        image = torch.where(expand(still, z), fz, image)
-    if len(index):
-        some = problem.rows(index)(z.index_select(0, index))
-        image = image.index_copy(0, index, some)
     if counter is not None:
-        counter.spend(0 if len(index) else 1, last.work)
+        counter.spend(1 if ends is None else 0, last.work)
+    if still is not None:
+        image = torch.where(expand(still, z), fz, image)
+    if ends is not None:
+        index = ends.nonzero().squeeze(1)
+        image = image.index_copy(0, index, problem.rows(index)(z.index_select(0, index)))
     return image, last, told
 
 

@@ -118,12 +118,12 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     def compacts_below(self) -> float:
         return 0.5  # what the map keeps is copied
 
-    def limit(self, size: Tensor) -> Limit:
-        """Return the threshold of a step, of whose changes |change| is given, (B, ...)."""
+    def limit(self, peak: Tensor, state: Tensor) -> Limit:
+        """Return the threshold of a step, of whose changes the largest are given, (B,)."""
         if self.tau is not None:
             return Limit(self.tau, self.together)
         theta = THETA if self.theta is None else self.theta
-        return Limit(theta * self.together.scale(size), self.together)
+        return Limit(theta * self.together.scale(peak, state), self.together)
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:
         there = start(problem, z0)
@@ -141,45 +141,58 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         change = state.fz - (state.before if self.previous else state.z)
         if held is not None:  # what has ended moves nothing
             change = torch.where(expand(held, change), 0, change)
-        size = change.detach().abs()
-        within = self.limit(size)
-        rest = size.flatten(1).amax(1) <= (within.tau if self.tau is not None else 0.0)
-        ends = rest | (state.residual <= self.tolerance(state)) | (count >= self.max_steps)
-        ends = ends & running
-        moving = within.far(change.detach()) & expand(running & ~ends, change)
-        z = torch.where(moving, self._target(state, change), state.z)
-        z = torch.where(expand(ends, z), state.fz, z)
+        peak = torch.linalg.vector_norm(change.detach().flatten(1), ord=math.inf, dim=1)
+        within = self.limit(peak, state.z)
+        rest = peak <= (self.tau or 0.0)
+        ends = self._ending(state, running, rest, count)
+        target, state = self._target(state, change, moving := within.far(change.detach()))
+        z = torch.where(moving, target, state.z)
+        if ends is not None:
+            z = torch.where(expand(ends, z), state.fz, z)
+        if held is not None:
+            z = torch.where(expand(held, z), state.z, z)
         last = None if count % self.refresh == 0 else state.cached
         fz, cached, sent = evaluate(problem, z, last, state.sent, within, ends, held, state.fz)
         residual = relative(fz - z, fz)
         new = replace(
             state, z=z, residual=residual, fz=fz, before=state.fz, sent=sent, cached=cached
         )
-        resting = rest & (self.tau is not None)
-        code = torch.where(running, self._verdict(new, ends, resting), state.status)
-        bound = self._bound(new, ends, resting)
-        if held is not None and bound is not None and state.bound is not None:
-            kept = state.bound
-            bound = replace(
-                bound,
-                posterior=torch.where(held, kept.posterior, bound.posterior),
-                prior=torch.where(held, kept.prior, bound.prior),
-            )
+        code = torch.where(torch.isfinite(residual), Status.RUNNING, Status.NONFINITE)
+        bound = None
+        if ends is not None:
+            rest = rest & (self.tau is not None)
+            code = torch.where(ends, self._verdict(new, rest), code)
+            bound = self._bound(new, ends, rest)
+        if held is not None:
+            code = torch.where(held, state.status, code)
         return replace(new, count=count, status=code.to(torch.int8), bound=bound)
 
-    def _target(self, state: DeltaState, change: Tensor) -> Tensor:
-        """Return where the entries that move go, (B, ...)."""
-        if self.damping == 1 and not self.previous:
-            return state.fz
-        return torch.add(state.z, change, alpha=self.damping)
+    def _ending(
+        self, state: DeltaState, running: Tensor, rest: Tensor, count: int
+    ) -> Tensor | None:
+        """Return which samples take their last step, if it is one, bool (B,), or None."""
+        if count >= self.max_steps:
+            return running
+        ends = running & (rest | (state.residual <= self.tolerance(state)))
+        some = int(ends.sum())
+        if self.together.shared(state.z) and 2 * some < int(running.sum()):
+            some = 0  # a dense evaluation of few samples costs what one of many does
+        return ends if some else None
 
-    def _verdict(self, state: DeltaState, ends: Tensor, rest: Tensor) -> Tensor:
-        """Return the `Status` of samples that ran, (B,): what was evaluated densely may end."""
-        code = torch.zeros_like(state.status)
-        code = torch.where(ends & rest, Status.AT_THRESHOLD, code)
+    def _target(
+        self, state: DeltaState, change: Tensor, moving: Tensor
+    ) -> tuple[Tensor, DeltaState]:
+        """Return where the entries that move go, (B, ...), and the state with what that changed."""
+        if self.damping == 1 and not self.previous:
+            return state.fz, state
+        return torch.add(state.z, change, alpha=self.damping), state
+
+    def _verdict(self, state: DeltaState, rest: Tensor) -> Tensor:
+        """Return the `Status` of samples that were evaluated densely, (B,)."""
+        code = torch.where(rest, Status.AT_THRESHOLD, Status.RUNNING)
         gap = residual_norm(state)
         met = (state.residual <= self.tolerance(state)) & earned(self, state.z, gap, state.first)
-        code = torch.where(ends & met, Status.CONVERGED, code)
+        code = torch.where(met, Status.CONVERGED, code)
         return torch.where(torch.isfinite(state.residual), code, Status.NONFINITE)
 
     def _known(self, problem: Equilibrium) -> float | None:

@@ -17,16 +17,25 @@ class Together(Protocol):
     An entry that moves though it need not is propagated exactly, so any grouping is sound.
     """
 
-    def most(self, size: Tensor) -> Tensor:
+    def most(self, change: Tensor) -> Tensor:
         """Return the largest |change| of each entry's group, of a shape that broadcasts to it.
 
         Arguments:
-            size: |change|, (B, ...), of samples some of which may be NaN.
+            change: (B, ...).
         """
         ...
 
-    def scale(self, size: Tensor) -> Tensor:
-        """Return what a threshold relative to the largest |change| is relative to, (B,)."""
+    def scale(self, peak: Tensor, state: Tensor) -> Tensor:
+        """Return what a relative threshold of each sample is relative to, (B,).
+
+        Arguments:
+            peak: each sample's largest |change|, (B,).
+            state: of the solve, (B, ...).
+        """
+        ...
+
+    def shared(self, state: Tensor) -> bool:
+        """Say whether groups reach across samples; these are then verified together, too."""
         ...
 
 
@@ -34,11 +43,14 @@ class Together(Protocol):
 class Entries:
     """Each entry moves by itself: the fewest multiply-adds, at the cost of scattered memory."""
 
-    def most(self, size: Tensor) -> Tensor:
-        return size
+    def most(self, change: Tensor) -> Tensor:
+        return change.abs()
 
-    def scale(self, size: Tensor) -> Tensor:
-        return size.flatten(1).amax(1)
+    def scale(self, peak: Tensor, state: Tensor) -> Tensor:
+        return peak
+
+    def shared(self, state: Tensor) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -59,18 +71,19 @@ class Blocks:
         if self.tile < 1:
             raise ValueError(f"tile must be at least 1; got {self.tile}.")
 
-    def most(self, size: Tensor) -> Tensor:
-        if size.dim() != 4:
-            return size.nan_to_num(0.0).flatten(0, -2).amax(0)  # a NaN would speak for its mates
-        most = torch.max_pool2d(size.amax(1, keepdim=True), self.tile, ceil_mode=True)
+    def most(self, change: Tensor) -> Tensor:
+        if self.shared(change):
+            return change.abs().flatten(0, -2).amax(0)
+        most: Tensor = torch.max_pool2d(change.abs().amax(1, True), self.tile, ceil_mode=True)
         for dim in (2, 3):
-            most = most.repeat_interleave(self.tile, dim).narrow(dim, 0, size.shape[dim])
+            most = most.repeat_interleave(self.tile, dim).narrow(dim, 0, change.shape[dim])
         return most
 
-    def scale(self, size: Tensor) -> Tensor:
-        if size.dim() == 4:
-            return size.flatten(1).amax(1)
-        return size.nan_to_num(0.0).amax().expand(len(size))
+    def scale(self, peak: Tensor, state: Tensor) -> Tensor:
+        return peak.amax().expand(len(peak)) if self.shared(state) else peak
+
+    def shared(self, state: Tensor) -> bool:
+        return state.dim() != 4
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,9 @@ class Limit:
     together: Together
 
     def far(self, change: Tensor, ratio: float = 1.0) -> Tensor:
-        """Return which entries of a change (B, ...) are above `ratio` tau, or in such a group."""
+        """Return which entries of a change (B, ...) are above `ratio` tau, or in such a group.
+
+        Where a group holds a NaN it moves: only the sample whose NaN it is comes to harm.
+        """
         tau = expand(self.tau, change) if isinstance(self.tau, Tensor) else self.tau
-        return self.together.most(change.abs()) > tau * ratio
+        return ~(self.together.most(change) <= tau * ratio)

@@ -14,6 +14,7 @@ from solvers import (
     Broyden,
     Continuation,
     Davidenko,
+    DeltaAnderson,
     DeltaPicard,
     DouglasRachford,
     Flow,
@@ -37,6 +38,7 @@ EVALUATING: list[AnySolver] = [
     PseudoTransient(),
     Flow(),
     DeltaPicard(),
+    DeltaAnderson(),
 ]
 """Solvers whose every state holds f(z), and which end where it meets the tolerance."""
 
