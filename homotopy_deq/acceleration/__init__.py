@@ -1,6 +1,6 @@
 """Delta updates: solves of implicit layers that propagate only what has changed."""
 
-from .delta import Account, DeltaLayer, LayerWork, account, delta
+from .delta import Account, DeltaLayer, LayerWork, account, delta, layered_bound
 from .layers import DeltaConv2d, DeltaLinear, Memory
 from .products import Convolution, Entrywise, Gathered, Product, Products, Simulated
 from .tune import Tuned, tune
@@ -21,5 +21,6 @@ __all__ = [
     "Tuned",
     "account",
     "delta",
+    "layered_bound",
     "tune",
 ]

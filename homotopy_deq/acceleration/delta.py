@@ -77,9 +77,10 @@ class Updating(Wrapped):
 
     def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
         """Evaluate the user's map."""
-        for name, each in self.plan(z, *condition).work.items():
-            self.spent[name] += each * len(z)
-        self.rows += len(z)
+        if len(z):
+            for name, each in self.plan(z, *condition).work.items():
+                self.spent[name] += each * len(z)
+            self.rows += len(z)
         return self.function(z, *condition)
 
     def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
@@ -134,6 +135,11 @@ class Updating(Wrapped):
         fed = {
             n for n, x in tape.inputs.items() if x.data_ptr() == where and x.numel() == z[0].numel()
         }
+        if fixed >= set(tape.kept):
+            raise ValueError(
+                f"no step changes the input of {', '.join(map(repr, tape.kept))}, and no other "
+                "layer of the cell can be brought up to date by changes; delta is of no use to it."
+            )
         wrote = tape.spoilt() or state._version > 0
         return Plan(tape.work, fixed, fixed | fed, wrote)
 
@@ -299,9 +305,10 @@ def delta(
         )
     settings, ratios = _thresholds(tau, theta)
     if solver is None:
-        old = target.solver
-        limit = max(old.max_steps, DeltaPicard.max_steps)
-        solver = DeltaPicard(rtol=old.rtol, atol=old.atol, max_steps=limit, together=Blocks())
+        solver, old = DeltaPicard(together=Blocks()), target.solver
+        if issubclass(Equilibrium, old.answers):  # an integrator's tolerance is that of its steps
+            limit = max(old.max_steps, solver.max_steps)
+            solver = replace(solver, rtol=old.rtol, atol=old.atol, max_steps=limit)
     if rtol is not None:
         solver = replace(solver, rtol=rtol)
     if settings:
@@ -330,6 +337,22 @@ def _thresholds(
         )
     whole = given[STATE]
     return {key: whole}, {name: each / whole for name, each in given.items() if name != STATE}
+
+
+def layered_bound(contraction: float, skipped: Sequence[tuple[float, float]]) -> float:
+    """Return how far a solve may rest from the exact answer, from what its layers skip:
+
+        (1 / (1 - l)) sum_i G_i ||e_i||.
+
+    Arguments:
+        contraction: l < 1 of f, in some norm.
+        skipped: of each layer, its gain G_i, a Lipschitz constant from its input to f's value, and
+            a bound of what it skips, ||e_i||: tau_i sqrt(n_i) in the 2-norm, tau_i in the maximum
+            norm. The state counts as a layer, with the gain l.
+    """
+    if not 0 <= contraction < 1:
+        raise ValueError(f"contraction must be in [0, 1); got {contraction}.")
+    return sum(gain * size for gain, size in skipped) / (1 - contraction)
 
 
 @dataclass(frozen=True)

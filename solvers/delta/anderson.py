@@ -58,9 +58,7 @@ class DeltaAnderson(DeltaPicard):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.previous:
-            raise ValueError(
-                "previous is for DeltaPicard, which it is compared with; leave it out."
-            )
+            raise ValueError("previous is an option of DeltaPicard alone; leave it out.")
         if self.memory < 1:
             raise ValueError(f"memory must be at least 1; got {self.memory}.")
         if not self.growth > 1:
