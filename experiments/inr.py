@@ -185,5 +185,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=Config.device)
     parser.add_argument("--work", type=Path, default=Config.work)
+    parser.add_argument("--steps", type=int, default=Config.steps, help="of training")
     chosen = parser.parse_args()
-    main(Config(device=chosen.device, work=chosen.work))
+    main(Config(device=chosen.device, work=chosen.work, steps=chosen.steps))
