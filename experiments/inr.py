@@ -6,8 +6,8 @@ DEQ-Siren and DEQ-Fourier (`experiments.representation`) are trained on photogra
 scikit-learn ships and on a synthesised sound. Then, against 40 fixed iterations: delta updates at
 several thresholds, the rule as published (its reference is the previous iterate), Picard and
 Anderson stopped early at several tolerances. Multiply-adds are counted two ways: of the entries
-that have changed (as the paper counts), and of what the kernels really did, which skip a column
-where no sample of the batch needs it. The injection U x is computed once on all sides; it and the
+that have changed (as the paper counts), and of what the kernels here really did, where a column
+moves in all samples or in none. The injection U x is computed once on all sides; it and the
 read-out are in none of the counts. Anderson's mixing is counted.
 """
 
@@ -23,15 +23,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from experiments.entries import Entries
 from experiments.parts import Parts
 from experiments.representation import Fourier, Representation, Siren, decibel, fit
 from experiments.results import RESULTS, ROOT, Record
 from experiments.signals import image, sound
 from homotopy_deq import Anderson, Picard, plotting
-from homotopy_deq.acceleration import account, delta
+from homotopy_deq.acceleration import Entrywise, account, delta
 from solvers import Solver
-from solvers.delta import DeltaPicard
+from solvers.delta import Blocks, DeltaPicard
 
 NEVER = 1e-12  # a relative residual that float32 does not reach
 LOSS = 0.1  # dB that a cut may cost
@@ -106,10 +105,8 @@ def measure(model: Representation, x: Tensor, y: Tensor, config: Config) -> dict
 
     def updated(tau: float, *, previous: bool) -> dict[str, float]:
         solver = DeltaPicard(tau=tau, rtol=NEVER, max_steps=k, previous=previous)
-        counted, real = (
-            account(delta(layer, solver=solver, **kernels), x)
-            for kernels in ({"products": Entries()}, {})
-        )
+        counted = account(delta(layer, solver=solver, products=Entrywise()), x)
+        real = account(delta(layer, solver=replace(solver, together=Blocks())), x)
         return row(counted.solution.value, counted.spent, real.spent, tau=tau)
 
     def stopped(solver: Solver[Any, Any], rtol: float) -> dict[str, float]:

@@ -112,7 +112,7 @@ def flow() -> str:
         "flow",
         f"Not here: {found['not here']}. End-point error in pixels, F1 in percent; multiply-adds "
         "of the update block cut against 60 damped iterations, by module and in tiles of 4 x 4 "
-        f"outputs. The paper: {paper}.",
+        f"cells. The paper: {paper}.",
         *table(("pairs", "EPE", "F1", *modules), rows),
         "",
         "Moving views; evaluations are multiply-adds over those of a dense evaluation, in brackets "

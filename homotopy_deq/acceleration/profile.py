@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from solvers import Anderson, Equilibrium, Picard, Solution, solve
-from solvers.delta import DeltaPicard
+from solvers.delta import Blocks, DeltaPicard
 from solvers.norms import relative
 
 from ..cells.cell import hook
@@ -191,9 +191,10 @@ def _runs(
         ),
     }
     failed: dict[str, str] = {}
-    changes = delta(
-        layer, solver=DeltaPicard(rtol=picard.rtol, max_steps=LENGTH, damping=picard.damping)
+    by_changes = DeltaPicard(
+        together=Blocks(), rtol=picard.rtol, max_steps=LENGTH, damping=picard.damping
     )
+    changes = delta(layer, solver=by_changes)
     runs["delta"] = lambda: changes.answer(condition, start)
     own = f"{type(layer.cell).__name__} poses an equation of its own, which is not the cell's call"
     if hook(layer.cell, "equation") is not None:
