@@ -24,6 +24,8 @@ class Config:
 
     Arguments:
         most: images of a class of the majority; of every class where balanced.
+        terminal: how many times as long balanced classes are trained on: to collapse takes long
+            after the last error.
         minutes: no run is begun that would end later.
     """
 
@@ -39,6 +41,7 @@ class Config:
     features: int = 64
     contraction: float = 0.9
     steps: int = 400
+    terminal: int = 2
     batch: int = 128
     rate: float = 3e-3
     decay: float = 2e-2
@@ -109,6 +112,11 @@ def images(config: Config, name: str) -> ImageData:
     return replace(data, **{f: t.to(config.device) for f, t in held.items()})
 
 
+def steps(config: Config, case: Case) -> int:
+    """Return how many steps a network is trained for."""
+    return config.steps * (config.terminal if case.ratio == 1 else 1)
+
+
 def decay(config: Config, peer: str) -> float:
     """Return the decay that a peer is trained with."""
     return config.decay * (1 - config.contraction if peer == "explicit-weak" else 1)
@@ -145,9 +153,8 @@ def measure(config: Config, job: Job) -> dict[str, Any]:
     )
     network = (deq_peer if job.peer == "deq" else explicit_peer)(sizes, job.seed)
     network.to(config.device)
-    descent = Descent(
-        config.steps, config.batch, config.rate, decay(config, job.peer), config.points, job.seed
-    )
+    of = config.batch, config.rate, decay(config, job.peer), config.points, job.seed
+    descent = Descent(steps(config, case), *of)
     few = list(range(case.majority, case.majority + case.minority)) if case.ratio > 1 else None
     points = descent.train(network, x, y, few)
     right = right_by_class(network, data.test_images, data.test_labels)

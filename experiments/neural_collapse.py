@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from experiments.collapse_runs import PEERS, RATIOS, Config, Job, cases, jobs, measure
+from experiments.collapse_runs import PEERS, RATIOS, Config, Job, cases, jobs, measure, steps
 from experiments.collapse_summary import FINAL, by_point, short, summary, verdict
 from experiments.kept import made, making
 from experiments.results import RESULTS, ROOT, Record
@@ -74,9 +74,10 @@ def finished(config: Config) -> dict[Job, dict[str, Any]]:
 def work(config: Config, until: float) -> Iterator[Job]:
     """Do the runs that nobody has done or is doing, until no other would end in time."""
     torch.set_num_threads(1)
-    took = dict.fromkeys(PEERS, 0.0)  # the last run of each kind
+    took = dict.fromkeys(PEERS, 0.0)  # a step of the last run of each
     for job in jobs(config):
-        if file(config, job).exists() or time.time() + took[job.peer] > until:
+        length = steps(config, job.case)
+        if file(config, job).exists() or time.time() + length * took[job.peer] > until:
             continue
         try:
             with locked(config.work / "locks" / job.name):
@@ -84,7 +85,7 @@ def work(config: Config, until: float) -> Iterator[Job]:
                     continue
                 with making(config.work / job.name):
                     run = measure(config, job)
-                    took[job.peer] = run["seconds"]
+                    took[job.peer] = run["seconds"] / length
                     body = {"settings": settings(config), "run": run}
                     file(config, job).parent.mkdir(parents=True, exist_ok=True)
                     replace_file(file(config, job), (json.dumps(body) + "\n").encode())
