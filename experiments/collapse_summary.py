@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.collapse_runs import PEERS
-from experiments.paired import paired
+from homotopy_deq.theory.paired import paired
 
 FINAL = ("error", "objective", "nc1", "nc2_means", "nc2_weights", "nc3", "nc4", "minority_cosine")
 CURVES = ("epoch", "error", "nc1", "nc2_means", "nc2_weights", "nc3", "nc4", "nc2_norms")

@@ -13,7 +13,7 @@ import pytest
 from experiments import neural_collapse
 from experiments.collapse_runs import Config, Job, cases, ideal, jobs
 from experiments.collapse_summary import verdict
-from experiments.paired import paired
+from homotopy_deq.theory.paired import paired
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "report": (certified.Report, "certification.report"),
     "plot-certified": (certified.PlotCertified, "certification.plot"),
     "theory nngp": (studies.NNGP, "theory.nngp"),
+    "theory collapse": (studies.Collapse, "theory.collapse"),
     "theory flow": (studies.Flow, "theory.flow"),
     "info": (options.Info, "evaluation.info"),
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .style import canvas, looks, plain, widths
+from .style import COLORS, canvas, colors, looks, plain, widths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,4 +54,47 @@ def collapse_figure(curves: Mapping[str, Curve], over: str = "epoch") -> Figure:
     if len(curves) > 1:
         panels[0].legend(frameon=False, fontsize=8)
     figure.supxlabel(over, fontsize=9)
+    return figure
+
+
+def collapse_figures(found: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draw what `CollapseStudy` found."""
+    trained = {peer: run["points"] for peer, run in found["balanced"].items()}
+    return {"curves": collapse_figure(trained), "minority": minority_figure(found)}
+
+
+def minority_figure(found: Mapping[str, Any]) -> Figure:
+    """Draw the minority of ideal and trained networks: its classifiers' cosines, and how many of
+    its test images are classified rightly."""
+    figure = canvas(9.6, 3.2)
+    ideal, trained, right = figure.subplots(1, 3)
+    for (gain, rows), color, width in zip(
+        found["ideal"].items(), colors(len(found["ideal"])), widths(len(found["ideal"])),
+        strict=True,
+    ):  # fmt: skip
+        at, cosines = [row["ratio"] for row in rows], [row["cosine"] for row in rows]
+        name = f"DEQ, gain {gain}" if float(gain) > 1 else "explicit"
+        ideal.plot(at, cosines, ".-", color=color, label=name, linewidth=width / 1.5)
+    ideal.set(xscale="log", xlabel="R")
+    ideal.set_title("cosine of the minority's classifiers: ideal", fontsize=9)
+    ideal.legend(frameon=False, fontsize=8)
+    for (peer, runs), color in zip(found["imbalanced"].items(), COLORS, strict=False):
+        for k, run in enumerate(runs):
+            at = [point["epoch"] for point in run["points"]]
+            cosines = [point["minority_cosine"] for point in run["points"]]
+            named = {"label": peer} if k == 0 else {}
+            trained.plot(at, cosines, ".-", color=color, linewidth=1.2, **named)
+    trained.set(xlabel="epoch")
+    trained.set_title("... of trained networks", fontsize=9)
+    trained.legend(frameon=False, fontsize=8)
+    parts = ("majority", "minority", "overall")
+    for k, ((_, runs), color) in enumerate(zip(found["imbalanced"].items(), COLORS, strict=False)):
+        for j, part in enumerate(parts):
+            values = [100 * run[part] for run in runs]
+            right.plot([j + 0.18 * (k - 1)] * len(values), values, "o", color=color, markersize=4)
+    right.set_xticks(range(len(parts)), parts)
+    right.set_ylim(-2, 102)
+    right.set_title("right on test images (%)", fontsize=9)
+    for axes in (ideal, trained, right):
+        plain(axes)
     return figure

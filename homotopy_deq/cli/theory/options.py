@@ -55,3 +55,25 @@ class Flow:
     kept: Kept = Kept()
     epochs: int = setting(400, "Steps of gradient descent.", at_least(1), panel=Kept.PANEL)
     machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Follow neural collapse: of features that are free, with the bound of the loss that they
+    attain and the collapse of the minority, and of a DEQ and an explicit peer on the digits.
+    """
+
+    kept: Kept = Kept()
+    steps: int = setting(
+        300, "Training steps; balanced classes get twice as many.", at_least(1), panel=Kept.PANEL
+    )
+    ratio: int = setting(
+        50,
+        "How many times more images the five large classes have than the five small ones.",
+        at_least(2),
+        panel=Kept.PANEL,
+    )
+    networks: int = setting(
+        3, "Networks of a kind that learn unequal classes.", at_least(1), panel=Kept.PANEL
+    )
+    machine: Machine = Machine()

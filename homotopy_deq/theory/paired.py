@@ -18,7 +18,7 @@ def paired(differences: Sequence[float], level: float = 0.95) -> dict[str, Any]:
         differences: one a pair, the pairs drawn independently.
         level: of the band.
     """
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     n = len(differences)
     mean = statistics.fmean(differences) if n else math.nan
