@@ -8,9 +8,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from solvers import Equilibrium, MonotoneInclusion, Solution, solve
+from solvers import Equilibrium, MonotoneInclusion, Solution, Unroll, solve
 from solvers.delta import Blocks, DeltaPicard
 from solvers.gradient.graph import leaves
 from solvers.guard import LATE
@@ -97,9 +98,17 @@ class Updating(Wrapped):
         pairs = zip(names, parts[::2], parts[1::2], strict=False)  # none at first
         kept = {name: Memory(reference, product) for name, reference, product in pairs}
         tape = Tape(kept, within, plan.free, plan.copies)
-        image = self._run(tape, z.clone() if plan.copies else z, *condition)
-        if tape.spoilt():
+        given = tuple(x.clone() if plan.copies else x for x in (z, *condition))
+        before = [x._version for x in given]
+        image = self._run(tape, *given)
+        wrote = before != [x._version for x in given]
+        if tape.spoilt() or (wrote and not plan.copies):
             raise RuntimeError(LATE)
+        if not tape.kept.keys() <= {*names} <= tape.kept.keys() | kept.keys():
+            raise RuntimeError(
+                "The cell calls other layers than in its first evaluation, so what they keep is "
+                "not known. Leave those that are not always called dense: delta(..., skip=...)."
+            )
         for name, each in tape.work.items():
             self.spent[name] += each
         self.rows += len(z)
@@ -109,7 +118,8 @@ class Updating(Wrapped):
 
     def plan(self, z: Tensor, *condition: Tensor) -> Plan:
         """Return what is known of the cell; where that is nothing, evaluate its first sample."""
-        key = tuple((x.shape[1:], x.dtype) for x in (z, *condition))
+        training = getattr(self.function, "training", False)
+        key = (training, *((x.shape[1:], x.dtype) for x in (z, *condition)))
         if key not in self.plans:
             self.plans[key] = self._planned(z, *condition)
         return self.plans[key]
@@ -120,7 +130,7 @@ class Updating(Wrapped):
             leaf = z.detach()[:1].clone().requires_grad_()
             state = leaf.clone()
             tape = Tape({})
-            where = state.data_ptr()
+            where, before = state.data_ptr(), [x._version for x in (state, *given)]
             self._run(tape, state, *given)
         if not tape.kept:
             raise ValueError(
@@ -140,7 +150,7 @@ class Updating(Wrapped):
                 f"no step changes the input of {', '.join(map(repr, tape.kept))}, and no other "
                 "layer of the cell can be brought up to date by changes; delta is of no use to it."
             )
-        wrote = tape.spoilt() or state._version > 0
+        wrote = tape.spoilt() or before != [x._version for x in (state, *given)]
         return Plan(tape.work, fixed, fixed | fed, wrote)
 
     def _run(self, tape: Tape, z: Tensor, *condition: Tensor) -> Tensor:
@@ -192,9 +202,11 @@ class DeltaLayer(ImplicitLayer):
     def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
         """Return the layer's equation, its map one that can be brought up to date by changes."""
         equation = super().equation(condition)
-        with torch.no_grad() if not torch.is_grad_enabled() else torch.enable_grad():
-            evaluate, sites = self._followed(equation)
-        unknown = {*self.ratios, *self.skip} - {*sites, *self.skip} - {STATE}
+        if any(isinstance(m, _BatchNorm) and m.training for m in self.cell.modules()):
+            return equation  # whose rows share statistics: each evaluation is of the whole batch
+        evaluate, sites = self._followed(equation)
+        inside = dict(getattr(self.cell, "_orig_mod", self.cell).named_modules())
+        unknown = {*self.ratios} - {*sites} | {*self.skip} - {*inside}
         if unknown:
             raise ValueError(
                 f"no layer of the cell is called {sorted(unknown)[0]!r}; its linear layers and "
@@ -204,10 +216,13 @@ class DeltaLayer(ImplicitLayer):
 
     def _followed(self, equation: Equilibrium) -> tuple[Map, dict[str, Site]]:
         """Return the equation's map with its products through sites, and these by name."""
+        # What a path is differentiated through must be differentiable; fast kernels need not be.
+        unrolled = torch.is_grad_enabled() and isinstance(self.gradient, Unroll)
+        products = Simulated() if unrolled else self.products
         if isinstance(equation, MonotoneInclusion) and isinstance(
             equation.linear, Matrix | Circular
         ):
-            site = Site("linear", _product(equation.linear, self.products))
+            site = Site("linear", _product(equation.linear, products))
             prox = equation.prox
             return lambda z, x: prox(site(z) + x), {site.name: site}
         cell = getattr(equation.map, "_orig_mod", equation.map)
@@ -217,18 +232,19 @@ class DeltaLayer(ImplicitLayer):
                 "whose layers could be followed. delta takes cells of nn.Linear and nn.Conv2d."
             )
         other = twin(cell)
-        return other, self._replaced(other)
+        return other, self._replaced(other, products)
 
-    def _replaced(self, cell: nn.Module) -> dict[str, Site]:
+    def _replaced(self, cell: nn.Module, products: Products) -> dict[str, Site]:
         """Put our layers in the place of a cell's own, and return their sites by name."""
         made: dict[nn.Module, DeltaLinear | DeltaConv2d] = {}
         for name, module in list(cell.named_modules()):
             kind = type_before_parametrizations(module)
             hooked = module._forward_hooks or module._forward_pre_hooks
-            if kind not in (nn.Linear, nn.Conv2d) or hooked or name in self.skip:
+            skipped = any(name == skip or name.startswith(f"{skip}.") for skip in self.skip)
+            if kind not in (nn.Linear, nn.Conv2d) or hooked or skipped:
                 continue
             make: Any = DeltaLinear if kind is nn.Linear else DeltaConv2d
-            made[module] = make(module, self.products, self.ratios.get(name, 1.0), name)
+            made[module] = make(module, products, self.ratios.get(name, 1.0), name)
         for module in list(cell.modules()):
             for key, child in module._modules.items():
                 if child in made:
@@ -277,7 +293,8 @@ def delta(
         solver: with its other settings; by default `DeltaPicard(together=Blocks())` with those of
             the target where they mean the same.
         products: the kernels.
-        skip: names of layers that are evaluated densely, such as one that is called twice.
+        skip: names of layers, or of modules that hold some, that are evaluated densely, such as
+            a layer that is called twice.
         simulate: compute every product densely, so that `Unroll` differentiates through the
             thresholds: the layer to train with.
 
@@ -410,8 +427,9 @@ def account(layer: DeltaLayer, x: Tensor, z0: Tensor | Solution[Tensor] | None =
         start = layer.initial(x) if z0 is None else z0
         solution = solve(problem, layer.solver, start)
     updating = problem.map
-    assert isinstance(updating, Updating)
-    (plan,) = [updating.plan(solution.value, *problem.inputs)]
+    if not isinstance(updating, Updating):
+        raise ValueError("nothing is accounted of a cell with BatchNorm in training; call eval().")
+    plan = updating.plan(solution.value, *problem.inputs)
     layers = tuple(
         LayerWork(name, each, name in plan.hoisted, updating.spent[name])
         for name, each in plan.work.items()

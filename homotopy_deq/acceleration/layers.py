@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,17 +152,12 @@ class _Delta(nn.Module):
         self.layer = layer
         self.site = Site(name, self._product(products), ratio)
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The layer's bias."""
-        bias: Tensor | None = self.layer.bias  # type: ignore[assignment]
-        return bias
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's weight, for a cell that looks at it."""
-        weight: Tensor = self.layer.weight  # type: ignore[assignment]
-        return weight
+    def __getattr__(self, name: str) -> Any:
+        """Return what the layer has, for a cell that looks at it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
 
     def _product(self, products: Products) -> Product:
         raise NotImplementedError
@@ -199,7 +195,8 @@ class _Delta(nn.Module):
     def _biased(self, product: Tensor) -> Tensor:
         if self.bias is None:
             return product.clone()
-        return product + self.bias.view(-1, *self.trailing)
+        out: Tensor = product + self.bias.view(-1, *self.trailing)
+        return out
 
 
 class DeltaLinear(_Delta):

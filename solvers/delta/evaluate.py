@@ -47,13 +47,15 @@ def evaluate(
     if ends is not None and bool(ends.all()):
         return problem(z), last, sent
     still = ends if held is None else held if ends is None else ends | held
-    told = z if still is None else torch.where(expand(still, z), sent, z)
-    last = update(last, within, told, *problem.inputs)
-    image = checked(last.image, z, "map")
-    if counter is not None:
-        counter.spend(1 if ends is None else 0, last.work)
-    if still is not None:
-        image = torch.where(expand(still, z), fz, image)
+    told, image = sent, fz
+    if still is None or not bool(still.all()):
+        told = z if still is None else torch.where(expand(still, z), sent, z)
+        last = update(last, within, told, *problem.inputs)
+        image = checked(last.image, z, "map")
+        if counter is not None:
+            counter.spend(1 if ends is None else 0, last.work)
+        if still is not None:
+            image = torch.where(expand(still, z), fz, image)
     if ends is not None:
         index = ends.nonzero().squeeze(1)
         image = image.index_copy(0, index, problem.rows(index)(z.index_select(0, index)))

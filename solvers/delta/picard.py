@@ -123,6 +123,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         if self.tau is not None:
             return Limit(self.tau, self.together)
         theta = THETA if self.theta is None else self.theta
+        peak = torch.where(torch.isfinite(peak), peak, 0)  # what overflows holds up no mate
         return Limit(theta * self.together.scale(peak, state), self.together)
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:

@@ -183,8 +183,9 @@ def test_what_delta_cannot_follow_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match=r"no nn\.Linear or nn\.Conv2d"):
         delta(ImplicitLayer(Bare()), theta=0.1)(x)
     layer, _ = layer_of("perceptron")
-    with pytest.raises(ValueError, match="called 'c'; .* 'a', 'b', 'u'"):
-        delta(layer, theta={"z": 0.1, "c": 0.1})(x)
+    for wrong in ({"theta": {"z": 0.1, "c": 0.1}}, {"theta": 0.1, "skip": ("c",)}):
+        with pytest.raises(ValueError, match="called 'c'; .* 'a', 'b', 'u'"):
+            delta(layer, **wrong)(x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="state's own above 0"):
         delta(layer, tau={"b": 0.1})
     with pytest.raises(ValueError, match="not both"):
@@ -213,6 +214,75 @@ def test_parametrised_weight_is_followed_and_a_hooked_one_is_evaluated_densely()
             made = account(delta(layer, theta=0.1, rtol=1e-10), x)
             assert {each.name for each in made.layers} == followed
             torch.testing.assert_close(made.solution.value, layer(x), rtol=0, atol=1e-8)
+
+
+class Moody(Perceptron):
+    """Calls its second layer from its third evaluation on, and writes into x from its fifth."""
+
+    calls = 0
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        Moody.calls += 1
+        out = self.a(z) + self.u(x.mul_(1.0) if Moody.calls > self.written else x)
+        return torch.tanh(self.b(out) if Moody.calls > self.other else out)
+
+    def __init__(self, other: int, written: int) -> None:
+        super().__init__()
+        self.other, self.written = other, written
+        Moody.calls = 0
+
+
+def test_cell_that_changes_its_ways_is_told_so() -> None:
+    x = normal(3, 6, 5)
+    with pytest.raises(RuntimeError, match="calls other layers than in its first"):
+        delta(ImplicitLayer(Moody(3, 99)), theta=0.1)(x)
+    with pytest.raises(RuntimeError, match="wrote into its argument"):
+        delta(ImplicitLayer(Moody(99, 3)), theta=0.1)(x)
+
+
+def test_layers_may_be_skipped_by_the_module_that_holds_them() -> None:
+    class Nested(Perceptron):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(self.a, nn.ReLU(inplace=True), self.b)
+            del self.a, self.b
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return torch.tanh(self.inner(z) + self.u(x) + 0.1 * self.u.weight.sum())
+
+    x = normal(3, 6, 5)
+    layer = ImplicitLayer(Nested(), TIGHT)
+    found = account(delta(layer, theta=0.1, rtol=1e-12, skip=("inner.0",)), x)
+    assert [each.name for each in found.layers] == ["inner.2", "u"]
+    torch.testing.assert_close(found.solution.value, layer(x).detach(), rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="no step changes"):
+        delta(layer, theta=0.1, skip=("inner",))(x)
+
+
+def test_batch_statistics_are_evaluated_on_the_whole_batch() -> None:
+    cell: Any = Perceptron()
+    cell.b = nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12)).double()
+    nn.init.constant_(cell.b[1].weight, 0.02)
+    layer, x = ImplicitLayer(cell, TIGHT, coupled=True), normal(3, 6, 5)
+    fast = delta(layer, theta=0.1, rtol=1e-12)
+    torch.testing.assert_close(fast(x), layer(x), rtol=0, atol=1e-9)
+    assert int(cell.b[1].num_batches_tracked) > 0
+    with pytest.raises(ValueError, match=r"call eval\(\)"):
+        account(fast, x)  # type: ignore[arg-type]
+
+
+def test_no_gradient_mode_stands_in_the_way() -> None:
+    layer, x = layer_of("perceptron")
+    fast, wanted = delta(layer, theta=0.1, rtol=1e-12), layer(x).detach()
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            torch.testing.assert_close(fast(x).detach(), wanted, rtol=0, atol=1e-10)
+    unrolled = delta(layer, theta=0.1, rtol=1e-6)
+    unrolled.gradient = Unroll()  # through kernels that are differentiable, whatever was chosen
+    weight = layer.cell.a.weight
+    (got,) = torch.autograd.grad(unrolled(x).sum(), weight)
+    (exact,) = torch.autograd.grad(layer(x).sum(), weight)
+    torch.testing.assert_close(got, exact, rtol=1e-2, atol=1e-3)
 
 
 def test_compiled_cell_is_followed_uncompiled() -> None:
@@ -372,6 +442,17 @@ def test_simulation_is_differentiated_through_its_thresholds() -> None:
 
 
 # --- batches ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["perceptron", "convolutional"])
+def test_bad_mates_harm_no_sample_where_blocks_move_together(name: str) -> None:
+    layer, x = layer_of(name)
+    layer.on_failure = "ignore"
+    fast = delta(layer, theta=0.2, rtol=1e-9)
+    bad = torch.cat([x[:3], 1e308 * x[:1], float("inf") * x[:1], x[:1] * float("nan")])
+    found = fast.solve(bad)
+    assert found.converged[:3].all() and not found.converged[4:].any()
+    torch.testing.assert_close(found.value[:3], layer(x[:3]), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutional"])
