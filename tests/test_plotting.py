@@ -101,3 +101,28 @@ def test_of_two_equal_curves_the_one_below_can_be_seen(
     assert width["one"] >= width["two"] + 2  # points: a border on both sides
     legend = axes.get_legend()
     assert legend is not None and legend.get_title().get_text() == "solver"
+
+
+def test_share_that_moves_is_drawn_in_percent_and_a_long_path_on_a_logarithmic_axis() -> None:
+    maps = {"steps": torch.arange(6.0).view(2, 3)}
+    short = plotting.convergence_figure({"a": ([0, 1, 2], [1.0, 0.5, 0.0])}, maps)
+    assert short.axes[0].get_lines()[0].get_ydata().tolist() == [100, 50, 0]
+    assert short.axes[1].images[0].get_array().tolist() == [[0, 1, 2], [3, 4, 5]]
+    long = plotting.convergence_figure({"a": ([0, 100, 500], [1.0, 0.5, 0.0])}, {})
+    assert (short.axes[0].get_xscale(), long.axes[0].get_xscale()) == ("linear", "symlog")
+
+
+def test_what_is_saved_is_a_bar_for_each_way_and_figure() -> None:
+    saved = {"40 iterations": {"time": 1.0, "work": 1.0}, "Anderson": {"time": 0.5, "work": 0.25}}
+    axes = plotting.convergence_figure({"a": ([0, 1], [1.0, 0.0])}, {}, saved=saved).axes[-1]
+    assert sorted(bar.get_width() for bar in axes.patches) == [0.25, 0.5, 1, 1]  # type: ignore[attr-defined]
+    assert axes.get_title() == "cost, in parts of 40 iterations"
+
+
+def test_panels_with_the_same_ways_share_a_legend() -> None:
+    ways = {"delta": ([80.0, 90.0], [0.01, 0.2]), "Picard": ([70.0, 80.0], [0.0, 0.1])}
+    figure = plotting.tradeoff_figure(
+        {"one": ways, "two": ways, "three": {"warm": ([1.0], [2.0])}}, x="cut", y="loss", limit=0.1
+    )
+    assert [axes.get_legend() is not None for axes in figure.axes] == [True, False, True]
+    assert figure.axes[0].get_ylim() == (-0.1, 0.4)

@@ -97,6 +97,7 @@ def tradeoff_figure(
     columns = min(columns, len(panels))
     figure = canvas(3.3 * columns, 2.7 * rows + 0.3)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    told: tuple[str, ...] = ()
     for axes, (title, ways) in zip(grid, panels.items(), strict=False):
         for (color, style), (name, (saved, lost)) in zip(
             looks(len(ways)), ways.items(), strict=True
@@ -106,10 +107,12 @@ def tradeoff_figure(
             axes.axhline(limit, color="0.4", linewidth=0.8, linestyle=":")
             axes.set_ylim(-limit, 4 * limit)
         axes.set_title(title, fontsize=9)
+        if tuple(ways) != told:
+            told = tuple(ways)
+            axes.legend(frameon=False, fontsize=7)
         plain(axes)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    grid[0].legend(frameon=False, fontsize=7)
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
     return figure
