@@ -55,6 +55,8 @@ class Layer(nn.Module):
     """
 
     rest_point: bool = True
+    one_equation: bool = True
+    """Whether `solver` finds the answer to `equation`, alone: a stack of layers has several."""
     spare: Gradient[Any] | None = None
     """The gradient of the other kind of answer, root or z(t1), for a swap back to it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,12 +20,13 @@ from .requirements import (
     check_count,
     check_fixed,
     check_flow,
+    check_one_equation,
     check_rows,
     check_start,
     check_steps,
 )
 from .starts import Along, Cold, Serial, Start
-from .votes import UNDECIDED, Classifier, LayerSession, Session
+from .votes import UNDECIDED, Classifier, LayerSession, ModelSession, Session
 
 EXACT = "the classifier at the exact equilibrium"
 SIZE = ", as it is computed at this batch size"
@@ -67,6 +69,7 @@ class Policy(ABC):
                 f"policy {type(self).__name__} counts what a solver's iterates say, and a "
                 f"{type(model).__name__} is no ImageModel: choose policy=Converged()."
             )
+        check_one_equation(model, type(self).__name__)
         check_start(model, self.start)  # the cheap one first
         check_rows(model)
 
@@ -130,6 +133,11 @@ class Converged(Policy):
         if not isinstance(model, ImageModel) and not self.start.follows_image:
             check_fixed(model)
             return
+        if isinstance(model, ImageModel) and not (
+            model.layer.one_equation or self.start.follows_image
+        ):
+            check_rows(model)
+            return
         super().check(model)
         if not self.start.follows_image:
             return
@@ -146,7 +154,8 @@ class Converged(Policy):
         if self.start.follows_image:
             return Proof.sessions(model, self.start)
         if isinstance(model, ImageModel):
-            return super().prepare(model)
+            one = model.layer.one_equation
+            return super().prepare(model) if one else partial(ModelSession, model)
         return lambda image: Session(model, image)
 
     def propose(self, session: Session, images: Tensor) -> np.ndarray:

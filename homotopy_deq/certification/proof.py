@@ -17,9 +17,10 @@ from solvers.until import Until
 from ..cells import FixedCell, ProvableCell
 from ..cells.bounds import rounding, uncovered
 from ..cells.functional import FunctionalBound
+from ..lipschitz import MarginProof
 from ..models import ImageModel
 from .starts import Start
-from .votes import LayerSession
+from .votes import LayerSession, ModelSession
 
 ROUNDING = 1e-9
 """Share of the largest bias that is added to every radius, for sums in double precision."""
@@ -157,3 +158,26 @@ class VerifiedSession(LayerSession):
         state = start(exact, z)
         decided = found.converged & self.proof.decision(target, torch.float64)(exact, state)
         return self.cast(self.proof.logits(state.fz), decided, found.evals + 1)
+
+
+class EnclosedSession(ModelSession):
+    """A session that proves votes by an enclosure of the logits, of a stack of any layers.
+
+    Arguments:
+        model: as in `ModelSession`.
+        image: as in `ModelSession`.
+        proof: of the model's network.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, proof: MarginProof) -> None:
+        super().__init__(model, image)
+        self.proof = proof
+
+    def prove(
+        self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]
+    ) -> np.ndarray:
+        """Vote for the class of each sample that the enclosure leaves open to no other; else -1."""
+        found = self.proof(images)
+        self.evaluations += len(images)
+        labels: np.ndarray = found.prediction.cpu().numpy()  # -1 where it is open
+        return labels

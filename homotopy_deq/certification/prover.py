@@ -37,7 +37,7 @@ class Prover(ABC):
 
     def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
         self.network = copy.deepcopy(network).double()
-        self.evidence(torch.zeros(0, *shape, device=next(network.parameters()).device))
+        self.evidence(torch.zeros(1, *shape, device=next(network.parameters()).device))
 
     @abstractmethod
     def evidence(self, images: Tensor) -> list[Any]:

@@ -26,6 +26,15 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1; got {value}.")
 
 
+def check_one_equation(model: ImageModel, policy: str) -> None:
+    """Refuse models whose answer is not that of one equation by one solver."""
+    if not model.layer.one_equation:
+        raise ValueError(
+            f"policy {policy} with its start follows one solver, and a {type(model).__name__} is a "
+            "stack of layers that are solved one by one: choose policy=Converged(), or Verified()."
+        )
+
+
 def check_start(model: ImageModel, start: Start) -> None:
     """Refuse starts that the model's forward pass cannot begin from."""
     check_tangent(model, start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from solvers import Anderson, Equilibrium, Evaluated, MonotoneInclusion, Solver
 
+from ..lipschitz import MarginProof
 from ..models import ImageModel
 from .policies import EXACT, Policy
-from .proof import SELECT, Proof, VerifiedSession
+from .proof import SELECT, EnclosedSession, Proof
 from .requirements import check_rows, check_tangent
 from .starts import Along, Start, Tangent
 from .votes import Session
@@ -27,10 +29,13 @@ class Verified(Policy):
     Every counted vote is that of the exact equilibrium, so Clopper-Pearson holds whatever the
     start, the chain or the stopping, and no accuracy is lost where all samples are decided.
     Contractive and monotone models with an affine head qualify; the equilibrium is that of the
-    layer's condition as it is computed in single precision.
+    layer's condition as it is computed in single precision. So do stacks of layers of which
+    `homotopy_deq.lipschitz` knows how far an answer is from the exact one (`MarginProof`): these
+    are evaluated in double precision, each equilibrium by its own solver.
 
     Arguments:
-        solver: how to iterate, and how far in single precision.
+        start: of no meaning to a stack.
+        solver: how to iterate, and how far in single precision; of no meaning to a stack.
     """
 
     start: Start = field(default_factory=Tangent)
@@ -49,6 +54,10 @@ class Verified(Policy):
     def check(self, model: Any) -> None:
         if not isinstance(model, ImageModel):
             super().check(model)
+        elif not model.layer.one_equation:
+            MarginProof(model.network())  # raises where nothing is proved of a part
+            check_rows(model)
+            return
         if not _evaluates(self.solver):
             raise ValueError(
                 "policy Verified proves votes from f(z) at each iterate, which "
@@ -68,13 +77,19 @@ class Verified(Policy):
             check_rows(model)
 
     def prepare(self, model: Any) -> Callable[[Tensor], Session]:
+        if not model.layer.one_equation:
+            return partial(EnclosedSession, model, proof=MarginProof(model.network()))
         return Proof.sessions(model, self.start)
 
-    def propose(self, session: VerifiedSession, images: Tensor) -> np.ndarray:
-        return session.vote(images, SELECT, stopped=True)
+    def propose(self, session: Any, images: Tensor) -> np.ndarray:
+        if isinstance(session, EnclosedSession):
+            return session.full(images)
+        labels: np.ndarray = session.vote(images, SELECT, stopped=True)
+        return labels
 
-    def vote(self, session: VerifiedSession, images: Tensor, target: int | None) -> np.ndarray:
-        return session.prove(images, target, self.solver)
+    def vote(self, session: Any, images: Tensor, target: int | None) -> np.ndarray:
+        labels: np.ndarray = session.prove(images, target, self.solver)
+        return labels
 
 
 def _evaluates(solver: Solver[Equilibrium, Any]) -> bool:

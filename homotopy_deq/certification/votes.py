@@ -78,7 +78,29 @@ class Session:
         return labels
 
 
-class LayerSession(Session):
+class ModelSession(Session):
+    """The noise samples of one image, each solved by a model's own forward pass.
+
+    Arguments:
+        model: in eval mode.
+        image: (C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: the logits of the clean image are not finite.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, *, record: bool = False) -> None:
+        self.model, self.image = model, image
+        self.clean = model.solve(image[None], record=record)
+        self._look(self.clean.logits)
+        self.evaluations = int(self.clean.solution.evals.sum())
+
+    def full(self, images: Tensor) -> np.ndarray:
+        output = self.model.solve(images)
+        return self.cast(output.logits, output.solution.converged, output.solution.evals)
+
+
+class LayerSession(ModelSession):
     """Solve the noise samples of one image from a start that the clean image may have given.
 
     Where the solve of the clean image fails, no start follows from it, and its noise samples
@@ -94,10 +116,8 @@ class LayerSession(Session):
     """
 
     def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
-        self.model, self.image = model, image
-        output = model.solve(image[None], record=isinstance(start, Along))
-        self._look(output.logits)
-        self.start = start
+        super().__init__(model, image, record=isinstance(start, Along))
+        output, self.start = self.clean, start
         if not bool(output.solution.converged.all()):
             self.start = Cold()
             self.note = COLD if start.follows_image else ""
@@ -105,11 +125,7 @@ class LayerSession(Session):
         self.starter = self.start.at(model, problem, output.solution)
         self.last: Tensor | None = None
         # W z* of the anchor, where it has one, is one more.
-        self.evaluations = int(output.solution.evals.sum()) + self.start.follows_image
-
-    def full(self, images: Tensor) -> np.ndarray:
-        output = self.model.solve(images)
-        return self.cast(output.logits, output.solution.converged, output.solution.evals)
+        self.evaluations += self.start.follows_image
 
     def condition(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the layer's condition x, (B, ...), and what the cell is iterated with."""

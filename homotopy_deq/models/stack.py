@@ -51,6 +51,8 @@ class Stack(ImplicitLayer):
         on_failure: see `Layer`.
     """
 
+    one_equation = False
+
     def __init__(self, body: nn.Sequential, size: int, *, on_failure: OnFailure = "warn") -> None:
         super().__init__(Applied(body, size), Picard(), Unroll(), on_failure=on_failure)
         self._adopt()

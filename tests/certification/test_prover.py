@@ -5,31 +5,44 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from homotopy_deq.certification import (
+    Audited,
     Certain,
     Certificate,
+    Clean,
+    Converged,
     Interval,
     IntervalProver,
     Intervals,
     Lipschitz,
     LipschitzProver,
     Margin,
+    Phase,
+    Policy,
     Probable,
     Prover,
+    Smoother,
+    Smoothing,
+    Tally,
+    Truncated,
+    Verified,
     read,
 )
 from homotopy_deq.certification.journal import Journal
 from homotopy_deq.certification.sealed import seal
 from homotopy_deq.certification.summary import Summary, compare
 from homotopy_deq.cli import load_model
+from homotopy_deq.lipschitz import MarginProof
 from homotopy_deq.models import MonotoneDEQ
+from homotopy_deq.models.lipschitz import LBENNetwork, SLLNetwork
 from homotopy_deq.plotting import certified_figure
-from solvers import Anderson
+from solvers import Anderson, Picard
 from tests.certification.commands import LINES, TABLE, altered
 from tests.certification.test_certifier import image_at, linear
 from tests.test_cli import call, done, refused
@@ -287,3 +300,36 @@ class Plain(nn.Module):
 def test_a_network_of_unknown_parts_makes_no_prover(kind: type[Prover]) -> None:
     with pytest.raises(ValueError, match=r"1 \(Plain\) cannot be certified"):
         kind(nn.Sequential(nn.Conv2d(1, 1, 1), Plain()), SHAPE)
+
+
+STACKS = {"channels": 3, "depth": 2, "kernel": 3, "patch": 4, "features": 8, "dense_depth": 2}
+
+
+@pytest.mark.parametrize("kind", [LBENNetwork, SLLNetwork])
+def test_votes_of_a_stack_are_proved_by_how_far_its_logits_may_be_off(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = kind((1, 8, 8), 4, std=0.5, on_failure="ignore", **STACKS).eval()
+    smoothing, image = Smoothing(0.3, n0=32, n=128), torch.rand(1, 8, 8)
+    found = Smoother(model, Verified(), smoothing).certify(image, 0, 3)
+    noise = smoothing.noise.draw(3, Phase.ESTIMATE, 0, 128, image.shape)
+    exact = MarginProof(model.network())(image + noise)
+    assert isinstance(found.evidence, Tally)
+    right = int((exact.logits.argmax(1) == found.evidence.selected).sum())
+    assert 0 < found.evidence.votes == right and found.evidence.undecided == 0
+    # One step of a solver that is stopped there: what it leaves open is no vote.
+    coarse = model.with_solver(Picard(max_steps=1)) if kind is LBENNetwork else model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("homotopy_deq.lipschitz.margin.TRIES", 1)
+        fewer = Smoother(coarse, Verified(), smoothing).certify(image, 0, 3).evidence
+    assert isinstance(fewer, Tally) and fewer.selected == found.evidence.selected
+    assert fewer.votes <= found.evidence.votes
+    assert (fewer.undecided > 0) == (kind is LBENNetwork)
+
+
+@pytest.mark.parametrize("policy", [Truncated(), Audited(), Converged(start=Clean())])
+def test_policies_that_follow_one_solver_refuse_a_stack(policy: Policy) -> None:
+    model = LBENNetwork((1, 8, 8), 4, **STACKS).eval()
+    with pytest.raises(ValueError, match="is a stack of layers that are solved one by one"):
+        Smoother(model, policy, Smoothing(0.25))
+    found = Smoother(model, Converged(), Smoothing(0.25, n=64)).certify(torch.rand(1, 8, 8), 0, 0)
+    assert isinstance(found.claim, Probable) and found.evidence.undecided == 0

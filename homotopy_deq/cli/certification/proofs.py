@@ -17,7 +17,7 @@ from .study import Study, check_weights
 from .work import Answer, Part, journal_of
 
 TOGETHER = 256
-LOOKED = 8
+LOOKED = 4
 """Images at which a slope of the logits is looked for."""
 
 

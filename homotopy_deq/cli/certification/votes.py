@@ -10,6 +10,7 @@ from typing import Any
 from ...certification import (
     Certificate,
     Clean,
+    Cold,
     Policy,
     Smoother,
     Smoothing,
@@ -269,5 +270,7 @@ def _with_start(policy: Policy, model: ImageModel, votes: Votes, few: bool) -> P
     """Return the policy with another start than the tangent where that is default and too dear."""
     if votes.warm_start is not None or not isinstance(policy.start, Tangent):
         return policy
+    if not model.layer.one_equation:
+        return replace(policy, start=Cold())
     dear = few or state_size(model) > PAYS
     return replace(policy, start=Clean()) if dear else policy
