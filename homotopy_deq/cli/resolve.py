@@ -59,11 +59,11 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         side = chosen.get("image_size", SIDE)
         sketch = _model(drafted, DATASETS[dataset].shape or (3, side, side), 10)
     rests = sketch.layer.rest_point
-    root = issubclass(answered_by(sketch.layer.solver), Equilibrium)
+    root = issubclass(answered_by(sketch.solver), Equilibrium)
     if named.get("residual_penalty") and not rests:
         raise ValueError(f"{model} without a rest point has no residual to penalise.")
     named.setdefault("residual_penalty", RESIDUAL_PENALTY if rests and not root else 0.0)
-    own_solver = sketch.layer.solver
+    own_solver = sketch.solver
     called = next((name for name, kind in names.SOLVERS.items() if kind is type(own_solver)), "rk4")
     named.setdefault("solver", called if root else "rk4" if rests else "dopri5")
     if root and named["solver"] == called and (step := getattr(own_solver, "step_size", None)):

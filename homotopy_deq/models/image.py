@@ -120,6 +120,11 @@ class ImageModel(nn.Module):
         self.layer = layer
         self.initial_point = start
 
+    @property
+    def solver(self) -> Solver[Any, Any]:
+        """The path to the answer: the layer's."""
+        return self.layer.solver
+
     def condition(self, images: Tensor) -> Tensor:
         """Return what the layer is conditioned on, (B, ...)."""
         if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from solvers import PeacemanRachford, Unroll
+from solvers import PeacemanRachford, Solver, Unroll
 
 from ..layers import OnFailure
 from ..lipschitz import (
@@ -66,6 +66,12 @@ class BoundedModel(ImageModel):
         widest = max(std) if isinstance(std, Sequence) else std
         layer, head = Stack(body, size, on_failure=on_failure), NormalizedLinear(size, num_classes)
         super().__init__(shape, nn.Identity(), layer, head, mean=mean, std=widest)
+
+    @property
+    def solver(self) -> Solver[Any, Any]:
+        """The path to the last of its equilibria; the stack's where there is none."""
+        found = self.layer.implicit
+        return found[-1].layer.solver if found else self.layer.solver
 
     def residual(self, output: ModelOutput) -> Tensor:
         """Return the largest residual of each sample's equilibria, (B,); 0 where there is none."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from solvers import Equilibrium, Gradient, InitialValue, Picard, Solution, Solver, Status, Unroll
 from solvers.driver import answered_by
 from solvers.norms import finite
-from solvers.solver import named
 
 from ..layers import FlowLayer, ImplicitLayer, OnFailure
 from ..lipschitz import EquilibriumNetwork
@@ -54,8 +53,8 @@ class Stack(ImplicitLayer):
     one_equation = False
 
     def __init__(self, body: nn.Sequential, size: int, *, on_failure: OnFailure = "warn") -> None:
+        # Whoever wants the equation z = body(x) solved again gets its answer from this.
         super().__init__(Applied(body, size), Picard(), Unroll(), on_failure=on_failure)
-        self._adopt()
 
     @property
     def body(self) -> nn.Sequential:
@@ -66,11 +65,6 @@ class Stack(ImplicitLayer):
     def implicit(self) -> list[EquilibriumNetwork]:
         """The equilibria among them."""
         return [part for part in self.body if isinstance(part, EquilibriumNetwork)]
-
-    def _adopt(self) -> None:
-        """Take solver and gradient to be those of the last equilibrium."""
-        for part in self.implicit:
-            self.solver, self.gradient = part.layer.solver, part.layer.gradient
 
     def answer(
         self,
@@ -130,10 +124,10 @@ class Stack(ImplicitLayer):
         """
         if not self.implicit and issubclass(answered_by(solver), InitialValue):
             raise TypeError(
-                f"explicit layers have no flow for {named(solver)} to follow; leave the solver out."
+                f"explicit layers have no flow that {type(solver).__name__} could follow: any "
+                "solver of equilibria gives their answer."
             )
         other = twin(self)
         for part in other.implicit:
             part.layer = part.layer.with_solver(solver, gradient, t1=t1, polish=polish)
-        other._adopt()
         return other

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from homotopy_deq import ODE, Anderson, NewtonKrylov
+from homotopy_deq.certification import Converged, Smoother, Smoothing
 from homotopy_deq.lipschitz import MonDEQ, certify_lipschitz, certify_margins, gain_found
 from homotopy_deq.models import (
     AOLNetwork,
@@ -150,6 +150,11 @@ def test_a_stack_reports_the_worst_of_its_equilibria() -> None:
     assert bool(logits[:-1].isfinite().all()) and bool(logits[-1].isnan().all())
 
 
+@pytest.mark.parametrize("kind", ALL)
+def test_no_images_give_no_logits(kind: type[BoundedModel]) -> None:
+    assert small(kind)(images(0)).shape == (0, 5)
+
+
 def test_an_explicit_answer_that_overflows_is_no_success() -> None:
     model = small(AOLNetwork).float()
     with torch.no_grad():
@@ -232,7 +237,6 @@ def test_sizes_of_equilibria_that_do_not_fit_are_refused() -> None:
 
 def test_a_head_of_normalised_rows_is_refused_as_one_map_and_certified_by_pairs() -> None:
     model, x = small(SLLNetwork), images()
-    assert isinstance(model.head, nn.Module)
     with pytest.raises(ValueError, match=r"head \(NormalizedLinear\).*pairs of rows"):
         model.lipschitz()
     found = certify_margins(model.network(), x)
@@ -242,3 +246,11 @@ def test_a_head_of_normalised_rows_is_refused_as_one_map_and_certified_by_pairs(
         apart = (weight[top[row, 0]] - weight[top[row, 1]]).norm()
         pair = (found.logits[row, top[row, 0]] - found.logits[row, top[row, 1]]) / (2 * apart)
         assert 0 < float(found.radius[row]) <= float(pair)
+
+
+def test_smoothing_certifies_a_stack_of_equilibria_from_its_own_forward_pass() -> None:
+    torch.manual_seed(0)
+    model = small(LBENNetwork).float()
+    smoother = Smoother(model, Converged(), Smoothing(0.25, n0=10, n=50))
+    found = smoother.certify(torch.rand(SHAPE), 0, 0)
+    assert found.evaluations > 60  # an equilibrium takes more than one evaluation a vote

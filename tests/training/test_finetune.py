@@ -100,6 +100,9 @@ def test_finetuning_begins_with_the_logits_and_ends_with_a_constant_of_one(
         assert torch.allclose(first(x), explicit(x), atol=1e-4)  # the solver's tolerance
         assert not torch.allclose(lben(x), explicit(x), atol=1e-3)
         assert float(departure(lben)) > float(departure(first))
+    told = done("plot", out, "--out", tmp_path / "plots")
+    assert "No paths, residuals: a stack of layers has no one path." in told
+    assert (tmp_path / "plots" / "training.png").exists()
     assert "made from" in done("info", out) and "peaceman-rachford" in done("evaluate", out)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ... import plotting
 from ...data import stratified_order
+from ...models import BoundedModel
 from ...settings.declare import pick
 from ...training.folder import require_writable
 from .. import options
@@ -28,7 +29,14 @@ def command(chosen: options.Plot) -> None:
     trained = Trained.of(chosen.run.path)
     settings, model, history = trained.settings, trained.model, trained.checkpoint.meta["history"]
     rests = model.layer.rest_point
-    names = chosen.solvers.names or (EQUILIBRIUM if rests else FLOW)
+    if isinstance(model, BoundedModel):
+        apart = {"paths", "residuals", "branch"} & set(kinds)
+        kinds = [kind for kind in kinds if kind not in apart]
+        if apart:
+            told = f"No {', '.join(sorted(apart))}: a stack of layers has no one path."
+            console.print(told, highlight=False)
+    names = list(chosen.solvers.names or (EQUILIBRIUM if rests else FLOW))
+    names = names if {"paths", "residuals", "branch"} & set(kinds) else []
     passes = {name: pass_of(settings, name).put(model) for name in names}
     folder = chosen.out or find_checkpoint(chosen.run.path).parent / "plots"
     require_writable(folder)
