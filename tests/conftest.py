@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+# Kernels are chosen by costs that are measured once: not in a user's own file, nor by it.
+os.environ.setdefault("HOMOTOPY_DEQ_CACHE", f"{tempfile.gettempdir()}/homotopy-deq-tests")
 if "TEST_CUDA" not in os.environ:  # equal bytes, and two ranks, are asked of the CPU alone
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -79,7 +79,9 @@ def scaled(points: Sequence[Point], batch: int, units: int, work: int) -> Costs 
 
     Arguments:
         points: what was measured.
-        batch, units, work: as `Point` has them.
+        batch: rows of the product.
+        units: columns, or tiles, of everything.
+        work: multiply-adds of a row and unit.
     """
     if not points:
         return None

@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from solvers import Equilibrium, MonotoneInclusion, Solution, Unroll, solve
+from solvers import Equilibrium, MonotoneInclusion, Solution, Solver, Unroll, solve
 from solvers.delta import Blocks, DeltaPicard
 from solvers.gradient.graph import leaves
 from solvers.guard import LATE
+from solvers.solver import named
 from solvers.structure import Cached, Map, Threshold, Wrapped
 
 from ..cells.linear import Circular, Matrix
 from ..layers import ImplicitLayer, Layer
 from ..models.image import ImageModel
 from ..twin import twin
+from .kernels import Auto
 from .layers import DeltaConv2d, DeltaLinear, Memory, Site, Tape
-from .products import Convolution, Gathered, Products, Simulated
+from .products import Convolution, Products, Simulated
 
 STATE = "z"
 """The name of the state's threshold among those of the layers."""
@@ -179,7 +181,7 @@ class DeltaLayer(ImplicitLayer):
     def __init__(
         self,
         layer: ImplicitLayer,
-        solver: DeltaPicard,
+        solver: Solver[Equilibrium, Any],
         products: Products,
         ratios: Mapping[str, float],
         skip: Sequence[str],
@@ -271,8 +273,8 @@ def delta(
     theta: Thresholds | None = None,
     *,
     rtol: float | None = None,
-    solver: DeltaPicard | None = None,
-    products: Products = Gathered(),  # noqa: B008  (frozen)
+    solver: Solver[Equilibrium, Any] | None = None,
+    products: Products | None = None,
     skip: Sequence[str] = (),
     simulate: bool = False,
 ) -> M:
@@ -292,7 +294,7 @@ def delta(
             where no entry moves, AT_THRESHOLD if the residual is above the tolerance there.
         solver: with its other settings; by default `DeltaPicard(together=Blocks())` with those of
             the target where they mean the same.
-        products: the kernels.
+        products: the kernels; by default `Auto()`, what costs least on this machine.
         skip: names of layers, or of modules that hold some, that are evaluated densely, such as
             a layer that is called twice.
         simulate: compute every product densely, so that `Unroll` differentiates through the
@@ -329,11 +331,14 @@ def delta(
     if rtol is not None:
         solver = replace(solver, rtol=rtol)
     if settings:
+        if not isinstance(solver, DeltaPicard):
+            raise ValueError(
+                f"tau and theta are thresholds of a DeltaPicard; the solver is {named(solver)}."
+            )
         solver = replace(solver, tau=settings.get("tau"), theta=settings.get("theta"))
     layer = target.with_solver(solver)
-    made = DeltaLayer(
-        cast("ImplicitLayer", layer), solver, Simulated() if simulate else products, ratios, skip
-    )
+    kernels = Simulated() if simulate else products or Auto()
+    made = DeltaLayer(cast("ImplicitLayer", layer), solver, kernels, ratios, skip)
     return cast("M", made)
 
 

@@ -41,7 +41,7 @@ def evaluate(
         held: which samples stay as they are, bool (B,), or None: `fz` is theirs still.
         fz: f at the last z, (B, ...).
     """
-    counter, update = _updating(problem)
+    counter, update = updating(problem)
     if update is None:
         return problem(z), None, sent
     if ends is not None and bool(ends.all()):
@@ -62,7 +62,7 @@ def evaluate(
     return image, last, told
 
 
-def _updating(problem: Equilibrium) -> tuple[Counter | None, Callable[..., Cached] | None]:
+def updating(problem: Equilibrium) -> tuple[Counter | None, Callable[..., Cached] | None]:
     """Return the counter of the calls, and the map's method `updated` where it may be called.
 
     It may not where the map closes over the inputs of the full batch, nor under autocast, whose
