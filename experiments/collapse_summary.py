@@ -7,7 +7,10 @@ from typing import Any
 from experiments.collapse_runs import PEERS
 from homotopy_deq.theory.paired import paired
 
-FINAL = ("error", "objective", "nc1", "nc2_means", "nc2_weights", "nc3", "nc4", "minority_cosine")
+FINAL = (
+    "error", "objective", "nc1", "nc2_means", "nc2_weights", "nc2_angles", "nc2_norms", "nc3",
+    "nc4", "minority_cosine",
+)  # fmt: skip
 CURVES = ("epoch", "error", "nc1", "nc2_means", "nc2_weights", "nc3", "nc4", "nc2_norms")
 ACCURACIES = ("accuracy", "majority accuracy", "minority accuracy")
 

@@ -13,6 +13,7 @@ import pytest
 from experiments import neural_collapse
 from experiments.collapse_runs import Config, Job, cases, ideal, jobs
 from experiments.collapse_summary import verdict
+from experiments.tables import collapse as tables
 from homotopy_deq.theory.paired import paired
 
 
@@ -60,6 +61,12 @@ def test_a_stopped_experiment_goes_on_and_does_no_run_twice(
         for peer in case["peers"].values():
             assert peer["objective"] > peer["lower bound"]
     assert (config.work / "fashion-mnist-balanced.png").exists()
+    monkeypatch.setattr("experiments.tables.collapse.RESULTS", tmp_path)
+    monkeypatch.setattr("experiments.tables.markdown.RESULTS", tmp_path)
+    said = tables.neural_collapse()
+    assert "6 of 6 runs" in said and "| fashion-mnist, R = 100, (5, 5) | DEQ |" in said
+    (tmp_path / "neural_collapse.json").unlink()
+    assert tables.neural_collapse() == ""
     with pytest.raises(SystemExit, match="other settings"):
         neural_collapse.main(replace(config, steps=4), tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.results import ROOT
 
 from .certifying import certified, coverage, srs
+from .collapse import neural_collapse
 from .lipschitz import lben
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
@@ -28,6 +29,7 @@ def pages() -> dict[Path, str]:
         certified(*FASHION),
         srs(),
         coverage(),
+        neural_collapse(),
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data import ImageData
+from ..data import ImageData, split_validation
 from ..models import ImageModel
 from ..settings import Settings
 from ..settings.data import Place as Root
-from ..settings.declare import values
+from ..settings.declare import pick, values
 from ..settings.tree import NAMES, read
 from ..training import (
     Bar,
+    NeuralCollapse,
     Observer,
     Place,
     accelerator_for,
@@ -22,7 +23,9 @@ from ..training import (
     train,
 )
 from ..training.checkpoint import replace_file
+from ..training.measures import Measure
 from .command import option
+from .evaluation.collapse import COLLAPSE, draw_collapse
 from .options import Begun, Machine, Train
 from .report import console, residual
 from .resolve import build, images_of, pass_of, resolve
@@ -40,13 +43,14 @@ def command(chosen: Train) -> None:
     folder = chosen.out or Path("runs") / name
     begun = chosen.begun
     check_folder(folder, resume=begun.resume, overwrite=begun.overwrite)
+    track = [pick("measure", name, MEASURES) for name in chosen.track or ()]
     chosen.machine.use()
     if begun.resume:
-        resume(folder, given, chosen.machine)
+        resume(folder, given, chosen.machine, track)
         return
     settings = resolve(given)
     images = images_of(settings, given.get("data"), download=chosen.download)
-    work = Work(build(settings, images), settings, images, folder)
+    work = Work(build(settings, images), settings, images, folder, track=track)
     work.do(chosen.machine, begun, ConfigFile(folder / CONFIG, work.settings))
 
 
@@ -60,6 +64,7 @@ class Work:
         images: to train on.
         folder: of the run.
         about: what a checkpoint says of the run; of a new one, beside what all say.
+        track: names of what is measured after each epoch, too.
     """
 
     network: ImageModel
@@ -67,6 +72,7 @@ class Work:
     images: ImageData
     folder: Path
     about: Mapping[str, Any] = field(default_factory=dict)
+    track: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         place = Root(self.images.root)
@@ -98,6 +104,7 @@ class Work:
             resume=begun.resume,
             overwrite=begun.overwrite,
             observers=[Bar(console, path.success), *observers],
+            measures={name: MEASURES[name](network, images, settings) for name in self.track},
             accelerator=accelerator,
         )
         if not accelerator.is_main_process:
@@ -114,12 +121,28 @@ class Work:
             accuracy = f"test accuracy {outcome.noisy['accuracy']:.2%}"
             say(f"{accuracy} under noise of {smoothing.noise:g}, one draw an image")
         say(f"checkpoint {outcome.checkpoint}")
+        if self.track and (drawn := draw_collapse(self.folder, self.folder / "plots")):
+            say(f"wrote {drawn}")
 
 
-def resume(folder: Path, given: Mapping[str, Any], machine: Machine) -> None:
+def _neural_collapse(model: ImageModel, images: ImageData, settings: Settings) -> Measure:
+    config = settings.training
+    kept, _ = split_validation(images, config.validation, config.seed)
+    return NeuralCollapse(model, images.train_images[kept], images.train_labels[kept])
+
+
+MEASURES: Mapping[str, Callable[[ImageModel, ImageData, Settings], Measure]] = {
+    COLLAPSE: _neural_collapse
+}
+"""What --track may name."""
+
+
+def resume(
+    folder: Path, given: Mapping[str, Any], machine: Machine, track: Sequence[str] = ()
+) -> None:
     """Go on with the run in a folder, to which what is given must not be opposed."""
     network, settings, about = _resumed(folder, given)
-    work = Work(network, settings, images_of(settings, given.get("data")), folder, about)
+    work = Work(network, settings, images_of(settings, given.get("data")), folder, about, track)
     config = folder / CONFIG
     keeps = [ConfigFile(config, work.settings)] if config.exists() else []
     work.do(machine, Begun(resume=True), *keeps)

@@ -177,6 +177,6 @@ def readout(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
     if isinstance(head, nn.Sequential) and len(head) and isinstance(head[-1], nn.Linear):
         return head[:-1], head[-1]
     raise ValueError(
-        "the head must be a LinearHead, or an nn.Sequential that ends with nn.Linear, for its "
-        f"features to be known; got {type(head).__name__}."
+        "what the classifier reads is known of a LinearHead, or of an nn.Sequential that ends with "
+        f"nn.Linear; the model's last part is {type(head).__name__}."
     )

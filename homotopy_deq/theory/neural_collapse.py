@@ -23,6 +23,7 @@ class Collapse:
             over pairs.
         nc2_means: ||M M^T / ||M M^T|| - E||, E the Gram matrix of a simplex of norm 1.
         nc2_weights: the same of W.
+        nc2_angles: mean |cos + 1 / (K - 1)| over pairs of centred means, Papyan's measure.
         nc3: ||W M^T / ||W M^T|| - E||, self-duality.
         nc3_direct: || W / ||W|| - M / ||M|| ||.
         nc4: share of samples whose class by the classifier is not that of the nearest mean.
@@ -35,6 +36,7 @@ class Collapse:
     nc1_cdnv: float
     nc2_means: float
     nc2_weights: float
+    nc2_angles: float
     nc3: float
     nc3_direct: float
     nc4: float
@@ -170,7 +172,7 @@ class CollapseMeter:
         apart = torch.cdist(mu, mu).square()
         k, pairs = self.classes, ~torch.eye(self.classes, dtype=torch.bool, device=m.device)
         cdnv = ((spread[:, None] + spread[None]) / 2 / apart)[pairs].mean()
-        etf = simplex_gram(k).to(m)
+        etf, unit = simplex_gram(k).to(m), torch.nn.functional.normalize(m, dim=1)
         minority = minority_cosine(w, self.minority) if self.minority else math.nan
         return Collapse(
             nc1=float(torch.trace(within @ torch.linalg.pinv(between, hermitian=True))) / k,
@@ -178,6 +180,7 @@ class CollapseMeter:
             nc1_cdnv=float(cdnv),
             nc2_means=_distance(m @ m.mT, etf),
             nc2_weights=_distance(w @ w.mT, etf),
+            nc2_angles=float(((unit @ unit.mT)[pairs] + 1 / (k - 1)).abs().mean()),
             nc3=_distance(w @ m.mT, etf),
             nc3_direct=float(torch.linalg.matrix_norm(w / w.norm() - m / m.norm())),
             nc4=1 - self.agree / self.looked if self.looked else math.nan,

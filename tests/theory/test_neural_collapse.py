@@ -31,8 +31,8 @@ def test_a_simplex_is_perfect_collapse(centre: str) -> None:
     e = simplex_etf(6, 9)
     assert torch.allclose(e @ e.mT / (e @ e.mT).norm(), simplex_gram(6), atol=1e-15)
     found = measured(2 * e.repeat(4, 1), torch.arange(6).repeat(4), e, centre=centre)
-    for value in (found.nc1, found.nc1_trace, found.nc2_means, found.nc2_weights, found.nc3,
-                  found.nc3_direct):  # fmt: skip
+    for value in (found.nc1, found.nc1_trace, found.nc2_means, found.nc2_weights, found.nc2_angles,
+                  found.nc3, found.nc3_direct):  # fmt: skip
         assert abs(value) <= 1e-14
     assert found.nc4 == 0
     assert found.vertices
@@ -55,6 +55,8 @@ def test_the_measures_are_their_formulas_however_the_samples_come() -> None:
         float(torch.trace(within @ torch.linalg.pinv(between))) / k, rel=1e-8
     )
     assert found.nc1_trace == pytest.approx(float(torch.trace(within) / torch.trace(between)))
+    cosines = [float(torch.cosine_similarity(m[a], m[b], 0)) for a in range(k) for b in range(a)]
+    assert found.nc2_angles == pytest.approx(sum(abs(c + 1 / (k - 1)) for c in cosines) / 6)
     product = w @ m.mT
     assert found.nc3 == pytest.approx(float((product / product.norm() - simplex_gram(k)).norm()))
     v = torch.stack([(h[labels == c] - mu[c]).square().sum(1).mean() for c in range(k)])
