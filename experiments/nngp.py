@@ -69,12 +69,14 @@ class Config:
                         self.epochs,
                         partial(self._trained, n, wrong, run),
                     )
-        random = NNGPStudy(networks=self.networks, draws=self.draws, seed=self.seed)
+        random = NNGPStudy(
+            networks=self.networks, draws=self.draws, widths=self.covariance_widths, seed=self.seed
+        )
         at = torch.device(self.device)
         found["outputs"] = Part(2, lambda advance: random.outputs(advance, at))
         found["width"] = Part(
             2 * len(self.covariance_widths),
-            lambda advance: random.width(advance, self.covariance_widths, at),
+            lambda advance: random.width(advance, at),
         )
         return found
 

@@ -67,7 +67,7 @@ def descent_figure(found: Found) -> Figure:
         drift.plot(run["times"][1:], run["c2 - c2(0)"][1:], color=color, label=f"$\\eta$ = {eta}")
     tanh = found["drift"]["tanh"]
     drift.plot(tanh["times"][1:], tanh["c2 - c2(0)"][1:], "--", color="0.4", label="tanh, flow")
-    drift.set(yscale="log", xlabel="time")
+    drift.set(yscale="log", xlabel="time", ylim=(1e-4, 0.2))
     drift.set_title("$C^2 - C^2(0)$", fontsize=9)
     for color, (share, risk) in zip(COLORS, found["step_size"]["risk"].items(), strict=False):
         step.plot(risk, color=color, label=f"{share} of the bound")
@@ -80,7 +80,7 @@ def descent_figure(found: Found) -> Figure:
     back.set_title("risk by backward pass", fontsize=9)
     for axes in (drift, step, back):
         plain(axes)
-        axes.legend(frameon=False, fontsize=7, loc="lower right" if axes is step else "best")
+        axes.legend(frameon=False, fontsize=7, loc="best" if axes is back else "lower right")
     return figure
 
 

@@ -12,7 +12,9 @@ from typing import ClassVar
 import pytest
 
 from experiments import nngp
-from homotopy_deq.theory.studies import Claim, Part, carry_out
+from homotopy_deq.plotting import save
+from homotopy_deq.plotting.nngp import nngp_figures
+from homotopy_deq.theory.studies import Claim, NNGPStudy, Part, carry_out
 from homotopy_deq.theory.studies.study import Advance, Result
 from tests.data.stored import write_idx
 from tests.test_cli import call, done
@@ -63,6 +65,31 @@ def test_a_study_that_was_stopped_goes_on_with_the_parts_that_are_left(
     with pytest.raises(FileExistsError, match="other settings"):
         carry_out(Counted(size=2), tmp_path, quiet)
     assert carry_out(Counted(size=2), tmp_path, quiet, overwrite=True)["a"] == {"value": 2}
+
+
+def test_the_limit_of_width_is_studied_and_drawn_at_any_size(tmp_path: Path) -> None:
+    study = NNGPStudy(
+        images=120, networks=50, draws=20, widths=(16, 32), tangent_width=50, output_width=30,
+        squares=(8, 16), profiled=20, trained=(16,), epochs=1,
+    )  # fmt: skip
+    found = carry_out(study, tmp_path, quiet)
+    says = {claim.says: claim.holds for claim in study.claims(found)}
+    assert says["distinct inputs have a positive definite kernel"]
+    assert says["... unless phi is odd and two are antipodal"]
+    assert found["kernels_0"]["nngp"]["rows"][0]["train"] == 1
+    figures = nngp_figures(json.loads((tmp_path / "nngp.json").read_text())["parts"])
+    assert list(figures) == ["limit", "eigenvalues", "exchange", "learning"]
+    for name, figure in figures.items():
+        assert save(figure, tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_nngp_study_bears_the_claims_out_but_for_learning_from_wrong_classes(
+    tmp_path: Path,
+) -> None:
+    done("theory", "nngp", "--out", tmp_path)
+    claims = json.loads((tmp_path / "nngp.json").read_text())["claims"]
+    assert all("20% wrong" in each["says"] for each in claims if not each["holds"])
 
 
 @pytest.mark.slow

@@ -34,7 +34,12 @@ class NNGPStudy:
     Arguments:
         images: digits that are learnt; the others test.
         networks: random networks whose outputs are tested.
-        draws: random networks of each width.
+        draws: random networks of each of `widths` and `squares`.
+        widths: of the networks whose covariance is compared.
+        tangent_width: of those whose tangent kernel is.
+        output_width: of those whose outputs are tested.
+        squares: widths of the networks that are as deep as they are wide.
+        profiled: digits whose least eigenvalues are measured.
         trained: widths of the DEQs that are trained.
         epochs: of their training, at most.
         wrong: share of wrong classes, in the second table.
@@ -46,13 +51,14 @@ class NNGPStudy:
     """
 
     name: ClassVar[str] = "nngp"
-    WIDTHS: ClassVar[tuple[int, ...]] = (32, 64, 128, 256, 512)
-    SQUARE: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256)
-    OUTPUT_WIDTH: ClassVar[int] = 1000
-
     images: int = 1000
     networks: int = 2000
     draws: int = 400
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    tangent_width: int = 2000
+    output_width: int = 1000
+    squares: tuple[int, ...] = (16, 32, 64, 128, 256)
+    profiled: int = 100
     trained: tuple[int, ...] = (32, 256)
     epochs: int = 40
     wrong: float = 0.2
@@ -61,11 +67,11 @@ class NNGPStudy:
     def parts(self) -> Mapping[str, Part]:
         """Return the parts by name."""
         found = {
-            "width": Part(2 * len(self.WIDTHS), self.width),
+            "width": Part(2 * len(self.widths), self.width),
             "tangent": Part(3, self._tangent),
             "outputs": Part(2, self.outputs),
             "eigenvalues": Part(3, self._eigenvalues),
-            "exchange": Part(2 * len(self.SQUARE), self._exchange),
+            "exchange": Part(2 * len(self.squares), self._exchange),
         }
         for share in (0.0, self.wrong):
             found[f"kernels_{share:g}"] = Part(
@@ -77,14 +83,12 @@ class NNGPStudy:
                 )
         return found
 
-    def width(
-        self, advance: Advance, widths: Sequence[int] = WIDTHS, device: torch.device = CPU
-    ) -> Result:
+    def width(self, advance: Advance, device: torch.device = CPU) -> Result:
         """Measure the squared relative error of the covariance of four digits by width."""
         x, found = self._one_each(4).to(device), {}
         for name, phi in PHI.items():
             kernel, rows = DEQKernel(phi)(x), []
-            for n in widths:
+            for n in self.widths:
                 drawn = sample_deqs(x, n, self.draws, activation=phi, seed=self.seed + n).nngp
                 error = (drawn - kernel).square().sum((1, 2)) / kernel.square().sum()
                 rows.append({"width": n, "mean": float(error.mean()),
@@ -98,17 +102,17 @@ class NNGPStudy:
         x = self._one_each(4)
         kernel, errors = DEQKernel().ntk(x), []
         for draw in range(3):
-            found = sample_deq(x, 2000, seed=self.seed + draw).ntk
+            found = sample_deq(x, self.tangent_width, seed=self.seed + draw).ntk
             errors.append(float((found - kernel).norm() / kernel.norm()))
             advance(1)
-        return {"width": 2000, "errors": errors}
+        return {"width": self.tangent_width, "errors": errors}
 
     def outputs(self, advance: Advance, device: torch.device = CPU) -> Result:
         """Test three outputs at two digits against the predicted Gaussian."""
         x, found = self._one_each(2).to(device), {}
         for name, phi in PHI.items():
             drawn = sample_deqs(
-                x, self.OUTPUT_WIDTH, self.networks, activation=phi, outputs=3, seed=self.seed
+                x, self.output_width, self.networks, activation=phi, outputs=3, seed=self.seed
             ).outputs
             kernel = DEQKernel(phi)(x)
             tests = gaussianity(drawn.mT.flatten(1), torch.kron(torch.eye(3).to(kernel), kernel))
@@ -127,14 +131,14 @@ class NNGPStudy:
         return found
 
     def _eigenvalues(self, advance: Advance) -> Result:
-        """Measure least eigenvalues of 100 digits by depth, sigma_w and width."""
-        x = self._digits.x[:100]
-        depths, sigmas = list(range(1, 21)), [0.1 * k for k in range(1, 13)]
+        """Measure least eigenvalues by depth, sigma_w and width."""
+        x = self._digits.x[: self.profiled]
+        depths, sigmas = list(range(1, 13)), [0.1 * k for k in range(1, 13)]
         by_depth = {
             name: [least_eigenvalue(DEQKernel(phi, depth=d)(x)) for d in depths]
             for name, phi in PHI.items()
         }
-        antipodal = torch.cat((x[:99], -x[:1]))
+        antipodal = torch.cat((x[:-1], -x[:1]))
         odd = {name: least_eigenvalue(DEQKernel(phi)(antipodal)) for name, phi in PHI.items()}
         advance(1)
         by_sigma = {
@@ -142,7 +146,7 @@ class NNGPStudy:
             for name, phi in PHI.items()
         }
         advance(1)
-        widths = [25, 50, 100, 200, 400, 800, 1600]
+        widths = [len(x) * 2**k // 4 for k in range(7)]
         by_width = [least_eigenvalue(sample_deq(x, n, seed=self.seed).nngp) for n in widths]
         limit = least_eigenvalue(DEQKernel()(x))
         advance(1)
@@ -163,7 +167,7 @@ class NNGPStudy:
         c: dict[str, list[float]] = {"deq": [], "plain": []}
         found: Result = {"deq": [], "plain": []}
         plain = partial(MLPKernel, ReLU(), CRITICAL, CRITICAL)
-        for n in self.SQUARE:
+        for n in self.squares:
             limits = {"deq": DEQKernel()(x), "plain": plain(depth=n)(x)}
             drawn = {
                 "deq": sample_deqs(x, n, self.draws, depth=n, seed=self.seed + n).nngp,
@@ -228,7 +232,11 @@ class NNGPStudy:
         ]  # fmt: skip
         error = max(found["tangent"]["errors"])
         claims.append(
-            Claim("the tangent kernel is that of width 2000", f"{error:.1%} < 8%", error < 0.08)
+            Claim(
+                f"networks of width {self.tangent_width} have the tangent kernel",
+                f"off by {error:.1%} < 8%",
+                error < 0.08,
+            )
         )
         for name, each in found["outputs"].items():
             least = min(*each["p"], each["p of joint"])
