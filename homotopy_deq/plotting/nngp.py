@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .style import COLORS, canvas, plain
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Found = Mapping[str, Any]
+NOTHING = 1e-16
 
 
 def nngp_figures(found: Found) -> dict[str, Figure]:
@@ -44,6 +46,7 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
         )
         error.plot(n, [mean[0] * n[0] / each_n for each_n in n], ":", color=color, linewidth=1.2)
     error.set(xscale="log", yscale="log", xlabel="width n")
+    _ticks(error, n)
     error.set_title("squared relative error; dotted: 1/n", fontsize=9)
     error.legend(frameon=False, fontsize=8)
     grid = [k / 20 for k in range(-80, 81)]
@@ -71,19 +74,20 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
 
 
 def eigenvalue_figure(values: Found) -> Figure:
-    """Draw the least eigenvalue of the kernel against iteration, sigma_w and width."""
+    """Draw the least eigenvalue of the kernel against iteration, sigma_w and width; `NOTHING` stands
+    for 0 and what rounding makes of it."""
     figure = canvas(9.6, 3.2)
     depth, sigma, width = figure.subplots(1, 3, sharey=True)
     for axes, what, label in ((depth, "depth", "iteration"), (sigma, "sigma_w", "$\\sigma_w$"),
                               (width, "width", "width n")):  # fmt: skip
         for color, name in zip(COLORS, ("relu", "tanh"), strict=False):
             if name in values[what]:
-                axes.plot(values[what]["at"], [max(v, 1e-18) for v in values[what][name]], "o-",
+                axes.plot(values[what]["at"], [max(v, NOTHING) for v in values[what][name]], "o-",
                           color=color, label=name, markersize=3, linewidth=1.4)  # fmt: skip
         axes.set(yscale="log", xlabel=label)
         plain(axes)
     for color, (name, value) in zip(COLORS, values["with an antipodal pair"].items(), strict=False):
-        depth.axhline(max(abs(value), 1e-18), color=color, linestyle=":", linewidth=1.4,
+        depth.axhline(max(abs(value), NOTHING), color=color, linestyle=":", linewidth=1.4,
                       label=f"{name}, two inputs antipodal")  # fmt: skip
     width.axhline(values["limit"], color="0.4", linestyle=":", linewidth=1.2, label="limit")
     width.axvline(values["inputs"], color="0.7", linewidth=0.8, label="as many inputs")
@@ -118,8 +122,10 @@ def exchange_figure(exchange: Found) -> Figure:
         line = exchange["correlation"]
         depth.plot(line["depth"], line[name], "o-", color=color, label=name, markersize=4)
     share.set(xscale="log", yscale="log", ylim=(1e-3, 10), xlabel="depth = width")
+    _ticks(share, n)
     share.set_title("k(x, x) over that of infinite width\n(median, middle 80%)", fontsize=9)
-    off.set(xscale="log", yscale="log", xlabel="depth = width")
+    off.set(xscale="log", yscale="log", ylim=(0.03, 3), xlabel="depth = width")
+    _ticks(off, n)
     off.set_title("median distance from it", fontsize=9)
     depth.set(xscale="log", xlabel="depth, width infinite")
     depth.set_title("correlation of two digits", fontsize=9)
@@ -172,3 +178,9 @@ def learning_figure(found: Found) -> Figure:
             frameon=False, fontsize=7, loc="lower right" if axes is networks else "lower left"
         )
     return figure
+
+
+def _ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Put ticks at these values of a logarithmic axis, and nowhere else."""
+    axes.set_xticks(values, [f"{each:g}" for each in values])
+    axes.minorticks_off()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from .activations import Activation, ReLU
 
 EXACT = Picard(rtol=1e-13, max_steps=2000)
 ANTIPODAL = 1e-9
+ROOM = 2**21
+"""Numbers of a block of rows, of which a solve holds about 30: 500 MiB."""
 
 
 class KernelWarning(UserWarning):
@@ -34,7 +37,7 @@ class DEQKernel:
     weights are shared or not, as layers' gradients are uncorrelated.
 
     Calling it returns the NNGP kernel, in double precision. The fixed point is solved by a solver
-    of this library, row by row, so memory is a few times that of the result.
+    of this library, row by row and in blocks of rows, so that memory is the result's and 600 MiB.
 
     Arguments:
         activation: phi.
@@ -72,15 +75,15 @@ class DEQKernel:
             x2: others, (M, n_in); x1 by default.
             diag: return k(x1_i, x2_i) alone.
         """
-        return self.sigma_v**2 * self._moments(x1, x2, diag)[1]
+        return self._blocks(x1, x2, diag, lambda k, image, *_: self.sigma_v**2 * image)
 
     def preactivation(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
         """Return K*, the covariance of W h* + U x."""
-        return self._moments(x1, x2, diag)[0]
+        return self._blocks(x1, x2, diag, lambda k, *_: k)
 
     def recurrent(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
         """Return sigma_w^2 E phi phi^T at K*, the covariance of W h*: the paper's Sigma*."""
-        return self.sigma_w**2 * self._moments(x1, x2, diag)[1]
+        return self._blocks(x1, x2, diag, lambda k, image, *_: self.sigma_w**2 * image)
 
     def ntk(self, x1: Tensor, x2: Tensor | None = None, *, diag: bool = False) -> Tensor:
         """Return the tangent kernel of the output, (N, M), or its diagonal.
@@ -88,16 +91,7 @@ class DEQKernel:
         Raises:
             ValueError: sigma_w^2 E phi' phi' is not below 1, so that the equilibrium has none.
         """
-        k, image, slope, before = self._moments(x1, x2, diag)
-        if self.depth is None:
-            gain = self.sigma_w**2 * slope
-            if bool((gain >= 1).any()):
-                raise ValueError(
-                    f"sigma_w^2 E phi'^2 is {float(gain.amax()):.3g}, not below 1, and the tangent "
-                    "kernel of the equilibrium diverges. Take a smaller sigma_w, or a depth."
-                )
-            before = gain * k / (1 - gain)
-        return self.sigma_v**2 * (image + slope * (k + before))
+        return self._blocks(x1, x2, diag, self._tangent)
 
     def check(self, x: Tensor) -> None:
         """Warn where what this kernel says of networks may not hold.
@@ -126,6 +120,28 @@ class DEQKernel:
                 KernelWarning,
                 stacklevel=2,
             )
+
+    def _blocks(
+        self, x1: Tensor, x2: Tensor | None, diag: bool, read: Callable[..., Tensor]
+    ) -> Tensor:
+        """Return what is read of the moments, a block of rows at a time: see `ROOM`."""
+        x1 = _inputs(x1)
+        x2 = x1 if x2 is None else _inputs(x2)
+        if diag:
+            return read(*self._moments(x1, x2, True))
+        blocks = torch.split(x1, max(1, ROOM // max(1, len(x2))))
+        return torch.cat([read(*self._moments(block, x2, False)) for block in blocks])
+
+    def _tangent(self, k: Tensor, image: Tensor, slope: Tensor, before: Tensor) -> Tensor:
+        if self.depth is None:
+            gain = self.sigma_w**2 * slope
+            if bool((gain >= 1).any()):
+                raise ValueError(
+                    f"sigma_w^2 E phi'^2 is {float(gain.amax()):.3g}, not below 1, and the tangent "
+                    "kernel of the equilibrium diverges. Take a smaller sigma_w, or a depth."
+                )
+            before = gain * k / (1 - gain)
+        return self.sigma_v**2 * (image + slope * (k + before))
 
     def _moments(
         self, x1: Tensor, x2: Tensor | None, diag: bool
