@@ -74,8 +74,10 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
 
 
 def eigenvalue_figure(values: Found) -> Figure:
-    """Draw the least eigenvalue of the kernel against iteration, sigma_w and width; `NOTHING` stands
-    for 0 and what rounding makes of it."""
+    """Draw the least eigenvalue of the kernel against iteration, sigma_w and width.
+
+    `NOTHING` stands for 0 and what rounding makes of it.
+    """
     figure = canvas(9.6, 3.2)
     depth, sigma, width = figure.subplots(1, 3, sharey=True)
     for axes, what, label in ((depth, "depth", "iteration"), (sigma, "sigma_w", "$\\sigma_w$"),

@@ -37,7 +37,8 @@ class DEQKernel:
     weights are shared or not, as layers' gradients are uncorrelated.
 
     Calling it returns the NNGP kernel, in double precision. The fixed point is solved by a solver
-    of this library, row by row and in blocks of rows, so that memory is the result's and 600 MiB.
+    of this library, row by row and in blocks of rows, so that it takes twice the result's memory
+    and 500 MiB.
 
     Arguments:
         activation: phi.

@@ -216,6 +216,10 @@ class NNGPStudy:
         labels = torch.cat((data.train_labels, data.test_labels))
         order = stratified_order(labels, self.seed)
         a, b = order[: self.images], order[self.images :]
+        if not len(b):
+            raise ValueError(
+                f"images must leave some of the {len(order)} digits to test by; got {self.images}."
+            )
         return learning.Classes.of(images[a], labels[a], images[b], labels[b])
 
     def _one_each(self, count: int) -> Tensor:
