@@ -95,12 +95,12 @@ class Config:
     )
     course: Course = Course(steps=1200)  # noqa: RUF009  (frozen)
     tuned: Course = Course(steps=234, constant=True, clip=1.0)  # noqa: RUF009
-    rates: tuple[float, ...] = (1e-7, 1e-4, 1e-3)
+    rates: tuple[float, ...] = (1e-7, 1e-4)
     penalty: float = 0.1
     pad: int = 0
     flip: bool = False
     minutes: float = 60.0
-    attack: int = 256
+    attack: int = 128
     certify: int = 500
 
 
@@ -349,15 +349,17 @@ def parsed(words: list[str] | None = None) -> tuple[Config, int]:
     parser.add_argument("--minutes", type=float, help="training in this call, fine-tuning aside")
     parser.add_argument("--limit", type=int, help="train images")
     parser.add_argument("--steps", type=int, help="of a training from scratch")
+    parser.add_argument("--rates", type=float, nargs="+", help="of the fine-tunings")
     parser.add_argument("--only", help="one structure, or lben or monotone")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     asked = parser.parse_args(words)
     given = {
         name: getattr(asked, name)
-        for name in ("data", "work", "out", "device", "minutes", "limit")
+        for name in ("data", "work", "out", "device", "minutes", "limit", "rates")
         if getattr(asked, name) is not None
     }
     config = replace(PRESETS[asked.preset], **given)
+    config = replace(config, rates=tuple(config.rates))
     if asked.steps is not None:
         config = replace(config, course=replace(config.course, steps=asked.steps, seconds=0.0))
     if asked.only is not None:
