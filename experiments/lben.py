@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,101 +29,17 @@ import torch
 from torch import Tensor, nn
 
 from experiments.lben_certified import attacked, certified, paired, verdict
+from experiments.lben_settings import PRESETS, SCRATCH, STRUCTURES, Config
 from experiments.lben_training import Course, Images, OutOfTime, Watch, train
-from experiments.results import RESULTS, ROOT, Record, commit
+from experiments.results import Record, commit
 from homotopy_deq.cells.bounds import gram_norm
 from homotopy_deq.data import load
 from homotopy_deq.lipschitz import MonDEQ, MonDEQCell
-from homotopy_deq.models.lipschitz import (
-    AOLNetwork,
-    BoundedModel,
-    CPLNetwork,
-    LBENNetwork,
-    SandwichNetwork,
-    SLLNetwork,
-)
+from homotopy_deq.models.lipschitz import BoundedModel, LBENNetwork
 from solvers import PeacemanRachford, Unroll
 
-STRUCTURES: dict[str, Callable[..., Any]] = {
-    "cpl": CPLNetwork,
-    "sll": SLLNetwork,
-    "aol": AOLNetwork,
-    "sandwich": SandwichNetwork,
-}
-SCRATCH = ("lben", "monotone")
 LOOSE = PeacemanRachford(step_size=1.0, rtol=1e-2, max_steps=200)
 """As the authors solve in training."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """What is trained, and for how long.
-
-    Arguments:
-        name: of the JSON.
-        kinds: structures, and networks from scratch.
-        sizes: of the networks, see `SLLNetwork`.
-        course: of a network from scratch.
-        tuned: of a fine-tuning; its rates and penalty are below.
-        rates: the first is the authors'.
-        penalty: of what leaves the structure.
-        pad, flip: augmentation.
-        minutes: of training in this call, fine-tuning aside.
-        attack: images that are attacked inside their certified balls.
-        certify: images that are certified at a time.
-    """
-
-    name: str = "lben_fashion_mnist"
-    dataset: str = "fashion-mnist"
-    data: Path | None = None
-    work: Path = ROOT / "runs" / "lben"
-    out: Path = RESULTS
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    seed: int = 0
-    limit: int | None = 20_000
-    test_limit: int | None = None
-    kinds: tuple[str, ...] = (*STRUCTURES, *SCRATCH)
-    sizes: dict[str, int] = field(
-        default_factory=lambda: {
-            "channels": 8,
-            "depth": 2,
-            "kernel": 3,
-            "patch": 4,
-            "features": 256,
-            "dense_depth": 2,
-        }  # fmt: skip
-    )
-    course: Course = Course(steps=1200)  # noqa: RUF009  (frozen)
-    tuned: Course = Course(steps=234, constant=True, clip=1.0)  # noqa: RUF009
-    rates: tuple[float, ...] = (1e-7, 1e-4)
-    penalty: float = 0.1
-    pad: int = 0
-    flip: bool = False
-    minutes: float = 60.0
-    attack: int = 128
-    certify: int = 500
-
-
-AUTHORS = {"channels": 8, "depth": 4, "kernel": 5, "patch": 4, "features": 512, "dense_depth": 2}
-PRESETS = {
-    "fashion": Config(),
-    "cifar": Config(
-        name="lben_cifar10", dataset="cifar10", limit=None, course=Course(steps=2000),
-        pad=4, flip=True,
-    ),
-    "authors": Config(
-        name="lben_authors", dataset="cifar10", limit=None, kinds=("sll",), sizes=AUTHORS,
-        course=Course(seconds=720.0), tuned=Course(steps=390, constant=True, clip=1.0),
-        pad=4, flip=True, minutes=6.0,
-    ),
-    "tiny": Config(
-        name="lben_tiny", dataset="digits", limit=256, test_limit=64,
-        sizes={"channels": 2, "depth": 1, "kernel": 3, "patch": 4, "features": 8, "dense_depth": 1},
-        course=Course(steps=20, batch=64), tuned=Course(steps=4, batch=64, constant=True, clip=1.0),
-        rates=(1e-3,), attack=16, certify=64, kinds=("sll", "monotone"),
-    ),
-}  # fmt: skip
-"""Also the authors' sizes (their 1000 epochs of training are here 12 minutes)."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from experiments.results import ROOT
 
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
-from .lipschitz import lben
+from .lipschitz import checks, lben
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
 from .training import fashion, step
@@ -30,6 +30,7 @@ def pages() -> dict[Path, str]:
         srs(),
         coverage(),
         neural_collapse(),
+        checks(),
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),

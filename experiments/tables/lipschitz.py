@@ -65,6 +65,65 @@ def lben(name: str, title: str) -> str:
     ).strip()
 
 
+def checks() -> str:
+    """What bounded networks promise, as measured; nothing where it has not been."""
+    name = "lben_checks"
+    if not (RESULTS / f"{name}.json").exists():
+        return ""
+    found = {part: body["found"] for part, body in result(name)["result"].items()}
+    lines: list[str] = []
+    if "gains" in found:
+        rows: list[Row] = [
+            (structure, f"{r['proved']:.4f}", f"{r['sampled']:.4f}", f"{r['maximised']:.4f}",
+             f"{r['tightness']:.4f}", r["above"])
+            for structure, r in found["gains"]["structures"].items()
+        ]  # fmt: skip
+        head = ("structure, after 25 steps of Adam", "proved", "sampled", "maximised", "tightness",
+                "above what is proved")  # fmt: skip
+        lines += [
+            f"The largest of {found['gains']['pairs']:,} sampled gains, and of as many pairs of an "
+            "ascent on the gain, beside the constant that is proved.", "", *table(head, rows), "",
+        ]  # fmt: skip
+    if "rates" in found:
+        rows = [
+            (splitting, f"{r['predicted rate, median']:.4f}", f"{r['worst measured, median']:.4f}",
+             f"{r['largest measured over predicted']:.4f}",
+             *(_iterations(r, step) for step in ("best", "0.1", "1")))
+            for splitting, r in found["rates"]["splittings"].items()
+        ]  # fmt: skip
+        head = ("splitting", "proved rate", "worst step of 50", "largest measured over proved",
+                "iterations, step of the best proved rate", "step 0.1", "step 1")  # fmt: skip
+        lines += [
+            f"Contraction in the metric of L on {found['rates']['networks']} drawn LBENs, medians; "
+            "iterations to a residual of 1e-8.", "", *table(head, rows), "",
+        ]  # fmt: skip
+    if "program" in found:
+        rows = [
+            (which, f"{r['trivial']:.4g}", f"{r['proved']:.6g}", f"{r['sampled']:.3g}",
+             f"{r['seconds']:.1f}")
+            for which, r in found["program"].items()
+        ]  # fmt: skip
+        head = ("random monDEQ", "‖U‖ ‖V‖ / m", "LipSDP, repaired and proved", "sampled", "s")
+        lines += [*table(head, rows), ""]
+    if "impulse" in found:
+        all_on = {k: r["all neurons on"] for k, r in found["impulse"].items()}
+        said = ", ".join(f"{k} {low:.3f} to {high:.6f}" for k, (low, high) in all_on.items())
+        lines += [f"Singular values of convolutional layers with all neurons on: {said}.", ""]
+    if "intervals" in found:
+        boxes = found["intervals"]
+        lines += [
+            f"Of {boxes['samples']:,} points of boxes about monDEQ inputs {boxes['outside']} have "
+            "an output outside its interval."
+        ]
+    about = "Layers with a proved Lipschitz constant of 1, and equilibria, in double precision."
+    return section("What bounded networks promise", name, about, *lines).strip()
+
+
+def _iterations(row: dict[str, Any], step: str) -> str:
+    count, failed = row["iterations to 1e-8, median"][step], row["did not converge"][step]
+    return f"{count:.0f}" + (f" ({failed} diverged)" if failed else "")
+
+
 def _band(share: list[float]) -> str:
     return f"{share[0]:.1f} [{share[1]:.1f}, {share[2]:.1f}]"
 

@@ -14,8 +14,9 @@ from torch import nn
 
 pytest.importorskip("scipy")
 
-from experiments.lben import PRESETS, Config, main, parsed
+from experiments.lben import main, parsed
 from experiments.lben_certified import paired, share, verdict
+from experiments.lben_settings import PRESETS, Config
 from experiments.lben_training import Course, Images, OutOfTime, Watch, train
 from experiments.tables import lipschitz
 from homotopy_deq.training.optim import triangular
