@@ -86,7 +86,7 @@ class DeltaAnderson(DeltaPicard):
         images = write(state.images, slot, state.fz.flatten(1))
         gaps = write(state.gaps, slot, change.flatten(1))
         void = write(void, slot, 0.0)
-        mixed = self._mix(images, gaps, void, moving.flatten(1)).view_as(state.z)
+        mixed = self._mix(images, gaps, void, moving.expand_as(state.z).flatten(1)).view_as(state.z)
         return mixed, replace(state, images=images, gaps=gaps, void=void, best=best)
 
     def _mix(self, images: Tensor, gaps: Tensor, void: Tensor, moving: Tensor) -> Tensor:

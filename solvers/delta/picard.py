@@ -15,7 +15,7 @@ from ..solver import Evaluated, Solver, earned, judged, residual_norm, start
 from ..status import Status
 from ..structure import Cached, offered
 from .evaluate import evaluate
-from .together import Entries, Limit, Together
+from .together import Entries, Limit, Together, peak
 
 THETA = 0.3
 """The default threshold, relative to the largest change."""
@@ -26,21 +26,30 @@ class DeltaState(Evaluated):
     """Beside r, here z, and f(r): what the map keeps, and how the solve began.
 
     Arguments:
+        gap: f(r) - r, (B, ...).
         before: f(r) of the step before, (B, ...): the reference of the rule as published.
         sent: the z that the map was last brought up to date to, (B, ...).
         cached: what the map keeps of that; None before, and where the map offers nothing.
         first: ||f(z) - z|| at the start, (B,).
         count: steps taken, shared by the batch.
         contraction: l of the bounds, or None where none is claimed.
+        held: which samples have ended, bool (B,), or None where all run.
     """
 
+    gap: Tensor
     before: Tensor
     sent: Tensor
     cached: Cached | None
     first: Tensor
     count: int
     contraction: float | None
+    held: Tensor | None
     status: Tensor = field(kw_only=True)
+
+
+def _ended(code: Tensor) -> Tensor | None:
+    held = code != Status.RUNNING
+    return held if bool(held.any()) else None
 
 
 @dataclass(frozen=True)
@@ -118,34 +127,41 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     def compacts_below(self) -> float:
         return 0.5  # what the map keeps is copied
 
-    def limit(self, peak: Tensor, state: Tensor) -> Limit:
-        """Return the threshold of a step, of whose changes the largest are given, (B,)."""
+    def limit(self, change: Tensor) -> Limit:
+        """Return the threshold of a step that would change the state by so much, (B, ...)."""
         if self.tau is not None:
             return Limit(self.tau, self.together)
-        theta = THETA if self.theta is None else self.theta
-        peak = torch.where(torch.isfinite(peak), peak, 0)  # what overflows holds up no mate
-        return Limit(theta * self.together.scale(peak, state), self.together)
+        scale = self.together.scale(change).nan_to_num(0.0, 0.0)  # what overflows holds up no mate
+        return Limit((THETA if self.theta is None else self.theta) * scale, self.together)
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:
         there = start(problem, z0)
-        z, fz, first = there.z, there.fz, residual_norm(there)
-        code, known = judged(self, there), self._known(problem)
+        first, code = residual_norm(there), judged(self, there)
         state = DeltaState(
-            z, there.residual, fz, z, z, None, first, 0, known, status=code.to(torch.int8)
+            z0,
+            there.residual,
+            there.fz,
+            gap=there.fz - z0,
+            before=z0,
+            sent=z0,
+            cached=None,
+            first=first,
+            count=0,
+            contraction=self._known(problem),
+            held=_ended(code),
+            status=code,
         )
-        none = torch.zeros_like(code, dtype=torch.bool)
-        return replace(state, bound=self._bound(state, code == Status.CONVERGED, none))
+        done = code == Status.CONVERGED
+        return replace(state, bound=self._bound(state, done, torch.zeros_like(done)))
 
     def step(self, problem: Equilibrium, state: DeltaState) -> DeltaState:
-        count, running = state.count + 1, state.status == Status.RUNNING
-        held = None if bool(running.all()) else ~running
-        change = state.fz - (state.before if self.previous else state.z)
+        count, held = state.count + 1, state.held
+        change = state.fz - state.before if self.previous else state.gap
         if held is not None:  # what has ended moves nothing
             change = torch.where(expand(held, change), 0, change)
-        peak = torch.linalg.vector_norm(change.detach().flatten(1), ord=math.inf, dim=1)
-        within = self.limit(peak, state.z)
-        rest = peak <= (self.tau or 0.0)
-        ends = self._ending(state, running, rest, count)
+        within = self.limit(change.detach())
+        rest = None if self.tau is None else peak(change.detach()) <= self.tau
+        ends = self._ending(state, rest, count)
         target, state = self._target(state, change, moving := within.far(change.detach()))
         z = torch.where(moving, target, state.z)
         if ends is not None:
@@ -154,29 +170,44 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             z = torch.where(expand(held, z), state.z, z)
         last = None if count % self.refresh == 0 else state.cached
         fz, cached, sent = evaluate(problem, z, last, state.sent, within, ends, held, state.fz)
-        residual = relative(fz - z, fz)
+        gap = fz - z
         new = replace(
-            state, z=z, residual=residual, fz=fz, before=state.fz, sent=sent, cached=cached
+            state,
+            z=z,
+            residual=relative(gap, fz),
+            fz=fz,
+            gap=gap,
+            before=state.fz,
+            sent=sent,
+            cached=cached,
+            count=count,
+            bound=None,
         )
-        code = torch.where(torch.isfinite(residual), Status.RUNNING, Status.NONFINITE)
-        bound = None
+        if ends is None and held is None and bool(torch.isfinite(new.residual).all()):
+            return new
+        finite = torch.isfinite(new.residual)
+        code = torch.where(finite, Status.RUNNING, Status.NONFINITE)
         if ends is not None:
-            rest = rest & (self.tau is not None)
-            code = torch.where(ends, self._verdict(new, rest), code)
-            bound = self._bound(new, ends, rest)
+            rest = torch.zeros_like(ends) if rest is None else rest
+            code = torch.where(ends & finite, self._verdict(new, rest), code)
+            new = replace(new, bound=self._bound(new, ends, rest))
         if held is not None:
             code = torch.where(held, state.status, code)
-        return replace(new, count=count, status=code.to(torch.int8), bound=bound)
+        code = code.to(torch.int8)
+        return replace(new, status=code, held=_ended(code))
 
-    def _ending(
-        self, state: DeltaState, running: Tensor, rest: Tensor, count: int
-    ) -> Tensor | None:
+    def _ending(self, state: DeltaState, rest: Tensor | None, count: int) -> Tensor | None:
         """Return which samples take their last step, if it is one, bool (B,), or None."""
+        held, left = state.held, len(state.z)
+        ends = state.residual <= self.tolerance(state)
         if count >= self.max_steps:
-            return running
-        ends = running & (rest | (state.residual <= self.tolerance(state)))
+            ends = torch.ones_like(ends)
+        if rest is not None:
+            ends = ends | rest
+        if held is not None:
+            ends, left = ends & ~held, int((~held).sum())
         some = int(ends.sum())
-        if self.together.shared(state.z) and 2 * some < int(running.sum()):
+        if self.together.shared(state.z) and 2 * some < left:
             some = 0  # a dense evaluation of few samples costs what one of many does
         return ends if some else None
 
@@ -193,8 +224,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         code = torch.where(rest, Status.AT_THRESHOLD, Status.RUNNING)
         gap = residual_norm(state)
         met = (state.residual <= self.tolerance(state)) & earned(self, state.z, gap, state.first)
-        code = torch.where(met, Status.CONVERGED, code)
-        return torch.where(torch.isfinite(state.residual), code, Status.NONFINITE)
+        return torch.where(met, Status.CONVERGED, code)
 
     def _known(self, problem: Equilibrium) -> float | None:
         """Return a contraction below 1 that may be claimed, or None."""
@@ -209,7 +239,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         known = state.contraction
         if known is None:
             return None
-        gap = (state.fz - state.z).detach().flatten(1)
+        gap = state.gap.detach().flatten(1)
         size = torch.linalg.vector_norm(gap, ord=self.norm, dim=1) / (1 - known)
         prior = torch.full_like(size, math.inf)
         if self.tau is not None and (state.cached is None or state.cached.exact):

@@ -25,18 +25,22 @@ class Together(Protocol):
         """
         ...
 
-    def scale(self, peak: Tensor, state: Tensor) -> Tensor:
-        """Return what a relative threshold of each sample is relative to, (B,).
+    def scale(self, change: Tensor) -> Tensor:
+        """Return what a relative threshold is relative to: of each sample, (B,), or of all, ().
 
         Arguments:
-            peak: each sample's largest |change|, (B,).
-            state: of the solve, (B, ...).
+            change: of the state, (B, ...).
         """
         ...
 
     def shared(self, state: Tensor) -> bool:
         """Say whether groups reach across samples; these are then verified together, too."""
         ...
+
+
+def peak(change: Tensor) -> Tensor:
+    """Return the largest |change| of each sample, (B,)."""
+    return change.abs().flatten(1).amax(1)
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Entries:
     def most(self, change: Tensor) -> Tensor:
         return change.abs()
 
-    def scale(self, peak: Tensor, state: Tensor) -> Tensor:
-        return peak
+    def scale(self, change: Tensor) -> Tensor:
+        return peak(change)
 
     def shared(self, state: Tensor) -> bool:
         return False
@@ -79,8 +83,8 @@ class Blocks:
             most = most.repeat_interleave(self.tile, dim).narrow(dim, 0, change.shape[dim])
         return most
 
-    def scale(self, peak: Tensor, state: Tensor) -> Tensor:
-        return peak.amax().expand(len(peak)) if self.shared(state) else peak
+    def scale(self, change: Tensor) -> Tensor:
+        return change.abs().amax() if self.shared(change) else peak(change)
 
     def shared(self, state: Tensor) -> bool:
         return state.dim() != 4
@@ -88,7 +92,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Limit:
-    """A threshold for this step: tau, a number or one for each sample, (B,), and the groups."""
+    """A threshold for this step: tau, for all samples or one for each, (B,), and the groups."""
 
     tau: float | Tensor
     together: Together
@@ -98,5 +102,7 @@ class Limit:
 
         Where a group holds a NaN it moves: only the sample whose NaN it is comes to harm.
         """
-        tau = expand(self.tau, change) if isinstance(self.tau, Tensor) else self.tau
+        tau = self.tau
+        if isinstance(tau, Tensor) and tau.dim() == 1:
+            tau = expand(tau, change)
         return ~(self.together.most(change) <= tau * ratio)

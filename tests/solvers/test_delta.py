@@ -357,11 +357,9 @@ def test_blocks_move_an_entry_in_all_samples_or_a_tile_of_an_image() -> None:
     far = (Blocks(2).most(image) > 0.5).expand_as(image)
     assert far[1, 2].nonzero().tolist() == [[4, 0], [4, 1]] and not far[0].any()
     # Relative to the largest change: of the batch where a group reaches across it.
-    peak = torch.tensor([1.0, 3.0])
-    assert Blocks().scale(peak, change[:2]).tolist() == [3.0, 3.0]
-    assert (
-        Blocks().scale(peak, image).tolist() == Entries().scale(peak, image).tolist() == [1.0, 3.0]
-    )
+    assert Blocks().scale(change).tolist() == pytest.approx(1.0)
+    assert Entries().scale(change).tolist() == pytest.approx([0.1, 1.0, 0.0])
+    assert Blocks().scale(image).tolist() == [0.0, 1.0]
 
 
 def test_autocast_and_a_closure_are_evaluated_densely() -> None:
