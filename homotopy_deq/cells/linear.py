@@ -138,6 +138,8 @@ def by_frequency(blocks: Tensor, x: Tensor) -> Tensor:
     """Return the product of blocks (H, W // 2 + 1, m, n), one a frequency, with x (B, n, H, W)."""
     if not len(x):  # of which MKL has no transform
         return x.new_zeros(0, blocks.shape[-2], *x.shape[2:])
+    if x.dtype.itemsize < 4:  # as under autocast, of which there is no transform either
+        x = x.float()
     waves = torch.fft.rfft2(x).permute(2, 3, 1, 0)  # (H, W', n, B)
     waves = (blocks @ waves).permute(3, 2, 0, 1)
     back: Tensor = torch.fft.irfft2(waves, s=x.shape[2:])

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solvers import PeacemanRachford
+
 from ..lipschitz import certify_lipschitz
 from ..models import ExplicitNetwork, LBENNetwork
 from ..models.lipschitz import STEP
@@ -17,7 +19,7 @@ from ..settings import ForwardPass, Settings
 from ..settings.declare import assemble, pick
 from ..training import check_folder
 from .options import Finetune, Tuning
-from .resolve import images_of, put
+from .resolve import BF16_RTOL, images_of, put
 from .train import Work, resume, say
 from .trained import Trained
 
@@ -59,7 +61,8 @@ def _settings(of: Settings, given: Mapping[str, Any]) -> Settings:
     """Return a run's settings with those of the fine-tuning in their places."""
     tuning = asdict(assemble(Tuning, given))
     training = replace(of.training, **tuning, schedule="cosine", final_lr=0.0)
-    forward = ForwardPass(solver="peaceman-rachford", step_size=STEP)
+    rtol = BF16_RTOL if training.precision == "bf16" else None
+    forward = ForwardPass(solver="peaceman-rachford", step_size=STEP, rtol=rtol)
     return replace(of, model=replace(of.model, name="lben"), forward=forward, training=training)
 
 
@@ -71,7 +74,8 @@ def _checked(explicit: ExplicitNetwork, lben: LBENNetwork, images: Tensor) -> st
         ValueError: the logits differ by more than rounding, or nothing is proved.
     """
     one = copy.deepcopy(explicit).double()
-    gap = float((one(images) - one.to_lben()(images)).abs().max())
+    exact = PeacemanRachford(step_size=STEP, rtol=1e-12)
+    gap = float((one(images) - one.to_lben().with_solver(exact)(images)).abs().max())
     if not gap <= SAME:
         raise ValueError(f"the equilibria's logits differ from the network's by {gap:.2g}.")
     least = min(part.lmi()[1] for part in lben.layer.implicit)

@@ -4,7 +4,7 @@ Every layer is a `Form`, z = phi(W z + U x + b), y = V z + D x + c, with a diago
 matrix inequality proves the constant. Circular convolutions are treated frequency by frequency.
 """
 
-from .cells import LBENCell, MonDEQCell, departure
+from .cells import LBENCell, departure
 from .form import Form
 from .ibp import Box, Boxed, BoxProof, interval_bounds
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich
@@ -13,6 +13,7 @@ from .linear import Lift, NormalizedLinear
 from .lipsdp import lipsdp
 from .lower import gain_found
 from .margin import MarginProof, Margins, certify_margins
+from .mondeq import MonDEQCell
 from .network import LipschitzBound, certify_lipschitz, to_lben
 from .vanilla import to_vanilla
 

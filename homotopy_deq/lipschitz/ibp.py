@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..cells.bounds import SLACK, UNIT
 from .blocks import convolve, spread
-from .cells import MonDEQCell
 from .form import Form
 from .layers import BoundedLayer
 from .lben import EquilibriumNetwork
+from .mondeq import MonDEQCell
 from .network import _bound, form_of, modules, pair, refused
 
 STEPS = 10_000

@@ -10,8 +10,9 @@ from solvers import Equilibrium, Gradient, Implicit, NewtonKrylov, PeacemanRachf
 
 from ..layers import ImplicitLayer, Layer, OnFailure
 from .blocks import Grid
-from .cells import EPSILON, EquilibriumCell, LBENCell, MonDEQCell
+from .cells import EPSILON, EquilibriumCell, LBENCell
 from .form import Form
+from .mondeq import MonDEQCell
 
 BY_GMRES = Implicit(NewtonKrylov(rtol=1e-6))
 """Where ||W|| > 1 the iteration u <- J^T u + v need not contract, and Anderson's diverges."""

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ..cells import FixedCell, MonotoneCell
 from ..cells.bounds import SLACK, UNIT
 from ..layers import ImplicitLayer
-from .cells import LBENCell, MonDEQCell
+from .cells import LBENCell
 from .form import Form
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich, explicit
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
 from .linear import Lift, affine
+from .mondeq import MonDEQCell
 
 KNOWN = (AOL, CPL, SLL, Lift, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
 INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell, FixedCell)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from .blocks import Grid, kernel_of
 from .form import Form
 from .layers import BoundedLayer, Sandwich
+from .lben import EquilibriumNetwork
 from .linear import NormalizedLinear
 
 
 def to_vanilla(network: nn.Module) -> nn.Module:
-    """Return modules of `torch.nn` with the outputs of a network, to rounding; in eval mode.
+    """Return modules of `torch.nn` with the outputs of a network, to rounding.
 
     A layer becomes two linear maps around a ReLU: for x - K^T (t * relu(K x + b)), x is carried as
     relu(x) - relu(-x). Circular convolutions become `Conv2d` with circular padding, those of
@@ -26,7 +27,8 @@ def to_vanilla(network: nn.Module) -> nn.Module:
         network: an explicit layer of this package, or a `torch.nn.Sequential` of them and others.
 
     Raises:
-        ValueError: it holds an equilibrium, which no finite stack of torch.nn computes.
+        ValueError: it holds an equilibrium, which no finite stack of torch.nn computes, or another
+            module that is not known here.
     """
     if isinstance(network, nn.Sequential):
         return nn.Sequential(*map(to_vanilla, network)).train(network.training)
@@ -40,12 +42,13 @@ def to_vanilla(network: nn.Module) -> nn.Module:
         whole = isinstance(network, Sandwich)
         like = next(chain(network.parameters(), network.buffers()))
         return _plain(network.form(), None if whole else network.kernel).to(like)
-    if type(network).__module__.startswith("torch.nn."):
+    parts = list(network.modules())
+    if all(type(part).__module__.startswith("torch.nn.") for part in parts):
         return copy.deepcopy(network)
-    raise ValueError(
-        f"{type(network).__name__} has no equal in torch.nn: an equilibrium is solved for. Keep "
-        "the network, or take the explicit one that it was made from."
-    )
+    reason = "it is neither of torch.nn nor an explicit layer of this package"
+    if any(isinstance(part, EquilibriumNetwork) for part in parts):
+        reason = "an equilibrium is solved for; take the explicit network that it was made from"
+    raise ValueError(f"{type(network).__name__} has no equal in torch.nn: {reason}.")
 
 
 def _plain(form: Form, kernel: int | None) -> nn.Sequential:

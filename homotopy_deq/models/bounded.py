@@ -56,7 +56,7 @@ def _folded(stem: nn.Module) -> nn.Module:
     if type(stem) is not nn.Sequential:
         return stem
     found: list[nn.Module] = []
-    for part in _flat(stem):
+    for part in flat(stem):
         before = found[-1] if found else None
         if (
             type(part) is nn.BatchNorm2d
@@ -70,9 +70,10 @@ def _folded(stem: nn.Module) -> nn.Module:
     return nn.Sequential(*found)
 
 
-def _flat(stem: nn.Sequential) -> Iterable[nn.Module]:
+def flat(stem: nn.Sequential) -> Iterable[nn.Module]:
+    """Yield the modules of a Sequential, and of those within it, in their order."""
     for part in stem:
-        yield from _flat(part) if type(part) is nn.Sequential else (part,)
+        yield from flat(part) if type(part) is nn.Sequential else (part,)
 
 
 def _equilibrium(layer: Layer) -> nn.Module:

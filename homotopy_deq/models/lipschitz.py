@@ -104,7 +104,7 @@ class ExplicitNetwork(BoundedModel):
         dense_depth: dense layers.
         mean: see `BoundedModel`.
         std: see `BoundedModel`.
-        on_failure: of no meaning: there is nothing to solve.
+        on_failure: see `BoundedModel`; only an overflow is a failure here.
 
     References:
         A. Havens et al. (2023), Exploiting connections between Lipschitz structures for certifiably

@@ -14,6 +14,7 @@ from solvers.norms import finite
 from ..layers import FlowLayer, ImplicitLayer, OnFailure
 from ..lipschitz import EquilibriumNetwork
 from ..twin import twin
+from .bounded import flat
 
 
 class Applied(nn.Module):
@@ -45,16 +46,28 @@ class Stack(ImplicitLayer):
     its steps and evaluations are their sums. Without an equilibrium they are 0 and 1.
 
     Arguments:
-        body: maps the condition (B, ...) to vectors (B, size).
+        body: maps the condition (B, ...) to vectors (B, size). A Sequential in it is taken apart,
+            so that no equilibrium is solved for unseen.
         size: as in `Applied`.
         on_failure: see `Layer`.
+
+    Raises:
+        ValueError: there is an equilibrium within another module.
     """
 
     one_equation = False
 
     def __init__(self, body: nn.Sequential, size: int, *, on_failure: OnFailure = "warn") -> None:
         # Whoever wants the equation z = body(x) solved again gets its answer from this.
+        body = nn.Sequential(*flat(body))
         super().__init__(Applied(body, size), Picard(), Unroll(), on_failure=on_failure)
+        for part in body:
+            inner = [each for each in part.modules() if isinstance(each, ImplicitLayer)]
+            if inner and not isinstance(part, EquilibriumNetwork):
+                raise ValueError(
+                    f"an equilibrium within {type(part).__name__} would fail unseen: place it in "
+                    "the stack itself."
+                )
 
     @property
     def body(self) -> nn.Sequential:

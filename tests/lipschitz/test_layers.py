@@ -39,6 +39,12 @@ def every(grid: Grid) -> list[nn.Module]:
     ]
 
 
+def layer_of_a_user() -> nn.Module:
+    class Mine(nn.Module): ...
+
+    return Mine()
+
+
 def inputs(grid: Grid, count: int = 5) -> torch.Tensor:
     return torch.randn(count, 3, *(grid or ()))
 
@@ -242,6 +248,8 @@ def test_singular_values_stay_below_one_while_training(kind: str) -> None:
         (lambda: to_lben(nn.Sequential(SLL(3), NormalizedLinear(3, 2))), "pairs of rows"),
         (lambda: to_lben(nn.Sequential(nn.BatchNorm1d(3))), r"0 \(BatchNorm1d\) cannot"),
         (lambda: to_vanilla(LBEN(3, 4, 2)), "LBEN has no equal in torch.nn"),
+        (lambda: to_vanilla(nn.ModuleList([LBEN(3, 4, 2)])), "an equilibrium is solved for"),
+        (lambda: to_vanilla(layer_of_a_user()), "neither of torch.nn nor an explicit layer"),
         (lambda: to_vanilla(nn.Sequential(SLL(3), MonDEQ(3, 4, 2))), "MonDEQ has no equal"),
     ],
 )

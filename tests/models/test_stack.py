@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from homotopy_deq import ODE, Anderson, NewtonKrylov
 from homotopy_deq.certification import Converged, Smoother, Smoothing
-from homotopy_deq.lipschitz import MonDEQ, certify_lipschitz, certify_margins, gain_found
+from homotopy_deq.lipschitz import (
+    AOL,
+    LBEN,
+    MonDEQ,
+    Sandwich,
+    certify_lipschitz,
+    certify_margins,
+    gain_found,
+)
 from homotopy_deq.models import (
     AOLNetwork,
     BoundedModel,
@@ -163,6 +172,24 @@ def test_an_explicit_answer_that_overflows_is_no_success() -> None:
     assert bool((found.status == Status.NONFINITE).all())
 
 
+def test_no_equilibrium_is_solved_for_unseen() -> None:
+    inner = LBEN(4, 6, 3, solver=PeacemanRachford(max_steps=1, step_size=1.0))
+    nested = BoundedModel(
+        (1, 2, 2), nn.Sequential(nn.Flatten(), nn.Sequential(inner)), 3, 5, on_failure="ignore"
+    )
+    assert nested.layer.implicit == [inner]
+    found = nested.solve(torch.rand(4, 1, 2, 2)).solution
+    assert not bool(found.converged.any())
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+    with pytest.raises(ValueError, match="within Wrapped would fail unseen"):
+        BoundedModel((1, 2, 2), nn.Sequential(nn.Flatten(), Wrapped()), 3, 5)
+
+
 def test_any_path_to_the_equilibria_gives_the_logits() -> None:
     model, x = small(LBENNetwork), images()
     with torch.no_grad():
@@ -181,8 +208,13 @@ def test_an_explicit_model_takes_any_solver_of_equilibria_and_no_flow() -> None:
 
 
 def test_bf16_autocast_runs_and_keeps_gradients() -> None:
-    for kind in ALL:
-        model, x = small(kind).float().train(), images().float()
+    mixed = nn.Sequential(
+        AOL(1, 3, grid=(8, 8)), Sandwich(3, 3, grid=(8, 8)), nn.AvgPool2d(8), nn.Flatten()
+    )
+    models = [*(small(kind).float() for kind in ALL), BoundedModel(SHAPE, mixed, 3, 5)]
+    for model in models:
+        x = images().float()
+        model.train()
         with torch.autocast("cpu", torch.bfloat16):
             logits = model.solve(x).logits
         logits.float().square().sum().backward()
