@@ -95,9 +95,9 @@ class TrainConfig:
     """Say how to train; what is trained, and on which data, is said elsewhere.
 
     The defaults are those of HomoODE's release for CIFAR-10, except for the number of epochs (300
-    there), the validation split that it lacks, and the start's rates: those of the release, 0.02
-    of a mean over the channels every 20 steps, teach it nothing. Images under `smoothing` are
-    noisy in validation too, so that the best epoch is that of what is certified.
+    there), the validation split that it lacks, and the start's rates where there is a rest point:
+    the release's teach it nothing. Images under `smoothing` are noisy in validation too, so that
+    the best epoch is that of what is certified.
 
     References:
         S. Ding, T. Cui, J. Wang, Y. Shi (2023), Two sides of the same coin: bridging deep
@@ -120,13 +120,18 @@ class TrainConfig:
     clip: float | None = setting(
         None, "Largest norm of the gradient of a step; longer ones are shortened.", above(0)
     )
-    start_lr: float = setting(
-        0.2,
+    start_lr: float | None = setting(
+        None,
         "SGD's first learning rate for the start: the share of the way to the mean of a batch's "
-        "answers that a step goes; a cosine takes it to 0.",
+        "answers that a step goes; a cosine takes it to 0. Default: 0.2; 3e-4 for a flow without "
+        "a rest point, whose end runs away from a start that follows it.",
         at_least(0),
     )
-    start_every: int = setting(1, "Steps between two of the start.", at_least(1))
+    start_every: int | None = setting(
+        None,
+        "Steps between two of the start. Default: 1; 20 for a flow without a rest point.",
+        at_least(1),
+    )
     validation: float = setting(
         0.1, "Share of the train images, held out, that chooses the best epoch.", between(0, 1)
     )
