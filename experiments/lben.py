@@ -1,5 +1,6 @@
 """Train bounded networks, make equilibrium networks of them, fine-tune these, and certify all.
 
+    python -m experiments.lben --preset small --data DIR [--jobs 2]     (a quarter of an hour, CPU)
     python -m experiments.lben --preset fashion --data DIR [--jobs 6] [--device cuda]
     python -m experiments.lben --preset cifar --data DIR [--jobs 6]
     python -m experiments.lben --preset authors --data DIR --minutes 6      (twice)

@@ -74,6 +74,12 @@ class Config:
 AUTHORS = {"channels": 8, "depth": 4, "kernel": 5, "patch": 4, "features": 512, "dense_depth": 2}
 PRESETS = {
     "fashion": Config(),
+    "small": Config(
+        name="lben_small", limit=10_000, course=Course(steps=400, batch=128),
+        tuned=Course(steps=78, batch=128, constant=True, clip=1.0), attack=100,
+        sizes={"channels": 4, "depth": 2, "kernel": 3, "patch": 4, "features": 64,
+               "dense_depth": 1},
+    ),
     "cifar": Config(
         name="lben_cifar10", dataset="cifar10", limit=None, course=Course(steps=2000),
         pad=4, flip=True,
