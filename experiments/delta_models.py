@@ -22,15 +22,18 @@ def uneven(
 ) -> DenseCell:
     """Return a tanh cell with a share of slow coordinates, in any order.
 
-    W is symmetric positive of norm `slow` on the slow ones and of spectral radius `fast` / 2 on
-    the others, with a weak random coupling of all. With share 1 all coordinates are slow.
+    W is symmetric positive of norm about `slow` on the slow ones and of spectral radius `fast` / 2
+    on the others, with a weak random coupling of all. With share 1 all coordinates are slow.
     """
     g = torch.Generator().manual_seed(seed)
     count = round(share * hidden)
     weight = torch.randn(hidden, hidden, generator=g) * (0.025 / hidden**0.5)
     root = torch.randn(count, count, generator=g)
     gram = root @ root.T
-    weight[:count, :count] += gram * (slow / torch.linalg.matrix_norm(gram, 2))
+    top = torch.randn(count, generator=g)
+    for _ in range(100):  # to about a percent, and from below
+        top = gram @ (top / top.norm())
+    weight[:count, :count] += gram * (slow / top.norm())
     rest = hidden - count
     weight[count:, count:] += torch.randn(rest, rest, generator=g) * (
         fast / 2 / max(rest, 1) ** 0.5
@@ -93,7 +96,9 @@ def race(
         least: seconds of a timing, which short calls are repeated to fill.
 
     Returns:
-        The median of each call with the least and the largest, in milliseconds.
+        The median of each call with the least and the largest, in milliseconds, and the median of
+        its ratios to the call before it, of the same round: what drifts from round to round, or
+        strikes one of them, is not in that.
     """
     repeats = {}
     for name, call in calls.items():
@@ -108,10 +113,13 @@ def race(
             for _ in range(repeats[name]):
                 call()
             spans[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
-    return {
-        name: {"ms": statistics.median(each), "low": min(each), "high": max(each)}
-        for name, each in spans.items()
-    }
+    found, before = {}, list(spans.values())[-1]
+    for name, each in spans.items():
+        ratio = statistics.median(a / b for a, b in zip(each, before, strict=True))
+        found[name] = {"ms": statistics.median(each), "low": min(each), "high": max(each)}
+        found[name]["times the one before"] = ratio
+        before = each
+    return found
 
 
 def solved(found: Solution[Tensor]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from experiments.results import RESULTS, Record
 from homotopy_deq.acceleration import Anchored, Auto, Convolution, Half, Simulated, delta
 from homotopy_deq.acceleration.cost import ALWAYS
 from solvers import Anderson
+from solvers.delta import Blocks, DeltaAnderson
 
 SPARSE = Auto(costs=lambda *_: ALWAYS)
 """Kernels that never fall back to the dense product."""
@@ -41,11 +42,11 @@ class Config:
     tiles: tuple[tuple[int, int, int], ...] = ((64, 64, 4), (128, 32, 8), (256, 32, 4))
     densities: tuple[float, ...] = (0.1, 0.25, 0.5)
     solves: tuple[tuple[int, int, float], ...] = ((2048, 64, 1 / 16), (2048, 64, 1 / 8))
-    grid: tuple[int, ...] = (64, 256, 512, 1024, 2048)
+    grid: tuple[int, ...] = (32, 128, 512, 1024, 2048)
     batches: tuple[int, ...] = (1, 16, 64)
     images: tuple[tuple[int, int], ...] = ((8, 16), (32, 32), (64, 32))
     halves: tuple[tuple[int, int], ...] = ((2048, 64), (2048, 256))
-    theta: float = 0.3
+    theta: float = 0.1
     rtol: float = 1e-5
     rounds: int = 11
     threads: int = 1
@@ -132,18 +133,19 @@ def solves(size: int, batch: int, share: float, config: Config) -> dict[str, Any
     """Time whole solves of an uneven model."""
     cell, x = uneven(size, share=share), torch.randn(batch, 32)
     base = layer(cell, config.rtol)
+    mixing = DeltaAnderson(rtol=config.rtol, together=Blocks())
     ways = {
         "Picard": base,
         "Anderson": base.with_solver(Anderson(rtol=config.rtol)),
-        "DeltaPicard, dense": delta(base, theta=config.theta, products=Simulated()),
-        "DeltaPicard": delta(base, theta=config.theta, products=Auto()),
+        "DeltaPicard": delta(base, theta=config.theta),
+        "DeltaAnderson": delta(base, theta=config.theta, solver=mixing),
     }
     return _raced(ways, cell, x, "Picard", config)
 
 
 def halves(size: int, batch: int, config: Config) -> dict[str, Any]:
     """Time solves with increments in bfloat16 around anchors in single precision."""
-    cell, x = uneven(size, share=1.0, slow=0.9), torch.randn(batch, 32)
+    cell, x = uneven(size, share=1.0, slow=0.8), torch.randn(batch, 32)
     base = layer(cell, config.rtol)
     ways = {"Picard": base, "Anderson": base.with_solver(Anderson(rtol=config.rtol))}
     for name, way in list(ways.items()):
@@ -154,14 +156,14 @@ def halves(size: int, batch: int, config: Config) -> dict[str, Any]:
 
 def dispatch(cell: Any, x: Tensor, config: Config) -> dict[str, Any]:
     """Time a solver with chosen kernels against the same one with dense kernels."""
-    base = layer(cell, 1e-4)
+    base = layer(cell, 1e-3)
     ways = {
         "Picard": base,
-        "Anderson": base.with_solver(Anderson(rtol=1e-4)),
+        "Anderson": base.with_solver(Anderson(rtol=1e-3)),
         "dense": delta(base, theta=config.theta, products=Simulated()),
         "chosen": delta(base, theta=config.theta, products=Auto()),
     }
-    return _raced(ways, cell, x, "dense", config, least=0.02)
+    return _raced(ways, cell, x, "dense", config, least=0.01)
 
 
 def _raced(
@@ -222,10 +224,10 @@ def main(config: Config, folder: Path = RESULTS) -> None:
                     for way, row in found.items()
                 }
                 console.print(f"{kind}: {name}", shown, highlight=False)
-    result["slowest choice, times the dense"] = max(
-        row["chosen"]["ms"] / row["dense"]["ms"] for row in result["dispatch"].values()
-    )
-    console.print(f"slowest choice: {result['slowest choice, times the dense']:.3f} x dense")
+    ratios = {n: row["chosen"]["times the one before"] for n, row in result["dispatch"].items()}
+    slowest = max(ratios, key=lambda name: ratios[name])
+    result["slowest choice, times the dense"] = {slowest: ratios[slowest]}
+    console.print(f"slowest choice: {ratios[slowest]:.3f} x dense, at {slowest}")
     console.print(f"Written to {record.write(result, folder)}")
 
 

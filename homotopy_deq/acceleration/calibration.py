@@ -1,6 +1,6 @@
 """Measure what the kernels cost on this machine, once, and keep it in a file.
 
-    python -m homotopy_deq.acceleration.calibration     # measure anew, and say where it is kept
+    python -m homotopy_deq.acceleration     # measure anew, and say where it is kept
 
 The file lies in $HOMOTOPY_DEQ_CACHE, else in $XDG_CACHE_HOME/homotopy-deq, else in
 ~/.cache/homotopy-deq. It names the machine, its threads and the version of torch. One that cannot
@@ -25,7 +25,7 @@ import torch
 from .cost import Costs, Line, Point
 
 KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32", "planes cpu float32")
-FORMAT = 1
+FORMAT = 2
 
 
 def folder() -> Path:
@@ -134,7 +134,3 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{named[0] if named else platform.machine()} x {len(named) or os.cpu_count()}"
-
-
-if __name__ == "__main__":
-    print(f"Written to {calibrate()}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -160,3 +161,11 @@ def test_what_is_measured_is_finite_and_makes_small_sizes_dense() -> None:
     kernel = Auto(costs=lambda kind, *size: scaled([found], *size)).linear(torch.eye(16))
     r = torch.ones(1, 16)
     assert kernel.moved(r, 0 * r, r)[1] == kernel.multiply_adds(r)
+
+
+def test_one_command_measures_anew(
+    measurements: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runpy.run_module("homotopy_deq.acceleration", run_name="__main__")
+    assert str(calibration.path()) in capsys.readouterr().out
+    assert set(measurements) == set(calibration.KINDS)

@@ -21,9 +21,9 @@ BATCHES = (1, 16, 128)
 CHANNELS = (16, 64, 128, 256)
 IMAGE = 32
 SAMPLES = 4
-TURN = 5e-4
+TURN = 2e-3
 """Seconds of a turn, at least: a call that is shorter is timed again in it."""
-ROUNDS = 4
+ROUNDS = 5
 """Turns of each call. The least time of all counts, as others on the machine only add to it."""
 
 
@@ -77,9 +77,9 @@ def _matrix(size: int, batch: int, make: Callable[..., Tensor]) -> Point:
     costs = Costs(
         dense,
         look,
-        _line(few, fresh_few - look, many, fresh_many - look),
-        _line(few, kept_few - look, many, kept_many - look),
-        _line(few, run_few, many, run_many),
+        _line(few, fresh_few - look, many, fresh_many - look, dense / size),
+        _line(few, kept_few - look, many, kept_many - look, dense / size),
+        _line(few, run_few, many, run_many, dense / size),
     )
     return Point(batch, size, size, costs)
 
@@ -103,7 +103,7 @@ def _tiles(channels: int, last: bool, make: Callable[..., Tensor]) -> Point:
     one, half = SAMPLES // 4, SAMPLES // 2
     each = tiles // SAMPLES
     dense, quarter, most = _least(lambda: product.dense(r), some(one), some(half))
-    line = _line(one * each, quarter, half * each, most)
+    line = _line(one * each, quarter, half * each, most, dense / tiles)
     costs = Costs(dense, line.call, *3 * (Line(0.0, line.unit),))
     return Point(1, tiles, weight.numel() * SIDE * SIDE, costs)
 
@@ -115,9 +115,12 @@ def _first(r: Tensor, count: int) -> Tensor:
     return torch.zeros_like(r).index_copy_(1, index, r.index_select(1, index))
 
 
-def _line(few: int, low: float, many: int, high: float) -> Line:
-    """Draw the line through the seconds of two counts, neither part of it below 0."""
-    unit = max(0.0, (high - low) / (many - few))
+def _line(few: int, low: float, many: int, high: float, share: float) -> Line:
+    """Draw the line through the seconds of two counts, whatever noise there is in them.
+
+    A call takes no less than nothing, and a unit no less than its share of the dense product.
+    """
+    unit = max(share, (high - low) / (many - few))
     return Line(max(0.0, low - unit * few), unit)
 
 
