@@ -29,9 +29,8 @@ from experiments.rules import (
     srs_paper_lower,
     srs_theorem_lower,
 )
-from homotopy_deq.certification.binomial import clopper_pearson
 from homotopy_deq.certification.sequence import BettingSequence, Decision
-from homotopy_deq.certification.statistics import audited_lower
+from homotopy_deq.certification.statistics import audited_lower, clopper_pearson
 
 BATCH = 20  # samples of a batch share their solver's luck
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from homotopy_deq.certification import Audited, Tally
-from homotopy_deq.certification.binomial import EPS, SLACK, clopper_pearson, lowered, tail
 from homotopy_deq.certification.policies import Redo
-from homotopy_deq.certification.statistics import SPLIT
+from homotopy_deq.certification.statistics import EPS, SLACK, SPLIT, clopper_pearson, lowered, tail
 from homotopy_deq.certification.votes import UNDECIDED
 
 

@@ -4,10 +4,9 @@
 """
 
 from .bounds import Bounds, error_bound
-from .cell import Cell, ProvableCell
+from .cell import Cell, ProvableCell, dropout_mask
 from .conv import ConvCell
 from .dense import DenseCell
-from .dropout import dropout_mask
 from .field import ConvField
 from .inclusion import ContractiveCell, FixedCell, InclusionCell, MonotoneCell
 from .norm import group_norm

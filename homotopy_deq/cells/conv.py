@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout import check_dropout, dropout_mask
+from .cell import check_dropout, dropout_mask
 from .norm import group_norm
 
 

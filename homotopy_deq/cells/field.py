@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout import check_dropout, dropout_mask
+from .cell import check_dropout, dropout_mask
 from .norm import group_norm
 
 

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from solvers import MonotoneInclusion
 
 from .bounds import Bounds, gram_norm
-from .cell import ProvableCell
-from .dropout import check_dropout, dropout_mask
+from .cell import ProvableCell, check_dropout, dropout_mask
 from .linear import Circular, Linear, Matrix
 
 

@@ -9,11 +9,11 @@ from .certificate import ABSTAIN, Certain, Certificate, Certifier, Claim, Probab
 from .evidence import Interval, Intervals, Lipschitz, Margin, Sampling, Tally
 from .journal import Journal, JournalError, read
 from .noise import Noise, Phase
-from .policies import Audited, Converged, Policy, Truncated
+from .policies import Converged, Policy, Verified
 from .prover import PROVERS, IntervalProver, LipschitzProver, Prover
 from .smoothing import Smoother, Smoothing
 from .starts import Along, Clean, Cold, Serial, Start, Tangent
-from .verified import Verified
+from .stopped import Audited, Truncated
 
 __all__ = [
     "ABSTAIN",

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .binomial import clopper_pearson
 from .certificate import ABSTAIN, Certain, Probable, Rule, same
 from .noise import Noise
 from .sequence import BettingSequence, Decision
-from .statistics import audited_lower, radius, required_probability
+from .statistics import audited_lower, clopper_pearson, radius, required_probability
 
 STOPS = {
     Decision.CERTIFIED: "certified",

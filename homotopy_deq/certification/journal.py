@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,13 +13,17 @@ from typing import Any
 from ..training.checkpoint import differences, replace_file
 from .certificate import HEADER, Certificate, Rule
 from .evidence import rule_of
-from .sealed import digest, seal, unseal
 
 CONFIG, LINES, TABLE = "config.json", "certificates.jsonl", "certificates.tsv"
 TIMING, PARTS = "timing.jsonl", "parts"
 ALONE, SLOPE = "alone.json", "slope.json"
 FORMAT, OLDER = 3, 2
 """Of the folder; the first had no checksums, the second a part of the counts in `detail`."""
+
+MARK = b', "sha256": "'
+END = b'"}'
+SHA = 64
+"""Of a line: a checksum of the rest is its last entry, so that no altered digit is believed."""
 
 
 class JournalError(ValueError):
@@ -283,3 +288,34 @@ def read(
     found = journal.published() if ended else journal.done()
     certificates = [found[index][0] for index in sorted(found)]
     return journal.config, certificates, {index: spent for index, (_, spent) in found.items()}
+
+
+def seal(body: Mapping[str, Any]) -> bytes:
+    """Return a JSON object on a line of its own, its checksum the last entry.
+
+    Raises:
+        ValueError: a number is nan or infinite, which JSON does not have.
+    """
+    return _sealed(json.dumps(body, allow_nan=False).encode()[:-1]) + b"\n"
+
+
+def unseal(line: bytes) -> dict[str, Any]:
+    """Return what was sealed; `line` is without its line break.
+
+    Raises:
+        ValueError: any byte of the line was altered, or it was never sealed.
+    """
+    inner = line[: -len(MARK) - SHA - len(END)]
+    if not inner or line != _sealed(inner):
+        raise ValueError("its checksum does not fit: it was altered")
+    body: dict[str, Any] = json.loads(inner + b"}")
+    return body
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """Return the checksum of a JSON object, however it is laid out."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _sealed(inner: bytes) -> bytes:
+    return inner + MARK + hashlib.sha256(inner).hexdigest().encode() + END

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from solvers import InitialValue
+from solvers import Anderson, Equilibrium, Evaluated, MonotoneInclusion, Solver
 
+from ..lipschitz import MarginProof
 from ..models import ImageModel
 from .evidence import Tally
-from .proof import Proof, VerifiedSession
+from .proof import SELECT, EnclosedSession, Proof, VerifiedSession
 from .requirements import (
-    check_count,
     check_fixed,
     check_flow,
     check_one_equation,
     check_rows,
     check_start,
-    check_steps,
+    check_tangent,
 )
-from .starts import Along, Cold, Serial, Start
+from .starts import Along, Cold, Start, Tangent
 from .votes import UNDECIDED, Classifier, LayerSession, ModelSession, Session
 
 EXACT = "the classifier at the exact equilibrium"
@@ -95,6 +96,19 @@ class Policy(ABC):
         votes = np.zeros(n, np.int64)
         draw = np.random.default_rng(0)
         return self.tally(votes, 0, draw, lambda chosen: votes[chosen]).lower(alpha)
+
+    def check_reach(self, n: int, alpha: float) -> None:
+        """Raise ValueError unless n samples that all agree certify a class."""
+        best = self.reach(n, alpha)
+        if best <= 0.5:
+            more = (k for k in range(n + 1, 2 * n + 64) if self.reach(k, alpha) > 0.5)
+            enough = next(more, None)
+            advice = f"n={enough} or more" if enough else "a larger n= or audit="
+            raise ValueError(
+                f"{n} samples that all agree bound the probability of a class by {best:.3f} at "
+                f"alpha {alpha:g}, and a certificate needs more than 0.5: every image would "
+                f"abstain. Give {advice}."
+            )
 
     def tally(
         self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
@@ -170,88 +184,81 @@ class Converged(Policy):
 
 
 @dataclass(frozen=True)
-class Truncated(Policy):
-    """Count the votes of the network that stops after `steps` solver steps.
+class Verified(Policy):
+    """Iterate until a bound proves the vote; what is not proven within the budget is not counted.
 
-    Its start does not depend on the clean image, so the truncated network is a base classifier of
-    its own and the certificate is about it, not about the equilibrium.
+    Every counted vote is that of the exact equilibrium, so Clopper-Pearson holds whatever the
+    start, the chain or the stopping, and no accuracy is lost where all samples are decided.
+    Contractive and monotone models with an affine head qualify; the equilibrium is that of the
+    layer's condition as it is computed in single precision. So do stacks of layers of which
+    `homotopy_deq.lipschitz` knows how far an answer is from the exact one (`MarginProof`): these
+    are evaluated in double precision, each equilibrium by its own solver.
 
     Arguments:
-        steps: solver steps, at least 1.
+        start: of no meaning to a stack.
+        solver: how to iterate, and how far in single precision; of no meaning to a stack.
     """
 
-    steps: int = 3
+    start: Start = field(default_factory=Tangent)
+    solver: Solver[Equilibrium, Any] = field(
+        default_factory=lambda: Anderson(rtol=1e-5, max_steps=200, delay=4)
+    )
 
     @property
     def certifies(self) -> str:
-        return f"the network of {self.steps} solver steps from the model's own start" + SIZE
+        return EXACT
 
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
+    @property
+    def proven(self) -> bool:
+        return True
 
     def check(self, model: Any) -> None:
-        super().check(model)
-        if self.start.follows_image:
+        if not isinstance(model, ImageModel):
+            super().check(model)
+        elif not model.layer.one_equation:
+            MarginProof(model.network())  # raises where nothing is proved of a part
+            check_rows(model)
+            return
+        if not _evaluates(self.solver):
             raise ValueError(
-                "policy Truncated certifies the network of so many steps from an "
-                "input-independent start; a start that follows from the clean image makes it "
-                "another network for each image. Use start=Cold(), or policy=Audited()."
+                "policy Verified proves votes from f(z) at each iterate, which "
+                f"{type(self.solver).__name__} does not keep: leave solver= out, or choose "
+                "Anderson, Picard, Broyden or a splitting."
             )
-        check_steps(model)
+        if model.reason is not None:
+            raise ValueError(
+                f"policy Verified: {model.reason} Train a DEQ or HomoODE with contraction=, or a "
+                "MonotoneDEQ, or choose policy=Converged() or policy=Audited()."
+            )
+        check_tangent(model, self.start)
+        Proof.of(model)  # raises where the weights break what their parametrisation promises
+        if isinstance(self.start, Along):
+            super().check(model)
+        else:  # any other start will do that can be computed: nothing rests on it
+            check_rows(model)
 
-    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> np.ndarray:
-        solver = replace(session.model.layer.solver, max_steps=self.steps)
-        return session.vote(images, solver, stopped=True)
+    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
+        if not model.layer.one_equation:
+            return partial(EnclosedSession, model, proof=MarginProof(model.network()))
+        return Proof.sessions(model, self.start)
+
+    def propose(self, session: Any, images: Tensor) -> np.ndarray:
+        if isinstance(session, EnclosedSession):
+            return session.full(images)
+        labels: np.ndarray = session.vote(images, SELECT, stopped=True)
+        return labels
+
+    def vote(self, session: Any, images: Tensor, target: int | None) -> np.ndarray:
+        labels: np.ndarray = session.prove(images, target, self.solver)
+        return labels
 
 
-@dataclass(frozen=True)
-class Audited(Policy):
-    """Count the votes of any chain of short solves, less what a random audit cannot exclude.
-
-    The samples that vote for the class are the population; `audit` of them, drawn at random after
-    all have voted, are solved in full. If b disagree, at most D of all do, but for probability
-    alpha2, and the bound is that of M - D votes. Sound under any dependence between the votes.
-
-    Arguments:
-        steps: solver steps of a short solve.
-        audit: samples solved in full.
-    """
-
-    anytime: ClassVar[bool] = False
-    start: Start = field(default_factory=Serial)
-    steps: int = 3
-    audit: int = 1000
-
-    @property
-    def certifies(self) -> str:
-        return OWN
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("audit", self.audit)
-
-    def check(self, model: Any) -> None:
-        super().check(model)
-        check_flow(model)
-        if not isinstance(self.start, Along):
-            check_steps(model)
-
-    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> np.ndarray:
-        solver = session.model.layer.solver
-        if not issubclass(solver.answers, InitialValue):
-            solver = replace(solver, max_steps=self.steps)
-        return session.vote(images, solver, stopped=True)
-
-    def base(self, session: Session, images: Tensor) -> np.ndarray:
-        return session.full(images)
-
-    def tally(
-        self, labels: np.ndarray, target: int, draw: np.random.Generator, redo: Redo
-    ) -> Tally:
-        counted = super().tally(labels, target, draw, redo)
-        members = np.flatnonzero(labels == target)
-        chosen = np.sort(draw.choice(members, min(self.audit, len(members)), replace=False))
-        if len(chosen) == 0:
-            return replace(counted, audited=0)
-        wrong = int((redo(chosen) != target).sum())
-        return replace(counted, audited=len(chosen), disagreements=wrong)
+def _evaluates(solver: Solver[Equilibrium, Any]) -> bool:
+    """Say whether a solver keeps f(z) at its iterates, as it begins on an equation for any."""
+    zero = MonotoneInclusion(
+        condition=(torch.zeros(1, 1),),
+        linear=torch.zeros_like,
+        resolvent=lambda alpha: lambda v: v / (1 + alpha),
+        moduli=lambda: (1.0, 1.0),
+    )
+    return isinstance(solver.init(zero, torch.zeros(1, 1)), Evaluated)

@@ -10,7 +10,7 @@ from typing import SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from .binomial import EPS, check_level, counts
+from .statistics import EPS, check_level, counts
 
 SLACK = 1e-8  # added to log(1/alpha): the rounding of log-gammas at some 1e6 votes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,14 +13,17 @@ from .certificate import ABSTAIN, Certificate
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Noise, Phase, on_grid
 from .policies import Policy
-from .reach import check_majority, check_radius, check_reach
 from .requirements import check_count
-from .sequence import BettingSequence
-from .statistics import required_probability
+from .sequence import BettingSequence, Decision, betting_lower
+from .statistics import floor_radius, required_probability
+from .statistics import radius as radius_of
 from .votes import UNDECIDED, Classifier, Session
 
 FIRST = 64
 """Samples of the first batch when sampling may stop at any time; each batch doubles it."""
+
+IMAGES, SAMPLES = 4, 64
+"""Images looked at, and noise samples of each that are solved alone."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,27 @@ class Smoothing:
         """The noise that is drawn."""
         return Noise(self.sigma, self.seed, self.discrete)
 
+    def check_radius(self, radius: float) -> None:
+        """Raise ValueError unless samples that all agree certify the radius."""
+        n, deviation = self.n, self.noise.deviation
+        bets = BettingSequence(required_probability(radius, deviation), self.alpha)
+        if bets.at(n, n).decision != Decision.CERTIFIED:
+            best = floor_radius(radius_of(betting_lower(n, n, self.alpha), deviation))
+            raise ValueError(
+                f"{n} samples that all agree prove a radius of {best:g} at sigma {deviation:g} and "
+                f"alpha {self.alpha:g}: radius {radius:g} would be certified for no image. Ask for "
+                "less, or give more noise or a larger n=."
+            )
+
+    def check_majority(self) -> None:
+        """Raise ValueError unless samples that all agree tell the first class from the second."""
+        if 2 * 0.5**self.n > self.alpha:
+            enough = next(k for k in range(self.n + 1, self.n + 2000) if 2 * 0.5**k <= self.alpha)
+            raise ValueError(
+                f"{self.n} samples that all agree do not tell two classes apart at alpha "
+                f"{self.alpha:g}: every image would abstain. Give n={enough} or more."
+            )
+
     def chunks(self, samples: int, first: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield the ranges of samples that are solved together."""
         size = BLOCK if self.deterministic else first or self.batch
@@ -75,6 +99,30 @@ class Smoothing:
             yield start, stop
             start = stop
             size = BLOCK if self.deterministic else min(2 * size, self.batch)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How many noise samples voted otherwise when they were solved alone.
+
+    A model of several equilibria may find another one when the rounding of its products changes
+    with the size of the batch; what is certified is then the network at that size.
+
+    Arguments:
+        samples: solved both ways.
+        disagreements: those with another vote, undecided included.
+        batch: samples that were solved together.
+    """
+
+    samples: int
+    disagreements: int
+    batch: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.disagreements} of {self.samples} noise samples vote otherwise when they are "
+            f"solved alone than in a batch of {self.batch}"
+        )
 
 
 @dataclass
@@ -128,7 +176,7 @@ class Smoother:
         """
         n, noise = self.smoothing.n, self.smoothing.noise
         if not self._reaches:
-            check_reach(self.policy, n, self.smoothing.alpha)
+            self.policy.check_reach(n, self.smoothing.alpha)
             self._reaches = True
         session = self._begin(image, index)
         target = self._select(session, index)
@@ -153,7 +201,7 @@ class Smoother:
         """
         self._check_anytime("decide")
         n, alpha, deviation = self.smoothing.n, self.smoothing.alpha, self.smoothing.noise.deviation
-        check_radius(radius, deviation, n, alpha)
+        self.smoothing.check_radius(radius)
         session = self._begin(image, index)
         target = self._select(session, index)
         bets = BettingSequence(required_probability(radius, deviation), alpha)
@@ -179,7 +227,7 @@ class Smoother:
 
         self._check_anytime("predict")
         n, alpha = self.smoothing.n, self.smoothing.alpha
-        check_majority(n, alpha)
+        self.smoothing.check_majority()
         session = self._begin(image, index)
         labels = np.concatenate(list(self._votes(session, index, Phase.ESTIMATE, n, None)))
         counts = _counts(session, labels)
@@ -187,6 +235,26 @@ class Smoother:
         second += int((labels == UNDECIDED).sum())
         sure = first > second and binomtest(first, first + second, 0.5).pvalue <= alpha
         return (int(counts.argmax()) if sure else ABSTAIN), counts
+
+    @torch.no_grad()
+    def alone(self, images: Iterable[tuple[Tensor, int]]) -> Alone:
+        """Solve noise samples of some images in a run's first batch, and some of them alone.
+
+        Arguments:
+            images: (C, H, W) in [0, 1], each with its index.
+        """
+        _, batch = next(self.smoothing.chunks(self.smoothing.n))
+        samples = disagreements = 0
+        for image, index in images:
+            session = self.session(image)
+            drawn = self.smoothing.noise.draw(index, Phase.ESTIMATE, 0, batch, image.shape)
+            noisy = self.smoothing.noise.onto(image, drawn)
+            together = self.policy.base(session, noisy)
+            chosen = np.unique(np.linspace(0, batch - 1, min(SAMPLES, batch), dtype=np.int64))
+            for k in chosen:
+                disagreements += int(self.policy.base(session, noisy[k : k + 1])[0] != together[k])
+            samples += len(chosen)
+        return Alone(samples, disagreements, batch)
 
     def _check_anytime(self, what: str) -> None:
         if not self.policy.anytime:

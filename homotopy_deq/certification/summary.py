@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .binomial import binomial_band
 from .certificate import ABSTAIN, Certain, Certificate, Norm
+from .statistics import binomial_band
 
 STEP, FIRST, COLUMNS = 0.25, 1.0, 9
 USUAL: Mapping[Norm, Sequence[int]] = {"l2": (0, 36, 72, 108, 255), "linf": (0, 1, 2, 4, 8)}

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from homotopy_deq.cells.bounds import error_bound, rounding
-from homotopy_deq.cells.functional import FunctionalBound
+from homotopy_deq.cells.functional import FunctionalBound, Spectrum
 from homotopy_deq.cells.inclusion import ContractiveCell, FixedCell, InclusionCell, MonotoneCell
-from homotopy_deq.cells.spectrum import Spectrum
 from solvers import PeacemanRachford, solve
 
 SHAPES = ((17,), (3, 4, 5))

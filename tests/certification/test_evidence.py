@@ -21,10 +21,14 @@ from homotopy_deq.certification import (
     Tally,
     read,
 )
-from homotopy_deq.certification.binomial import clopper_pearson
-from homotopy_deq.certification.sealed import seal, unseal
+from homotopy_deq.certification.journal import seal, unseal
 from homotopy_deq.certification.sequence import BettingSequence, Decision
-from homotopy_deq.certification.statistics import audited_lower, radius, required_probability
+from homotopy_deq.certification.statistics import (
+    audited_lower,
+    clopper_pearson,
+    radius,
+    required_probability,
+)
 from tests.certification.test_journal import CONFIG, begun, certificate
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from homotopy_deq.certification import Certificate, Journal, JournalError, Tally, read
 from homotopy_deq.certification.evidence import rule_of
-from homotopy_deq.certification.sealed import digest
+from homotopy_deq.certification.journal import digest
 
 CONFIG = {
     "smoothing": {"sigma": 0.25, "alpha": 0.001, "n": 100},

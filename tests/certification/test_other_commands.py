@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from homotopy_deq.certification import read
-from homotopy_deq.certification.sealed import seal
+from homotopy_deq.certification.journal import seal
 from homotopy_deq.data import load, stratified_order
 from tests.certification.commands import LINES, altered, certify
 from tests.test_cli import call, done, refused

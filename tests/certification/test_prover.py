@@ -34,8 +34,7 @@ from homotopy_deq.certification import (
     Verified,
     read,
 )
-from homotopy_deq.certification.journal import Journal
-from homotopy_deq.certification.sealed import seal
+from homotopy_deq.certification.journal import Journal, seal
 from homotopy_deq.certification.summary import Summary, compare
 from homotopy_deq.cli import load_model
 from homotopy_deq.lipschitz import MarginProof

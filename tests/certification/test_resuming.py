@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from homotopy_deq.certification import Certificate, Smoother
-from homotopy_deq.certification.arithmetic import arithmetic
+from homotopy_deq.cli.certification.study import arithmetic
 from tests.certification.commands import LINES, TABLE, altered, certify
 from tests.test_cli import call, done, refused
 
@@ -60,7 +60,7 @@ def test_another_versions_arithmetic_is_not_gone_on_with(
 ) -> None:
     certify(run, tmp_path)
     other = {**arithmetic(), "scipy": "1.0", "source sha256": "0"}
-    monkeypatch.setattr("homotopy_deq.cli.certification.work.arithmetic", lambda: other)
+    monkeypatch.setattr("homotopy_deq.cli.certification.study.arithmetic", lambda: other)
     flags = ["--out", tmp_path, "--n", 128, "--limit", 4, "--cpu", "--resume"]
     told = refused("certify", run, *flags)
     assert "another version" in told and 'arithmetic.scipy: "' in told and '"1.0" given' in told

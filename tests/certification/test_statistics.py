@@ -20,9 +20,10 @@ from experiments.rules import (
     srs_paper_lower,
     srs_theorem_lower,
 )
-from homotopy_deq.certification.binomial import binomial_band, clopper_pearson
 from homotopy_deq.certification.statistics import (
     audited_lower,
+    binomial_band,
+    clopper_pearson,
     floor_radius,
     hypergeometric_upper,
     radius,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from homotopy_deq import plotting
 from homotopy_deq.certification import ABSTAIN, Certain, Certificate, Margin, Probable, Tally
-from homotopy_deq.certification.binomial import binomial_band
+from homotopy_deq.certification.statistics import binomial_band
 from homotopy_deq.certification.summary import Summary, compare, grid
 from homotopy_deq.plotting import certified_figure
 

@@ -18,7 +18,7 @@ from homotopy_deq.certification import (
     Tangent,
     Verified,
 )
-from homotopy_deq.certification.binomial import clopper_pearson
+from homotopy_deq.certification.statistics import clopper_pearson
 from homotopy_deq.certification.votes import UNDECIDED
 from homotopy_deq.models import ImageModel, MonotoneDEQ
 from solvers import (

@@ -9,7 +9,6 @@ from statistics import median
 from rich.table import Table
 
 from ...certification import Probable
-from ...certification.reach import check_radius, check_reach
 from ...certification.summary import Curve, Summary, radii
 from ..report import console
 from ..trained import Trained
@@ -56,7 +55,7 @@ def _work(chosen: Certify | Decide) -> tuple[Sequence[Part], str, str]:
     smoothings = poll.smoothings(noise, chosen.votes.batch, **exact)
     title = f"policy {poll.name}"
     if radius is None:
-        check_reach(poll.policy, noise.n, noise.alpha)
+        poll.policy.check_reach(noise.n, noise.alpha)
         folder = chosen.out or default_folder(run, f"certify-{poll.name}")
         return poll.parts(smoothings, folder, "certify"), title, poll.policy.certifies
     if not poll.policy.anytime:
@@ -65,7 +64,7 @@ def _work(chosen: Certify | Decide) -> tuple[Sequence[Part], str, str]:
             "--policy verified, converged or truncated."
         )
     for smoothing in smoothings:
-        check_radius(radius, smoothing.noise.deviation, noise.n, noise.alpha)
+        smoothing.check_radius(radius)
     folder = chosen.out or default_folder(run, f"decide-{poll.name}-{radius:g}")
     title = f"{title}, radius {radius:g}"
     return poll.parts(smoothings, folder, "decide", radius), title, poll.policy.certifies

@@ -11,7 +11,6 @@ import torch
 from rich.table import Table
 
 from ...certification import ABSTAIN, Smoother
-from ...certification.reach import check_majority
 from ...data import ImageData, read_images
 from ..report import console
 from ..trained import Trained
@@ -37,7 +36,8 @@ def command(chosen: SmoothPredict) -> None:
             "beforehand: use --policy verified, converged or truncated."
         )
     smoothings = poll.smoothings(given, chosen.votes.batch, n0=1)
-    check_majority(given.n, given.alpha)
+    for smoothing in smoothings:
+        smoothing.check_majority()
     classes = trained.classes
     rows: list[dict[str, Any]] = []
     for smoothing in smoothings:

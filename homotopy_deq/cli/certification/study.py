@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 
+import solvers
+
+from ... import __version__
 from ...data import ImageData, stratified_order
 from ...models import ImageModel
 from ...settings import Settings
@@ -24,6 +29,13 @@ from ..trained import Trained, find_checkpoint
 WAIT = timedelta(days=7)
 """How long a process waits for the others, whose images may take longer."""
 CLEAN_BATCH = 256
+PACKAGE = Path(__file__).parents[2]
+ROOT = Path(solvers.__file__).parent
+COMPUTING = (
+    *((PACKAGE / name) for name in ("cells", "certification", "data", "lipschitz", "models")),
+    *((PACKAGE / name) for name in ("equations.py", "layers.py")),
+)
+"""The parts of this package, beside solvers, that a vote, a bound or a radius goes through."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,7 @@ class Study:
             "images": {"skip": skip, "count": len(order), "crc32": _crc(order)},
             "device": device.type,
             "torch": torch.__version__,
+            "arithmetic": arithmetic(),
         }
         indices = order.tolist()
         return cls(model, settings, pixels, labels.tolist(), indices, size, identity, processes)
@@ -151,6 +164,22 @@ def check_clean(model: ImageModel, pixels: Tensor, device: torch.device) -> int:
             "certified."
         )
     return size
+
+
+@cache
+def arithmetic() -> dict[str, str]:
+    """Return the versions that a result depends on, and a checksum of the code that computes it.
+
+    NumPy draws the noise, SciPy computes bounds and radii; the code is named by its contents, as
+    a release number does not tell two checkouts apart.
+    """
+    digest = hashlib.sha256()
+    for base, part in [(ROOT.parent, ROOT), *((PACKAGE.parent, part) for part in COMPUTING)]:
+        for file in sorted(part.rglob("*.py")) if part.is_dir() else [part]:
+            digest.update(f"{file.relative_to(base).as_posix()}\n".encode())
+            digest.update(file.read_bytes())
+    others = {name: version(name) for name in ("numpy", "scipy")}
+    return {"homotopy-deq": __version__, "source sha256": digest.hexdigest()[:16], **others}
 
 
 def weights_sha256(model: ImageModel) -> str:

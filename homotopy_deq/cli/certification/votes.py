@@ -17,9 +17,9 @@ from ...certification import (
     Tangent,
     Verified,
 )
-from ...certification.alone import IMAGES, solved_alone
 from ...certification.journal import ALONE
 from ...certification.requirements import state_size
+from ...certification.smoothing import IMAGES
 from ...data import ImageData
 from ...models import ImageModel
 from ...settings import NoiseSettings, Settings, Votes
@@ -190,9 +190,7 @@ class Sampled(Part):
             return
         smoother = Smoother(self.study.model, self.policy, self.smoothing)
         first = range(min(IMAGES, len(self.study.indices)))
-        found = solved_alone(
-            smoother, [(self.study.image(k), self.study.indices[k]) for k in first]
-        )
+        found = smoother.alone((self.study.image(k), self.study.indices[k]) for k in first)
         self.journal.keep(ALONE, asdict(found))
         if found.disagreements:
             warn(

@@ -13,7 +13,6 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ...certification import Certificate, Journal
-from ...certification.arithmetic import arithmetic
 from ...certification.journal import CONFIG
 from ...training import Interrupted
 from ...training.folder import locked
@@ -96,7 +95,7 @@ class Finished:
 def journal_of(study: Study, folder: Path, config: Mapping[str, Any]) -> Journal:
     """Return the journal of this process, for results that depend on `config`."""
     rank: int = study.processes.process_index
-    return Journal(folder, {**config, "arithmetic": arithmetic()}, rank=rank)
+    return Journal(folder, config, rank=rank)
 
 
 def work(
