@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from homotopy_deq.certification import Smoothing
 from homotopy_deq.cli import COMMANDS, load_model
-from homotopy_deq.cli.certification.options import Certify
 from homotopy_deq.cli.resolve import resolve
 from homotopy_deq.cli.train import CONFIG
-from homotopy_deq.settings import MODELS, NoiseSettings, Settings, TrainConfig
-from homotopy_deq.settings.declare import leaves, values
+from homotopy_deq.settings import MODELS, Settings, TrainConfig
+from homotopy_deq.settings.declare import leaves
 from homotopy_deq.settings.tree import NAMES, read
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 from tests.test_cli import by_name, done, refused
@@ -81,12 +79,6 @@ def test_no_option_is_declared_twice() -> None:
     assert all(leaf.about["help"] for leaf in NAMES.values())
     own = {field.name for field in fields(TrainConfig) if not is_dataclass(field.default)}
     assert own - {"smoothing"} <= set(NAMES)
-
-
-def test_the_command_line_smooths_as_the_library_does() -> None:
-    library = {field.name: field.default for field in fields(Smoothing)}
-    shown = {**values(NoiseSettings()), "n0": Certify.n0}
-    assert shown.items() <= {**library, "sigma": None}.items()
 
 
 def test_every_option_has_a_help_text_and_the_value_of_its_dataclass() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..settings.certification import SELECTING, NoiseSettings
 from .certificate import ABSTAIN, Certificate
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Noise, Phase, on_grid
@@ -49,13 +50,13 @@ class Smoothing:
     """
 
     sigma: float
-    n0: int = 100
-    n: int = 10_000
-    alpha: float = 1e-3
-    seed: int = 0
+    n0: int = SELECTING
+    n: int = NoiseSettings.n
+    alpha: float = NoiseSettings.alpha
+    seed: int = NoiseSettings.seed
     batch: int = 500
     deterministic: bool = False
-    discrete: bool = False
+    discrete: bool = NoiseSettings.discrete
 
     def __post_init__(self) -> None:
         Noise(self.sigma, self.seed, self.discrete)  # checks these

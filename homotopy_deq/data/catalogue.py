@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from solvers.caller import warn_caller
 
-from .digits import digits
 from .idx import idx_place
 from .image_data import ImageData
 from .image_files import Shape
 from .image_folder import folder_places, named_places
-from .source import TEST_FRACTION, TEST_SEED, Found, Place, Split
+from .source import TEST_FRACTION, TEST_SEED, Found, Place, Split, in_memory
 from .stratified import split, subset
 from .torchvision_sets import cifar_place, download, svhn_place
 
@@ -43,6 +43,19 @@ class DataSet:
     places: Callable[[Path], list[Place]]
     kind: str | None = None
     stored: bool = True
+
+
+def digits() -> Found:
+    """Read the 1,797 grey 8x8 digits, whose 17 levels 0..16 are spread over 0..255.
+
+    References:
+        E. Alpaydin and C. Kaynak (1998). Optical recognition of handwritten digits. UCI.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return Found(in_memory(images, labels), None, tuple("0123456789"), "scikit-learn's load_digits")
 
 
 def _idx(name: str, kind: str, classes: tuple[str, ...]) -> Callable[[Path], list[Place]]:

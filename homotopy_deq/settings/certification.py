@@ -8,6 +8,9 @@ from typing import ClassVar
 from .declare import at_least, described, like, setting
 from .model import Limits
 
+SELECTING = 100
+"""Noise samples that select the class of an image, by default."""
+
 
 @described
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from statistics import median
 from rich.table import Table
 
 from ...certification import Probable
+from ...certification.journal import SLOPE
 from ...certification.summary import Curve, Summary, radii
 from ..report import console
 from ..trained import Trained
 from .options import Certify, Decide
 from .proofs import proved
 from .study import default_folder
-from .votes import Poll, Sampled
+from .votes import Poll
 from .work import Finished, Part, work
 
 LATEST = "all samples drawn"
@@ -39,8 +40,8 @@ def _work(chosen: Certify | Decide) -> tuple[Sequence[Part], str, str]:
     run, noise = chosen.run.path, chosen.noise
     if isinstance(chosen, Certify) and chosen.method != "smoothing":
         folder = chosen.out or default_folder(run, f"certify-{chosen.method}")
-        part = proved(chosen, folder)
-        return [part], f"method {chosen.method}", part.prover.certifies
+        part, prover = proved(chosen, folder)
+        return [part], f"method {chosen.method}", prover.certifies
     radius = chosen.radius if isinstance(chosen, Decide) else None
     poll = Poll.of(
         Trained.of(run),
@@ -74,7 +75,7 @@ def certified_table(title: str, about: str, finished: Sequence[Finished]) -> Tab
     """Return certified accuracy at some radii, a column each part, and what it is of and cost."""
     sums = [summary(each) for each in finished]
     first = finished[0].part
-    smoothing = first.smoothing if isinstance(first, Sampled) else None
+    smoothing = first.smoothing
     rounded = ", rounded to 1/255 after noise" if smoothing and smoothing.discrete else ""
     units = f"{sums[0].norm} radii, images in [0, 1]{rounded}"
     table = _table(title, finished, f"{units}; about {about}")
@@ -91,8 +92,9 @@ def certified_table(title: str, about: str, finished: Sequence[Finished]) -> Tab
     if smoothing:
         table.add_row("evaluations a sample", *(f"{found.evaluations:.2f}" for found in sums))
     table.add_row("seconds an image", *(f"{found.seconds:.3g}" for found in sums))
-    for said, shown in first.remarks():
-        table.add_row(said, shown)
+    if slope := first.journal.kept(SLOPE):
+        table.add_row("slope of a difference of logits, proved", f"{slope['proved']:.3g}")
+        table.add_row("  found by search (no certificate)", f"{slope['found']:.3g}")
     return table
 
 
@@ -117,7 +119,8 @@ def decided_table(title: str, about: str, finished: Sequence[Finished]) -> Table
 
 
 def _table(title: str, finished: Sequence[Finished], caption: str) -> Table:
-    said = f"{title}: {len(finished[0].certificates):,} images{finished[0].part.effort}"
+    said, of = f"{title}: {len(finished[0].certificates):,} images", finished[0].part.smoothing
+    said += f", {of.n:,} samples, alpha {of.alpha:g}" if of else ""
     table = Table(title=said, caption=caption, min_width=50)
     table.add_column("")
     for each in finished:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...settings.certification import NoiseSettings, Votes
+from ...settings.certification import SELECTING, NoiseSettings, Votes
 from ...settings.data import Place
 from ...settings.declare import above, at_least, between, like, setting
 from ..options import Begun, ImagesToTest, Machine, Predict, Run
@@ -22,7 +22,7 @@ class Sampled:
         0, "Leave out so many of the first images of that order.", at_least(0), panel=Place.PANEL
     )
     noise: NoiseSettings = NoiseSettings()
-    n0: int = setting(100, "Noise samples that select the class.", panel=NoiseSettings.PANEL)
+    n0: int = setting(SELECTING, "Noise samples that select the class.", panel=NoiseSettings.PANEL)
     votes: Votes = Votes()
     deterministic: bool = setting(
         False,

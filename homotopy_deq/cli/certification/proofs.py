@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...certification import PROVERS, Certificate, LipschitzProver, Prover
@@ -14,57 +13,15 @@ from ..command import option
 from ..trained import Trained
 from .options import Certify
 from .study import Study, check_weights
-from .work import Answer, Part, journal_of
+from .work import Part
 
 TOGETHER = 256
 LOOKED = 4
 """Images at which a slope of the logits is looked for."""
 
 
-@dataclass(frozen=True)
-class Proved(Part):
-    """The images, certified by a proof.
-
-    Arguments:
-        prover: the proof.
-        batch: images at a time.
-    """
-
-    prover: Prover
-    batch: int = TOGETHER
-
-    @property
-    def name(self) -> str:
-        return self.journal.config["bound"]  # type: ignore[no-any-return]
-
-    @property
-    def together(self) -> int:
-        return self.batch
-
-    def look(self) -> None:
-        """Look for the steepest difference of two logits, to be shown beside what is proved."""
-        if isinstance(self.prover, LipschitzProver) and self.journal.kept(SLOPE) is None:
-            count = min(LOOKED, len(self.study.indices))
-            found, proved = self.prover.tightness(self.study.images(range(count)))
-            self.journal.keep(SLOPE, {"found": found, "proved": proved})
-
-    def remarks(self) -> list[tuple[str, str]]:
-        slope = self.journal.kept(SLOPE)
-        if slope is None:
-            return []
-        said = "slope of a difference of logits, proved", "  found by search (no certificate)"
-        return [(said[0], f"{slope['proved']:.3g}"), (said[1], f"{slope['found']:.3g}")]
-
-    def begin(self, advance: Callable[[int], None]) -> Answer:
-        def answer(places: Sequence[int]) -> list[Certificate]:
-            of = [[each[k] for k in places] for each in (self.study.labels, self.study.indices)]
-            return self.prover.certify_all(self.study.images(places), *of)
-
-        return answer
-
-
-def proved(chosen: Certify, out: Path) -> Proved:
-    """Load what the options name.
+def proved(chosen: Certify, out: Path) -> tuple[Part, Prover]:
+    """Return the work that the options name, and the proof.
 
     Raises:
         FileNotFoundError, ValueError: as in `Study.of`; an option is of sampling; or the model has
@@ -86,5 +43,16 @@ def proved(chosen: Certify, out: Path) -> Proved:
     study = Study.of(trained, chosen.images, skip=chosen.skip, cpu=chosen.machine.cpu)
     prover = kind(study.model.network(), study.model.shape)
     config = {"command": "certify", **study.identity, "bound": chosen.method}
-    journal = journal_of(study, out, config)
-    return Proved(study, journal, prover, chosen.votes.batch or TOGETHER)
+    journal = study.journal(out, config)
+
+    def look() -> None:  # for the steepest difference of two logits, to stand beside the proof
+        if isinstance(prover, LipschitzProver) and journal.kept(SLOPE) is None:
+            few = study.images(range(min(LOOKED, len(study.indices))))
+            journal.keep(SLOPE, dict(zip(("found", "proved"), prover.tightness(few), strict=True)))
+
+    def certified(places: Sequence[int]) -> list[Certificate]:
+        of = [[each[k] for k in places] for each in (study.labels, study.indices)]
+        return prover.certify_all(study.images(places), *of)
+
+    together = chosen.votes.batch or TOGETHER
+    return Part(study, journal, look, lambda advance: certified, together=together), prover

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -19,6 +19,7 @@ from torch import Tensor
 import solvers
 
 from ... import __version__
+from ...certification import Journal
 from ...data import ImageData, stratified_order
 from ...models import ImageModel
 from ...settings import Settings
@@ -122,6 +123,10 @@ class Study:
         }
         indices = order.tolist()
         return cls(model, settings, pixels, labels.tolist(), indices, size, identity, processes)
+
+    def journal(self, folder: Path, config: Mapping[str, Any]) -> Journal:
+        """Return the journal of this process, for results that depend on `config`."""
+        return Journal(folder, config, rank=self.processes.process_index)
 
     def image(self, place: int) -> Tensor:
         """Return the image at a place of `indices`, on the model's device, in [0, 1]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ...certification import (
     Certificate,
     Clean,
     Cold,
+    Journal,
     Policy,
     Smoother,
     Smoothing,
@@ -29,7 +31,7 @@ from ..report import warn
 from ..resolve import pass_of
 from ..trained import Trained
 from .study import Study, check_weights
-from .work import Answer, Part, journal_of
+from .work import Answer, Part
 
 PAYS = 512
 """Largest state for which the tangent start is the default: beyond, its products with an n x n
@@ -130,68 +132,34 @@ class Poll:
 
     def parts(
         self, smoothings: Sequence[Smoothing], out: Path, command: str, radius: float | None = None
-    ) -> list[Sampled]:
+    ) -> list[Part]:
         """Return the work under each noise, in OUT or where there are several OUT/sigma-0.25, ...
 
         Arguments:
             smoothings: the noise.
             out: the folder.
             command: what is done.
-            radius: the one that is decided on, or None.
+            radius: the one that is decided on, or None for the largest that is proved.
         """
-        asked = {} if radius is None else {"radius": radius}
+        config = {"command": command, **({} if radius is None else {"radius": radius})}
         found = []
         for smoothing in smoothings:
             folder = out / f"sigma-{smoothing.sigma!r}" if len(smoothings) > 1 else out
-            config = {
-                "command": command,
-                **asked,
-                **self.identity,
-                "smoothing": deciding(smoothing),
-            }
-            journal = journal_of(self.study, folder, config)
-            found.append(Sampled(self.study, journal, self.policy, smoothing, radius))
+            noise = {"smoothing": deciding(smoothing)}
+            journal = self.study.journal(folder, {**config, **self.identity, **noise})
+            look = partial(self._look, smoothing, journal)
+            begin = partial(self._begin, smoothing, radius)
+            found.append(Part(self.study, journal, look, begin, smoothing))
         return found
 
-
-@dataclass(frozen=True)
-class Sampled(Part):
-    """The images under one noise.
-
-    Arguments:
-        policy: which votes count.
-        smoothing: the noise.
-        radius: the one that is decided on, or None for the largest that is proved.
-    """
-
-    policy: Policy
-    smoothing: Smoothing
-    radius: float | None = None
-
-    @property
-    def name(self) -> str:
-        return f"sigma {self.smoothing.sigma:g}"
-
-    @property
-    def samples(self) -> int:
-        return self.smoothing.n0 + self.smoothing.n
-
-    @property
-    def selecting(self) -> int:
-        return self.smoothing.n0
-
-    @property
-    def effort(self) -> str:
-        return f", {self.smoothing.n:,} samples, alpha {self.smoothing.alpha:g}"
-
-    def look(self) -> None:
+    def _look(self, smoothing: Smoothing, journal: Journal) -> None:
         """Solve some noise samples alone, and warn where they vote otherwise."""
-        if self.policy.proven or self.journal.kept(ALONE) is not None:
+        if self.policy.proven or journal.kept(ALONE) is not None:
             return
-        smoother = Smoother(self.study.model, self.policy, self.smoothing)
-        first = range(min(IMAGES, len(self.study.indices)))
-        found = smoother.alone((self.study.image(k), self.study.indices[k]) for k in first)
-        self.journal.keep(ALONE, asdict(found))
+        smoother, study = Smoother(self.study.model, self.policy, smoothing), self.study
+        first = range(min(IMAGES, len(study.indices)))
+        found = smoother.alone((study.image(k), study.indices[k]) for k in first)
+        journal.keep(ALONE, asdict(found))
         if found.disagreements:
             warn(
                 f"{found}: this model's answer depends on rounding, as it does between several "
@@ -199,20 +167,17 @@ class Sampled(Part):
                 "--policy verified depend on no batch (--contraction, or a monotone model)."
             )
 
-    def begin(self, advance: Callable[[int], None]) -> Answer:
-        smoother = Smoother(self.study.model, self.policy, self.smoothing, advance)
+    def _begin(
+        self, smoothing: Smoothing, radius: float | None, advance: Callable[[int], None]
+    ) -> Answer:
+        study = self.study
+        smoother = Smoother(study.model, self.policy, smoothing, advance)
 
-        def answer(places: Sequence[int]) -> list[Certificate]:
-            found = []
-            for k in places:
-                image = self.study.image(k), self.study.labels[k], self.study.indices[k]
-                if self.radius is None:
-                    found.append(smoother.certify(*image))
-                else:
-                    found.append(smoother.decide(*image, self.radius))
-            return found
+        def certified(place: int) -> Certificate:
+            image = study.image(place), study.labels[place], study.indices[place]
+            return smoother.certify(*image) if radius is None else smoother.decide(*image, radius)
 
-        return answer
+        return lambda places: list(map(certified, places))
 
 
 def deciding(smoothing: Smoothing) -> dict[str, Any]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ...certification import Certificate, Journal
+from ...certification import Certificate, Journal, Smoothing
 from ...certification.journal import CONFIG
 from ...training import Interrupted
 from ...training.folder import locked
@@ -24,57 +22,35 @@ Answer = Callable[[Sequence[int]], list[Certificate]]
 
 
 @dataclass(frozen=True)
-class Part(ABC):
+class Part:
     """The images of a study, certified in one way.
 
     Arguments:
         study: the images.
         journal: where their certificates go.
+        look: looks at some images once a run, before the first is certified.
+        begin: returns what certifies images; told what to tell of noise samples that are done.
+        smoothing: the noise, or None.
+        together: images that are certified at a time.
     """
 
     study: Study
     journal: Journal
+    look: Callable[[], None]
+    begin: Callable[[Callable[[int], None]], Answer]
+    smoothing: Smoothing | None = None
+    together: int = 1
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """What heads its column in a table."""
-
-    @property
-    def samples(self) -> int:
-        """How many noise samples an image takes at most."""
-        return 0
+        bound = self.journal.config.get("bound")
+        return bound if self.smoothing is None else f"sigma {self.smoothing.sigma:g}"
 
     @property
     def selecting(self) -> int:
-        """How many of them select the class."""
-        return 0
-
-    @property
-    def effort(self) -> str:
-        """What a title says of it behind the number of images."""
-        return ""
-
-    @property
-    def together(self) -> int:
-        """How many images are certified at a time."""
-        return 1
-
-    @abstractmethod
-    def look(self) -> None:
-        """Look at some images once a run, before the first is certified."""
-
-    def remarks(self) -> list[tuple[str, str]]:
-        """Return what else a table says: names and values."""
-        return []
-
-    @abstractmethod
-    def begin(self, advance: Callable[[int], None]) -> Answer:
-        """Return what certifies images.
-
-        Arguments:
-            advance: told the number of noise samples of each batch that is done.
-        """
+        """How many noise samples select the class of an image."""
+        return 0 if self.smoothing is None else self.smoothing.n0
 
 
 @dataclass(frozen=True)
@@ -90,12 +66,6 @@ class Finished:
     part: Part
     certificates: Sequence[Certificate]
     seconds: dict[int, float]
-
-
-def journal_of(study: Study, folder: Path, config: Mapping[str, Any]) -> Journal:
-    """Return the journal of this process, for results that depend on `config`."""
-    rank: int = study.processes.process_index
-    return Journal(folder, config, rank=rank)
 
 
 def work(
@@ -178,13 +148,14 @@ class Bar:
             speed_estimate_period=600,
         )
         shared = f", share of 1 of {processes.num_processes}" * (processes.num_processes > 1)
-        self._images, self._a_sample = images, 1 / max(part.samples, 1)
+        samples = 0 if part.smoothing is None else part.selecting + part.smoothing.n
+        self._images, self._a_sample = images, 1 / max(samples, 1)
         self._task: TaskID = self._progress.add_task(
             f"{part.name}{shared}", total=max(images, 1), figures=""
         )
         self._done = self._right = self._evaluations = self._samples = 0
         self._since = time.perf_counter()
-        self._n0, self._drawn = part.selecting, part.samples > 0
+        self._n0, self._drawn = part.selecting, samples > 0
         self._part = 0.0
 
     def __enter__(self) -> Bar:
