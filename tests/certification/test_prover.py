@@ -304,6 +304,7 @@ def test_a_network_of_unknown_parts_makes_no_prover(kind: type[Prover]) -> None:
 STACKS = {"channels": 3, "depth": 2, "kernel": 3, "patch": 4, "features": 8, "dense_depth": 2}
 
 
+@pytest.mark.filterwarnings("ignore:.*did not converge")
 @pytest.mark.parametrize("kind", [LBENNetwork, SLLNetwork])
 def test_votes_of_a_stack_are_proved_by_how_far_its_logits_may_be_off(kind: Any) -> None:
     torch.manual_seed(0)
