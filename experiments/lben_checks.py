@@ -52,7 +52,7 @@ class Config:
     """Sizes.
 
     Arguments:
-        pairs: of inputs that are drawn, and from which the ascent on the gain begins.
+        pairs: of inputs that are drawn, and that ascents on the gain look at.
         ascent: steps of its two searches.
         draws: networks whose rates are measured.
         neurons: of the networks of the program.
@@ -101,9 +101,7 @@ def gains(config: Config) -> dict[str, Any]:
         with torch.no_grad():
             moved = (network(x + away) - network(x)).flatten(1).norm(dim=1)
         drawn = float((moved / away.flatten(1).norm(dim=1)).amax())
-        # Each step of an ascent looks at a pair; an equilibrium's gradient is dear.
-        implicit = any(isinstance(part, LBEN | MonDEQ) for part in network.modules())
-        starts = x[: len(x) // config.ascent] if implicit else x
+        starts = x[: len(x) // config.ascent]  # each step of an ascent looks at a pair
         best = float(gain_found(network, starts, steps=config.ascent).amax())
         found[name] = {
             "proved": gamma, "sampled": drawn, "maximised": best,
