@@ -21,7 +21,7 @@ from ..training import check_folder
 from .options import Finetune, Tuning
 from .resolve import BF16_RTOL, images_of, put
 from .train import Work, resume, say
-from .trained import Trained
+from .trained import Trained, find_checkpoint
 
 FORMS = ("lben",)
 CHECKED = 256
@@ -32,16 +32,22 @@ SAME = 1e-9
 
 def command(chosen: Finetune) -> None:
     """Make equilibria of a trained explicit network, and train them in a folder of their own."""
-    run, begun = chosen.run.path, chosen.begun
+    begun = chosen.begun
     pick("form", chosen.form, FORMS)
+    run = find_checkpoint(chosen.run.path).resolve().parent
     folder = chosen.out or run.with_name(f"{run.name}-{chosen.form}")
     check_folder(folder, resume=begun.resume, overwrite=begun.overwrite)
     chosen.machine.use()
     given: dict[str, Any] = {"data": chosen.place.root, **chosen.tuning}
     if begun.resume:
+        about = Trained.of(folder).checkpoint.meta["about"]
+        source = about.get("made_from", {}).get("run")
+        if source != str(run):
+            made = "by training alone" if source is None else f"from {source}"
+            raise ValueError(f"{folder} was made {made}, not from {run}: train --resume takes any.")
         resume(folder, given, chosen.machine)
         return
-    trained = Trained.of(run)
+    trained = Trained.of(chosen.run.path)
     explicit = trained.model
     if not isinstance(explicit, ExplicitNetwork):
         raise ValueError(

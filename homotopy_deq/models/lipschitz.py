@@ -242,7 +242,8 @@ def _equilibrium(
     sizes: Sequence[int], grid: Grid, kernel: int | None, full: bool
 ) -> EquilibriumNetwork:
     inputs, hidden, outputs = sizes
-    settings = {"kernel": 1, "epsilon": 0.0, "full": True} if full else {"kernel": kernel or 1}
+    full_grid = {"kernel": 1, "epsilon": 0.0, "full": True}
+    settings: dict[str, Any] = full_grid if full else {"kernel": kernel or 1}
     cell = LBENCell(inputs, hidden, outputs, grid=grid, **settings)
     return EquilibriumNetwork(cell, PeacemanRachford(step_size=STEP), Unroll())
 

@@ -146,8 +146,11 @@ def test_what_is_no_explicit_run_is_refused_in_a_line(run: Path, tmp_path: Path)
         ((run, "--out", out), "already holds a run"),
         ((run, "--lr", 0), "lr must be above 0"),
         ((tmp_path / "none",), "There is no checkpoint"),
+        ((out, "--out", out, "--resume"), f"was made from {run}, not from"),
+        ((run, "--out", run, "--resume"), "was made by training alone"),
     ):
         code, output = call("finetune", *words)
+        output = " ".join(output.split())
         assert code == 2 and told in output and "Traceback" not in output
 
 
