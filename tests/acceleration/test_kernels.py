@@ -1,6 +1,9 @@
 """The kernels against the dense product, in both precisions, whatever way they take."""
 
+import copy
 import math
+import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from homotopy_deq.acceleration import Convolution
+from homotopy_deq.acceleration import Convolution, DeltaConv2d, DeltaLinear
 from homotopy_deq.acceleration.cost import ALWAYS, Costs, Line
 from homotopy_deq.acceleration.kernels import Auto
 
@@ -22,6 +25,13 @@ WAYS = {
 WORSE = 32
 """Units of eps that a product may differ by from another order of its sums, relative to the norms:
 sums of at most 700 terms in vector registers, each far below its bound n eps."""
+
+
+@pytest.fixture(autouse=True)
+def ungraded() -> Iterator[None]:
+    """Solve as solves are: what is differentiated through is dense."""
+    with torch.no_grad():
+        yield
 
 
 def auto(costs: Costs | None) -> Auto:
@@ -206,3 +216,49 @@ def test_images_stay_as_they_lie_in_memory(format: torch.memory_format) -> None:
     new, _ = kernel.moved(y, change, r + change)
     for each in (y, new):
         assert each.is_contiguous(memory_format=format)
+
+
+@pytest.mark.parametrize("make", [Auto, lambda: auto(ALWAYS)])
+def test_an_empty_batch_stays_empty(make: object) -> None:
+    kernels: Auto = make()  # type: ignore[operator]
+    matrix = kernels.linear(torch.eye(5))
+    assert matrix.moved(torch.zeros(0, 5), torch.zeros(0, 5), torch.zeros(0, 5))[0].shape == (0, 5)
+    image = torch.zeros(0, 2, 8, 8)
+    tiles = kernels.convolution(Convolution(torch.ones(2, 2, 3, 3), padding=(1, 1, 1, 1)))
+    assert tiles.moved(image, image, image)[0].shape == image.shape
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(8, 5), nn.Conv2d(2, 3, 3, padding=1)])
+def test_a_step_that_is_differentiated_has_the_gradient_of_the_layer(layer: nn.Module) -> None:
+    make = DeltaLinear if isinstance(layer, nn.Linear) else DeltaConv2d
+    moving = make(layer, auto(ALWAYS))  # type: ignore[arg-type]
+    x = torch.randn(2, 8) if isinstance(layer, nn.Linear) else torch.randn(2, 2, 8, 8)
+    after = x.clone()
+    after[0].view(-1)[0] += 1
+    with torch.enable_grad():
+        _, memory = moving.start(x)
+        found = torch.autograd.grad(moving.move(memory, after, 0.0)[0].sum(), layer.weight)[0]
+        wanted = torch.autograd.grad(layer(after).sum(), layer.weight)[0]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_kernels_are_copied_and_pickled_without_what_they_keep() -> None:
+    kernels = Auto(costs=nothing)
+    kernels._turned(nn.Parameter(torch.eye(3)))
+    for other in (copy.deepcopy(kernels), pickle.loads(pickle.dumps(kernels))):
+        assert other == kernels and not other._transposed
+
+
+def nothing(*_: object) -> None:
+    """Know no costs."""
+
+
+def test_weights_made_in_inference_mode_are_turned_for_each_solve() -> None:
+    with torch.inference_mode():
+        weight, r = torch.randn(6, 40), torch.randn(2, 40)
+        change = torch.zeros(2, 40)
+        change[:, 3] = 1
+        kernel = auto(ALWAYS).linear(weight)
+        new, work = kernel.moved(kernel.dense(r), change, r + change)
+        assert work == 12
+        torch.testing.assert_close(new, (r + change) @ weight.T)

@@ -46,6 +46,19 @@ def test_triton_step_is_the_product_with_a_change_of_some_columns() -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_tf32_is_used_where_torch_may_use_it() -> None:
+    pytest.importorskip("triton")
+    from homotopy_deq.acceleration.kernels.triton_columns import tf32
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            assert tf32() is allowed
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def test_tiles_are_small_where_the_batch_is_and_make_enough_programs() -> None:
     pytest.importorskip("triton")
     from homotopy_deq.acceleration.kernels.triton_columns import PROGRAMS, tile

@@ -48,6 +48,9 @@ class Auto:
         default_factory=WeakIdKeyDictionary, init=False, repr=False, compare=False
     )
 
+    def __reduce__(self) -> tuple[type[Auto], tuple[Costing]]:
+        return Auto, (self.costs,)  # a copy keeps nothing yet
+
     def linear(self, weight: Tensor) -> Product:
         """Return the product with a matrix (m, n)."""
         kind = _kind("matrix", weight)
@@ -68,6 +71,8 @@ class Auto:
 
     def _turned(self, weight: Tensor) -> Tensor:
         """Return W^T in contiguous memory, kept from solve to solve while W is as it was."""
+        if weight.is_inference():  # which says nothing of what was written into it
+            return weight.mT.contiguous()
         state = weight._version, weight.data_ptr()
         known: tuple[Any, Tensor] | None = self._transposed.get(weight)
         if known is None or known[0] != state:

@@ -53,7 +53,8 @@ class MatrixProduct:
     """W r of vectors, of which some columns of W bring a change of some entries up to date.
 
     A column counts as changed if its entry changed in any sample, so all samples take the same
-    columns. Gathered columns are kept, and used again while nothing outside of them changes.
+    columns. Gathered columns are kept, and used again while nothing outside of them changes. What
+    is differentiated through is dense.
 
     Arguments:
         weight: W, (m, n).
@@ -73,6 +74,7 @@ class MatrixProduct:
         self.columns = columns
         self.transposed = transposed
         self.costs = costs
+        self._turned: Tensor | None = None
         self._panel: Panel | None = None
         self._known: tuple[int, Costs | None] = (-1, None)
         self._patience = Patience()
@@ -89,7 +91,7 @@ class MatrixProduct:
         """Return W r and the multiply-adds that it took; see `products.Product`."""
         rows = change.reshape(-1, change.shape[-1])
         costs = self._of(len(rows))
-        if costs is None or self._patience.waits():
+        if costs is None or torch.is_grad_enabled() or self._patience.waits():
             return self.dense(reference), self.multiply_adds(reference)
         active = changed(rows)
         count = int(active.sum())
@@ -107,7 +109,9 @@ class MatrixProduct:
             return self.dense(reference), self.multiply_adds(reference)
         if panel is None:
             index = active.nonzero().squeeze(1)
-            panel = Panel(index, ~active, self.columns.gather(self.transposed(), index))
+            if self._turned is None:
+                self._turned = self.transposed()
+            panel = Panel(index, ~active, self.columns.gather(self._turned, index))
             self._panel = panel
         new = self.columns.add(before, rows, panel.index, panel.gathered)
         return new.view_as(product), self._work(rows, len(panel.index))
@@ -119,7 +123,7 @@ class MatrixProduct:
     def _of(self, batch: int) -> Costs | None:
         """Return the costs for a batch, None where it never pays to look."""
         if self._known[0] != batch:
-            costs = self.costs(batch)
+            costs = self.costs(batch) if batch else None
             self._known = batch, costs if costs is not None and costs.looks else None
         return self._known[1]
 

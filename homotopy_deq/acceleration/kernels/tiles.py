@@ -72,7 +72,7 @@ class TiledProduct:
     """W r of images, computed anew on the tiles that a change can reach.
 
     A tile is computed from the reference, so that nothing adds up. The result lies in memory as
-    the reference does.
+    the reference does. What is differentiated through is dense.
 
     Arguments:
         convolution: W.
@@ -105,7 +105,7 @@ class TiledProduct:
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         """Return W r and the multiply-adds that it took; see `products.Product`."""
         costs = self._costs(reference)
-        if costs is None or self._patience.waits():
+        if costs is None or torch.is_grad_enabled() or self._patience.waits():
             return self.dense(reference), self.multiply_adds(reference)
         grid = self._tiles(reference)
         batch, tiles = len(change), len(grid.read)
@@ -136,7 +136,7 @@ class TiledProduct:
         if self._known[0] != key:
             side, out = _sides(self.convolution, image), self.convolution.out(image)
             costs = None
-            if 0 not in side:
+            if 0 not in side and len(image):
                 tiles = len(image) * (out[0] // side[0]) * (out[1] // side[1])
                 costs = self.costs(last, tiles, self.convolution.multiply_adds(image) // tiles)
             self._known = key, costs if costs is not None and costs.looks else None

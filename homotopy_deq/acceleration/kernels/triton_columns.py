@@ -6,6 +6,7 @@ Import this module only where Triton is installed and the tensors are on a GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -116,7 +117,13 @@ class TritonColumns:
         return transposed
 
     def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
-        tf32 = torch.backends.cuda.matmul.allow_tf32
         rows, columns = tile(*product.shape)
-        new: Tensor = column_step(product, change, gathered, index.int(), tf32, rows, columns)
+        new: Tensor = column_step(product, change, gathered, index.int(), tf32(), rows, columns)
         return new
+
+
+def tf32() -> bool:
+    """Say whether torch is allowed to round the factors of a product to TF32."""
+    settings: Any = torch.backends.cuda.matmul
+    said = getattr(settings, "fp32_precision", "none")  # since torch 2.9, beside the older switch
+    return bool(settings.allow_tf32) if said == "none" else said == "tf32"
