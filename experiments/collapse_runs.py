@@ -131,9 +131,7 @@ def ideal(config: Config, case: Case, peer: str) -> tuple[float, float | None]:
     """
     gain = 1 / (1 - config.contraction) if peer == "deq" else 1.0
     many, few = [float(case.ratio)] * case.majority, [1.0] * case.minority
-    model = UnconstrainedFeatures(
-        tuple(many + few), max(config.features, len(many + few)), decay(config, peer), gain
-    )
+    model = UnconstrainedFeatures(tuple(many + few), len(many + few), decay(config, peer), gain)
     if case.ratio == 1:
         return model.balanced_optimum()[1], None
     w, _, least = model.solve()

@@ -166,7 +166,8 @@ class Descent:
     Arguments:
         steps: of the optimiser.
         batch: images a step.
-        rate: the first learning rate; a cosine takes it to a hundredth.
+        rate: the first learning rate; a cosine takes it to a hundredth. The block's p x p weights
+            learn at rate / p: Adam then moves them as far in norm whatever p is.
         decay: of the classifier and of x; see `Peer.objective`. Nothing else decays.
         points: times at which the collapse is measured, evenly; the last is the end.
         seed: of the order of the images.
@@ -190,9 +191,12 @@ class Descent:
             labels: int64, (N,), likewise.
             minority: classes whose classifiers are compared.
         """
-        optimizer = torch.optim.Adam(network.parameters(), self.rate)
+        rest = [*network.backbone.parameters(), *network.classifier.parameters()]
+        block = list(network.block.parameters())
+        optimizer = torch.optim.Adam([{"params": rest}, {"params": block}])
         generator = torch.Generator().manual_seed(self.seed)
         size, batch = len(labels), min(self.batch, len(labels))
+        width = network.classifier.in_features
         weight = class_weight(labels, network.classifier.out_features)
         marks = {max(1, round(self.steps * k / self.points)) for k in range(1, self.points + 1)}
         order, found = torch.empty(0, dtype=torch.long), []
@@ -201,7 +205,8 @@ class Descent:
                 order = torch.cat((order, torch.randperm(size, generator=generator)))
             index, order = order[:batch].to(images.device), order[batch:]
             fall = (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
-            optimizer.param_groups[0]["lr"] = self.rate * (0.01 + 0.99 * fall)
+            for group, share in zip(optimizer.param_groups, (1, 1 / width), strict=True):
+                group["lr"] = share * self.rate * (0.01 + 0.99 * fall)
             network.train()
             answer = network(images[index].float() / 255)
             loss = network.objective(answer, labels[index], self.decay, weight)

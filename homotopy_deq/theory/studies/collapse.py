@@ -111,9 +111,7 @@ class CollapseStudy:
         points = descent.train(network, data.train_images[chosen], data.train_labels[chosen], few)
         right = right_by_class(network, data.test_images, data.test_labels)
         many = [float(ratio)] * half + [1.0] * (classes - half)
-        ideal = UnconstrainedFeatures(
-            tuple(many), max(sizes.features, classes), decay, gain if peer == "deq" else 1.0
-        )
+        ideal = UnconstrainedFeatures(tuple(many), classes, decay, gain if peer == "deq" else 1.0)
         bound = ideal.balanced_optimum()[1] if ratio == 1 else ideal.solve()[2]
         advance(1)
         return {
