@@ -57,6 +57,7 @@ class UnconstrainedFeatures:
     def solve(self, seed: int = 0, starts: int = 3) -> tuple[Tensor, Tensor, float]:
         """Return W (K, p), h (K, p) and the objective: the best of some local searches (BFGS)."""
         from scipy import optimize
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         k, p = len(self.sizes), self.dimension
 
@@ -70,11 +71,12 @@ class UnconstrainedFeatures:
         for start in range(starts):
             generator = torch.Generator().manual_seed(seed + start)
             z0 = torch.randn(2 * k * p, generator=generator, dtype=torch.float64).numpy()
-            found = optimize.minimize(
-                value, z0, jac=True, method="L-BFGS-B",
-                options={"maxiter": 20_000, "maxfun": 50_000, "ftol": 1e-16, "gtol": 1e-10,
-                         "maxcor": 50},
-            )  # fmt: skip
+            with threadpool_limits(1):  # on so few numbers threads wait for one another
+                found = optimize.minimize(
+                    value, z0, jac=True, method="L-BFGS-B",
+                    options={"maxiter": 20_000, "maxfun": 50_000, "ftol": 1e-16, "gtol": 1e-10,
+                             "maxcor": 50},
+                )  # fmt: skip
             if best is None or found.fun < best.fun:
                 best = found
         assert best is not None
