@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,18 @@ class Bench:
         images = Images(x, y, config.seed, config.pad, config.flip)
         return cls(config, images, (tx, ty), make, Watch(60 * config.minutes))
 
+    def check(self) -> None:
+        """Refuse to go on with what other settings made."""
+        free = ("kinds", "rates", "minutes", "device", "data", "work", "out", "certify")
+        settings = {k: v for k, v in asdict(self.config).items() if k not in free}
+        file, said = self.file("settings", "txt"), json.dumps(settings, indent=1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and file.read_text() != said:
+            raise SystemExit(
+                f"{file.parent} was made with other settings, see {file}. Choose another --work."
+            )
+        file.write_text(said)
+
     def file(self, part: str, suffix: str) -> Path:
         """Return the file of a part."""
         return self.config.work / self.config.name / f"{part.replace(' ', '_')}.{suffix}"
@@ -86,7 +98,6 @@ class Bench:
         """Make a network, train it and certify it, unless that is done."""
         if self.file(name, "json").exists():
             return
-        self.file(name, "json").parent.mkdir(parents=True, exist_ok=True)
         model = make().to(self.config.device)
         spent: dict[str, Any] = {}
         if course is not None:
@@ -224,7 +235,9 @@ def main(config: Config, jobs: int = 1) -> None:
         torch.set_float32_matmul_precision("high")  # for training: certificates are in double
     if jobs > 1:
         spread(config, jobs)
+        config = replace(config, minutes=0.0)  # they have trained as long as they may
     bench = Bench.of(config)
+    bench.check()
     for kind in config.kinds:
         try:
             bench.run(kind)

@@ -146,7 +146,6 @@ def train(
     """
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
-    # The rate is a tensor so that no step waits for it.
     optimiser = torch.optim.Adam(weights, lr=course.lr, betas=(0.5, 0.9))
     step, seconds, losses = 0, 0.0, []
     if file.exists():

@@ -65,6 +65,12 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_result(
     assert all(row["constant before the head"] < 1 + 1e-6 for row in one["rows"])
 
 
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    main(tiny(tmp_path, "one", kinds=()))
+    with pytest.raises(SystemExit, match="made with other settings"):
+        main(tiny(tmp_path, "one", kinds=(), limit=64))
+
+
 def test_a_table_is_empty_until_it_is_measured_and_shows_what_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
