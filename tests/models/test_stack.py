@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from homotopy_deq import ODE, Anderson, NewtonKrylov
 from homotopy_deq.certification import Converged, Smoother, Smoothing
 from homotopy_deq.lipschitz import (
     AOL,
     LBEN,
+    EquilibriumNetwork,
     MonDEQ,
     Sandwich,
     certify_lipschitz,
     certify_margins,
+    departure,
     gain_found,
 )
 from homotopy_deq.models import (
@@ -32,7 +35,8 @@ from homotopy_deq.models import (
     SandwichNetwork,
     SLLNetwork,
 )
-from solvers import PeacemanRachford, Status
+from homotopy_deq.training.objective import margin_loss
+from solvers import MonotoneInclusion, PeacemanRachford, Status
 
 EXPLICIT = [CPLNetwork, SLLNetwork, AOLNetwork, SandwichNetwork]
 ALL = [*EXPLICIT, LBENNetwork]
@@ -286,3 +290,22 @@ def test_smoothing_certifies_a_stack_of_equilibria_from_its_own_forward_pass() -
     smoother = Smoother(model, Converged(), Smoothing(0.25, n0=10, n=50))
     found = smoother.certify(torch.rand(SHAPE), 0, 0)
     assert found.evaluations > 60  # an equilibrium takes more than one evaluation a vote
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_nothing_of_a_step_is_on_another_device_than_the_model(kind: type[BoundedModel]) -> None:
+    """A fake tensor knows its device and refuses to meet one of another; no GPU is needed."""
+    with FakeTensorMode(), torch.device("cuda"):
+        model = kind(SHAPE, 5, **(SMALL | {"mean": 0.0, "std": 1.0}))  # type: ignore[call-arg, arg-type]
+        x, labels = torch.rand(4, *SHAPE), torch.zeros(4, dtype=torch.int64)
+        x = model.normalize(x)
+        for part in model.layer.body:
+            if isinstance(part, EquilibriumNetwork):
+                equation = part.cell.equation(part.cell.condition(x))
+                z = equation(part.cell.initial(x))
+                assert isinstance(equation, MonotoneInclusion) and equation.resolvent is not None
+                x = part.cell.read(equation.resolvent(1.0)(z))
+            else:
+                x = part(x)
+        loss = margin_loss(model.head(x), labels, 2**0.5, 0.25) + departure(model)
+        assert loss.device.type == "cuda"
