@@ -112,8 +112,8 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
             )  # fmt: skip
             peer = CALLED[other.removeprefix("deq - ")]
             lines.append(
-                f'- Imbalanced {data}, the DEQ beside "{peer}", means over '
-                f"{len(row['training sets'])} training sets. {said}."
+                f'- {data}, imbalanced: the DEQ less "{peer}", mean over the training sets '
+                f"{'; '.join(row['training sets'])}. {said}."
             )
     return lines
 
