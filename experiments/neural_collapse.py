@@ -3,7 +3,7 @@
     python -m experiments.neural_collapse --fashion DIR [--cifar10 DIR] [--cifar100 DIR]
 
 Both have the same convolutions, a block of p x p weights, z = relu(W z + x) or relu(W relu(x)), and
-one affine map: equal numbers of parameters, equal first weights, equal images in equal order, and
+one linear map: equal numbers of parameters, equal first weights, equal images in equal order, and
 the layer-peeled objective of `homotopy_deq.theory.peers`. They learn balanced classes, or `ratio`
 times more images of each of the first `majority` classes; all are tested on the whole test set. A
 third network is the control: the explicit peer with a decay that is weaker by the DEQ's gain.
@@ -144,7 +144,7 @@ def main(config: Config, folder: Path = RESULTS) -> None:
         words += ["--until", str(until)]
         processes = [subprocess.Popen(words, cwd=ROOT) for _ in range(config.workers)]
         while any(process.poll() is None for process in processes):
-            time.sleep(5)
+            time.sleep(20)
             gather(config, record, folder)
             console.print(f"{len(finished(config))} of {len(jobs(config))} runs", highlight=False)
         if any(process.returncode for process in processes):

@@ -37,7 +37,7 @@ def neural_collapse() -> str:
         f"{found['runs finished']} of {found['runs planned']} runs, {config['seeds']} seeds, "
         f"{found['parameters'][0]:,} parameters each on Fashion-MNIST: three convolutions "
         f"({config['channels']} to {4 * config['channels']} channels), a block of "
-        f"{config['features']} x {config['features']} weights and one affine map, trained by Adam "
+        f"{config['features']} x {config['features']} weights and one linear map, trained by Adam "
         f"for {config['steps']:,} steps{more} "
         f"of {config['batch']} images with the layer-peeled loss, decay {config['decay']:g}; "
         f"{config['most']:,} images of each large class. The DEQ has ||W|| <= "

@@ -107,7 +107,8 @@ class Train:
     track: list[str] | None = setting(
         None,
         "Measure after each epoch, on the train images, and draw at the end: neural-collapse (NC1 "
-        "to NC4 of the features). A solve for each image more; nothing else changes.",
+        "to NC4 of the features). A solve for each image more; nothing else changes. With "
+        "--resume, to be given again.",
         metavar="WHAT",
     )
     begun: Begun = Begun()

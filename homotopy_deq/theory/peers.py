@@ -73,7 +73,7 @@ class Answer(NamedTuple):
 
 
 class Peer(nn.Module):
-    """Classify images: convolutions, a block of p x p weights, one affine map.
+    """Classify images: convolutions, a block of p x p weights, one linear map.
 
     Equal seeds give both peers equal first weights.
 
@@ -127,8 +127,8 @@ class Peer(nn.Module):
 def deq_peer(sizes: Sizes, seed: int = 0) -> Peer:
     """Return the peer whose features solve z = relu(W z + x), ||W|| <= rho by its construction.
 
-    A decay of W is no substitute: with it alone the features do not collapse. W starts at rho I,
-    the linear model's, as a random one favours few directions and takes long to forget them.
+    A decay of W would not hold it there. W starts at rho I, the linear model's, as a random one
+    favours few directions and takes long to forget them.
     """
 
     # The step of the best rate that rho proves: no sample ever fails, as at relu's kinks Anderson's
