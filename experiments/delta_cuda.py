@@ -101,7 +101,7 @@ def case(size: int, batch: int, tf32: bool, config: Config) -> dict[str, Any]:
                 y, d.index_select(1, index), panel
             ),
         }
-        own = triton_step.tile(batch, size)
+        own = triton_step.tile(batch)
         for tile in sorted({own, (16, 32), (32, 32), (64, 16), (64, 32), (64, 64), (64, 128)}):
             name = f"triton {tile[0]} x {tile[1]}" if tile != own else "triton"
             calls[name] = lambda d=d, short=short, tile=tile: triton_step.column_step(  # type: ignore[misc]

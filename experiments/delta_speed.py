@@ -145,7 +145,7 @@ def solves(size: int, batch: int, share: float, config: Config) -> dict[str, Any
 
 def halves(size: int, batch: int, config: Config) -> dict[str, Any]:
     """Time solves with increments in bfloat16 around anchors in single precision."""
-    cell, x = uneven(size, share=1.0, slow=0.8), torch.randn(batch, 32)
+    cell, x = uneven(size, share=1.0, slow=0.9), torch.randn(batch, 32)
     base = layer(cell, config.rtol)
     ways = {"Picard": base, "Anderson": base.with_solver(Anderson(rtol=config.rtol))}
     for name, way in list(ways.items()):

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from homotopy_deq.acceleration import Auto
+from homotopy_deq.acceleration.kernels.matrix import Gathering, MatrixProduct
+
 CHECK = """
 import torch
 from homotopy_deq.acceleration.kernels import triton_columns as step
@@ -22,7 +25,7 @@ for batch, inputs, outputs, count in cases:
     weight = torch.randn(outputs, inputs, generator=g)
     exact = (y.double() + d.double() @ weight.double().T)
     given = [each.to(device) for each in (y, d, weight.T.contiguous(), index.int())]
-    tile = step.tile(batch, outputs)
+    tile = step.tile(batch)
     # A sum of 70 products of normal numbers, each rounded once to 2^-24: far below 70 * 2^-24 * 9.
     for tf32, allowed in ((False, 5e-5), (True, 5e-2)):
         found = step.column_step(*given, tf32, *tile).double().cpu()
@@ -59,12 +62,7 @@ def test_tf32_is_used_where_torch_may_use_it() -> None:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_tiles_are_small_where_the_batch_is_and_make_enough_programs() -> None:
-    pytest.importorskip("triton")
-    from homotopy_deq.acceleration.kernels.triton_columns import PROGRAMS, tile
-
-    for batch in (1, 16, 17, 64, 256):
-        rows, columns = tile(batch, 4096)
-        assert 16 <= rows <= 64 and 16 <= columns <= 128
-        assert rows < 2 * max(batch, 16)
-        assert -(-batch // rows) * (4096 // columns) >= PROGRAMS
+def test_triton_is_taken_on_a_gpu_alone() -> None:
+    weight = torch.eye(4)
+    product = Auto(triton=True).linear(weight)
+    assert isinstance(product, MatrixProduct) and isinstance(product.columns, Gathering)

@@ -33,33 +33,38 @@ class Auto:
     """Bring products up to date in the way that costs least: sparse where that pays, else dense.
 
     On a CPU: columns of a matrix that the batch shares, gathered anew when others have changed, or
-    in place where they are neighbours; tiles of 8 x 8 pixels of a convolution. On a GPU: columns of
-    a matrix by Triton, in single precision. Everything else is dense.
+    in place where they are neighbours; tiles of 8 x 8 pixels of a convolution. Everything else is
+    dense.
 
     Costs are measured once on each machine, which takes a second or two, and kept in a file; see
     `homotopy_deq.acceleration.calibration`.
 
     Arguments:
         costs: where the costs come from.
+        triton: on a GPU, in single precision, read the columns where they are, by Triton. On an
+            H100 that is faster than gathering them at a tenth of the columns and batches of 64
+            in a CUDA graph, and slower at more columns, at larger batches, or call by call.
     """
 
     costs: Costing = calibrated
+    triton: bool = False
     _transposed: Any = field(
         default_factory=WeakIdKeyDictionary, init=False, repr=False, compare=False
     )
 
-    def __reduce__(self) -> tuple[type[Auto], tuple[Costing]]:
-        return Auto, (self.costs,)  # a copy keeps nothing yet
+    def __reduce__(self) -> tuple[type[Auto], tuple[Costing, bool]]:
+        return Auto, (self.costs, self.triton)  # a copy keeps nothing yet
 
     def linear(self, weight: Tensor) -> Product:
         """Return the product with a matrix (m, n)."""
-        kind = _kind("matrix", weight)
+        columns = _columns(weight) if self.triton else Gathering()
+        kind = _kind("matrix" if isinstance(columns, Gathering) else "triton", weight)
         outputs, inputs = weight.shape
         return MatrixProduct(
             weight,
             lambda: self._turned(weight),
             lambda batch: self.costs(kind, batch, inputs, outputs),
-            _columns(weight),
+            columns,
         )
 
     def convolution(self, convolution: Convolution) -> Product:

@@ -40,14 +40,14 @@ def measure(kind: str) -> Sequence[Point]:
         return torch.randn(shape, generator=g, dtype=dtype, device=device)
 
     with torch.no_grad():
-        if product == "matrix":
-            return [_matrix(size, batch, make) for size in SIZES for batch in BATCHES]
+        if product in ("matrix", "triton"):
+            kernels = Auto(costs=lambda *_: ALWAYS, triton=product == "triton")
+            return [_matrix(size, batch, kernels, make) for size in SIZES for batch in BATCHES]
         return [_tiles(channels, product == TILES[True], make) for channels in CHANNELS]
 
 
-def _matrix(size: int, batch: int, make: Callable[..., Tensor]) -> Point:
+def _matrix(size: int, batch: int, kernels: Auto, make: Callable[..., Tensor]) -> Point:
     weight, r, y = make(size, size) / math.sqrt(size), make(batch, size), make(batch, size)
-    kernels = Auto(costs=lambda *_: ALWAYS)
     whole: Any = kernels.linear(weight)
     few, many = size // 16, size // 2
 

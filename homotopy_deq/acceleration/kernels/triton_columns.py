@@ -16,8 +16,6 @@ from torch.library import triton_op, wrap_triton
 
 BLOCK = 32
 """Active columns taken together: a tile that tensor cores take."""
-PROGRAMS = 128
-"""Tiles are made smaller until there are so many: about one for each processor of a GPU."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -60,16 +58,12 @@ def _kernel(  # type: ignore[no-untyped-def]
     tl.store(out + place, total, mask=inside)
 
 
-def tile(batch: int, outputs: int) -> tuple[int, int]:
-    """Return rows and columns of a program's tile: so small that there are programs for all SMs."""
-    rows = 16
-    while rows < min(batch, 64):
-        rows *= 2
-    programs = -(-batch // rows)
-    columns = 128
-    while columns > 16 and programs * -(-outputs // columns) < PROGRAMS:
-        columns //= 2
-    return rows, columns
+def tile(batch: int) -> tuple[int, int]:
+    """Return rows and columns of a program's tile: those that an H100 was fastest with.
+
+    Of seven, at 2048 and 4096 columns, see experiments/results/delta_cuda.json.
+    """
+    return (16, 32) if batch <= 64 else (64, 64)
 
 
 @triton_op("homotopy_deq::column_step", mutates_args={})
@@ -117,7 +111,7 @@ class TritonColumns:
         return transposed
 
     def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
-        rows, columns = tile(*product.shape)
+        rows, columns = tile(len(product))
         new: Tensor = column_step(product, change, gathered, index.int(), tf32(), rows, columns)
         return new
 
