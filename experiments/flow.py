@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ class Config:
     steps: int = 3000
     batch: int = 32
     lr: float = 8e-4
+    free: int = 40
     pairs: int = 128
     frames: int = 12
     sequences: int = 16
@@ -67,6 +70,13 @@ class Config:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     work: Path = Path("runs/flow")
     seed: int = 0
+
+
+SMALL: dict[str, Any] = {
+    "width": 24, "view": 48, "reach": 8.0, "steps": 250, "batch": 8, "lr": 2e-3, "free": 24,
+    "pairs": 32, "frames": 8, "sequences": 4,
+}  # fmt: skip
+"""Sizes for a minute or two of one core."""
 
 
 def trained(config: Config, parts: Parts) -> tuple[FlowNet, Any]:
@@ -81,7 +91,7 @@ def trained(config: Config, parts: Parts) -> tuple[FlowNet, Any]:
 
     def train() -> None:
         begun = time.perf_counter()
-        loss = flow_model.train(net, batches, steps=config.steps, lr=config.lr)
+        loss = flow_model.train(net, batches, steps=config.steps, lr=config.lr, free=config.free)
         seconds = round(time.perf_counter() - begun, 1)
         parts("training", lambda: {"seconds": seconds, "loss of the last tenth": loss})
 
@@ -111,7 +121,7 @@ def thresholded(config: Config, tau: float, **settings: Any) -> DeltaPicard:
 
 
 @torch.no_grad()
-def on_pairs(net: FlowNet, config: Config) -> dict[str, Any]:
+def on_pairs(net: FlowNet, config: Config, parts: Parts) -> dict[str, Any]:
     """Measure every way on pairs of views of the test photograph."""
     torch.manual_seed(config.seed + 1)
     views, true = pairs(
@@ -132,11 +142,11 @@ def on_pairs(net: FlowNet, config: Config) -> dict[str, Any]:
         "no motion": scored(torch.zeros_like(path.value), true),
     }
 
-    def ways(name: str, solver: DeltaPicard) -> None:
+    def way(solver: DeltaPicard) -> dict[str, float]:
         tiled = replace(solver, together=Blocks(TILE))
         entries = account(delta(layer, solver=solver, products=Entrywise()), views)
         tiles = account(delta(layer, solver=tiled, products=Entrywise()), views)
-        rows[name] = {
+        return {
             **scored(entries.solution.value, true),
             **modules(entries, k),
             "cut in tiles": modules(tiles, k)["cut"],
@@ -145,14 +155,15 @@ def on_pairs(net: FlowNet, config: Config) -> dict[str, Any]:
         }
 
     for tau in config.taus:
-        ways(f"delta, tau {tau:g}", thresholded(config, tau))
-        ways(f"as published, tau {tau:g}", thresholded(config, tau, previous=True))
+        for rule, settings in (("delta", {}), ("as published", {"previous": True})):
+            name, solver = f"{rule}, tau {tau:g}", thresholded(config, tau, **settings)
+            rows[name] = parts(f"pairs, {name}", partial(way, solver))
     solvers: dict[str, Solver[Any, Any]] = {
         "Picard": Picard(damping=ALPHA), "Anderson": Anderson()
     }  # fmt: skip
-    for name, solver in solvers.items():
+    for name, each in solvers.items():
         for rtol in config.rtols:
-            found = layer.with_solver(replace(solver, rtol=rtol, max_steps=k)).solve(views)
+            found = layer.with_solver(replace(each, rtol=rtol, max_steps=k)).solve(views)
             evals = float(found.evals.double().mean())
             cut = round(1 - evals / k, 4)
             rows[f"{name}, stopped at {rtol:g}"] = {
@@ -175,7 +186,7 @@ def on_pairs(net: FlowNet, config: Config) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def on_sequence(net: FlowNet, config: Config, *, local: bool) -> dict[str, Any]:
+def on_sequence(net: FlowNet, config: Config, parts: Parts, *, local: bool) -> dict[str, Any]:
     """Follow moving views: each way starts anew or where it ended for the frame before."""
     torch.manual_seed(config.seed + 2)
     clip = sequence(
@@ -217,15 +228,17 @@ def on_sequence(net: FlowNet, config: Config, *, local: bool) -> dict[str, Any]:
         }
         return {**mean, "effective evaluations a frame": round(evals / len(found), 3)}
 
-    rows: dict[str, dict[str, float]] = {}
+    ways: dict[str, Callable[[], dict[str, float]]] = {}
     for each in config.rtols[:2]:
-        rows[f"cold, to {each:g}"] = plain(False, each)
-        rows[f"warm, to {each:g}"] = plain(True, each)
+        ways[f"cold, to {each:g}"] = partial(plain, False, each)
+        ways[f"warm, to {each:g}"] = partial(plain, True, each)
     for tau in config.taus[1 : 1 + config.followed]:
         solver = thresholded(config, tau)
-        rows[f"warm, delta in entries, tau {tau:g}"] = updated(solver)
+        ways[f"warm, delta in entries, tau {tau:g}"] = partial(updated, solver)
         tiled = replace(solver, together=Blocks(TILE))
-        rows[f"warm, delta in tiles, tau {tau:g}"] = updated(tiled)
+        ways[f"warm, delta in tiles, tau {tau:g}"] = partial(updated, tiled)
+    clips = "local" if local else "drift"
+    rows = {name: parts(f"{clips}, {name}", way) for name, way in ways.items()}
     cold = rows[f"cold, to {rtol:g}"]
     for row in rows.values():
         row["of the cold evaluations"] = round(
@@ -269,11 +282,11 @@ def main(config: Config, results: Path = RESULTS, images: Path = ROOT / "docs" /
     record, parts, console = Record("flow", config), Parts(config.work, config), Console()
     net, training = trained(config, parts)
     found = {
-        "pairs": parts("pairs", lambda: on_pairs(net, config)),
+        "pairs": parts("pairs", lambda: on_pairs(net, config, parts)),
         "a part moves before a still camera": parts(
-            "local", lambda: on_sequence(net, config, local=True)
+            "local", lambda: on_sequence(net, config, parts, local=True)
         ),
-        "all drifts": parts("drift", lambda: on_sequence(net, config, local=False)),
+        "all drifts": parts("drift", lambda: on_sequence(net, config, parts, local=False)),
     }
     for name, each in found.items():
         console.print(name, each["rows"], highlight=False)
@@ -292,6 +305,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=Config.device)
     parser.add_argument("--work", type=Path, default=Config.work)
-    parser.add_argument("--steps", type=int, default=Config.steps, help="of training")
+    parser.add_argument("--small", action="store_true", help="sizes for a core and some minutes")
+    parser.add_argument("--steps", type=int, help="of training")
     chosen = parser.parse_args()
-    main(Config(device=chosen.device, work=chosen.work, steps=chosen.steps))
+    sizes = (SMALL if chosen.small else {}) | ({"steps": chosen.steps} if chosen.steps else {})
+    main(Config(device=chosen.device, work=chosen.work, **sizes))

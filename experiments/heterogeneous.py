@@ -51,6 +51,10 @@ class Config:
     seed: int = 0
 
 
+SMALL: dict[str, Any] = {"size": 32, "hidden": 128, "steps": 150, "rnn_hidden": 32, "rnn_steps": 60}
+"""Sizes for a minute of one core."""
+
+
 def described(path: Tensor, config: Config) -> tuple[dict[str, Any], Tensor]:
     """Return when the entries of a path (T + 1, B, ...) come to rest, its dimensions, and a map.
 
@@ -199,5 +203,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=Config.device)
     parser.add_argument("--work", type=Path, default=Config.work)
+    parser.add_argument("--small", action="store_true", help="sizes for a core and a minute")
     chosen = parser.parse_args()
-    main(Config(device=chosen.device, work=chosen.work))
+    sizes = SMALL if chosen.small else {}
+    main(Config(device=chosen.device, work=chosen.work, **sizes))
