@@ -51,7 +51,7 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Config:
-    """The network, its training, and what is tried on it; `followed` thresholds along sequences."""
+    """The network, its training, and what is tried on it."""
 
     width: int = 48
     view: int = 96
@@ -66,7 +66,6 @@ class Config:
     iterations: int = 60
     taus: tuple[float, ...] = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
     rtols: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    followed: int = 3
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     work: Path = Path("runs/flow")
     seed: int = 0
@@ -232,7 +231,7 @@ def on_sequence(net: FlowNet, config: Config, parts: Parts, *, local: bool) -> d
     for each in config.rtols[:2]:
         ways[f"cold, to {each:g}"] = partial(plain, False, each)
         ways[f"warm, to {each:g}"] = partial(plain, True, each)
-    for tau in config.taus[1 : 1 + config.followed]:
+    for tau in config.taus[1:]:
         solver = thresholded(config, tau)
         ways[f"warm, delta in entries, tau {tau:g}"] = partial(updated, solver)
         tiled = replace(solver, together=Blocks(TILE))

@@ -158,13 +158,13 @@ def train(
     lr: float,
     free: int = 40,
     watched: int = 5,
-    rest: float = 0.1,
+    rest: float = 3.0,
 ) -> float:
     """Train a flow network; return the mean loss of the last tenth.
 
     A random number of iterations up to `free` is taken without gradients, then `watched` with:
     the loss is the end-point error after each of these, so that late iterates stay where the
-    early ones arrive, and `rest` times the mean square of the last step. Every other batch
+    early ones arrive, and `rest` times the last step relative to the state. Every other batch
     starts from what the batch before ended with, a wrong start, as starts from another frame are.
 
     Arguments:
@@ -185,7 +185,7 @@ def train(
         for _ in range(watched):
             before, z = z, z.lerp(equation(z), net.damping)
             loss = loss + (read(z) - true).abs().sum(1).mean() / watched
-        total = loss + rest * (z - before).square().mean()
+        total = loss + rest * (z - before).norm() / z.norm()
         optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -16,7 +16,7 @@ from experiments.warping import pairs, sequence
 
 SMALL = Config(
     width=8, view=24, reach=1.5, steps=2, batch=2, pairs=2, frames=2, sequences=2,
-    iterations=6, taus=(1e-2, 2e-2), followed=1, rtols=(1e-2,), device="cpu",
+    iterations=6, taus=(1e-2, 2e-2), rtols=(1e-2,), device="cpu",
 )  # fmt: skip
 
 
