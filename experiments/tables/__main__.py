@@ -9,7 +9,7 @@ from experiments.results import ROOT
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
 from .lipschitz import checks, lben
-from .skipping import inr
+from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
 from .training import fashion, step
@@ -33,7 +33,9 @@ def pages() -> dict[Path, str]:
         neural_collapse(),
         checks(),
         lben("lben_small", "Small bounded networks and their equilibria on Fashion-MNIST"),
+        heterogeneous(),
         inr(),
+        flow(),
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),
