@@ -77,7 +77,7 @@ def sample_deqs(
     generator = torch.Generator(device=x.device).manual_seed(seed)
     x, parts, moved = x.double(), [], 0.0
     steps = min(depth or 32, 32)  # a guess at how many there will be
-    for size in _blocks(networks, width * len(x) * steps, x.device):
+    for size in _blocks(networks, width * max(len(x) * steps, x.shape[1]), x.device):
 
         def normal(*shape: int, scale: float = 1.0) -> Tensor:
             drawn = torch.randn(*shape, generator=generator, dtype=x.dtype, device=x.device)

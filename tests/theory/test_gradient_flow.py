@@ -76,8 +76,11 @@ def test_the_flow_is_the_limit_of_descent() -> None:
     assert errors[1] / errors[0] == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_nonlinear_flow_has_no_such_law() -> None:
+def test_a_nonlinear_model_has_no_such_law() -> None:
     model = SingleIndexDEQ(X, torch.tanh(2 * X[:, 0]), torch.tanh)
+    c2 = model.conserved(model.descend(vector(0.3, 0.3), 0.1, 1000))
+    assert float(c2[0]) == pytest.approx(0.58, abs=1e-12)
+    assert float(c2[-1]) > 1.44  # on record without its time, which is about 640 steps here
     end = model.flow(START, 20.0)
     assert float((model.conserved(end) - model.conserved(START)).abs()) > 0.1
 
@@ -144,7 +147,7 @@ def test_the_matrix_flow_conserves_both_products() -> None:
     end = model.flow(*start, time=3.0)
     assert float(model.loss(*end)) < 0.5 * float(model.loss(*start))
     for before, after in zip(model.conserved(*start), model.conserved(*end), strict=True):
-        assert float((before - after).abs().max()) <= 1e-10
+        assert float((before - after).abs().max()) <= 1e-13
 
 
 def test_the_explicit_peer_learns_the_same_target() -> None:

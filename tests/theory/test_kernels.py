@@ -154,6 +154,22 @@ def test_any_solver_finds_the_kernel() -> None:
     assert torch.allclose(other(X), DEQKernel()(X), rtol=1e-10)
 
 
+def test_the_iteration_of_a_relu_kernel_contracts_by_half_of_sigma_w_squared() -> None:
+    limit = DEQKernel()(X)
+    near = [float((DEQKernel(depth=d)(X) - limit).norm()) for d in (10, 11)]
+    assert near[1] / near[0] == pytest.approx(0.6**2 / 2, rel=2e-4)  # the diagonal's, the slowest
+
+
+def test_a_kernel_in_blocks_of_rows_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = DEQKernel(tanh())
+    calls = kernel, kernel.ntk, kernel.preactivation, kernel.recurrent
+    whole = [call(X) for call in calls]
+    monkeypatch.setattr("homotopy_deq.theory.kernels.ROOM", 6)  # two rows of three
+    for call, want in zip(calls, whole, strict=True):
+        assert torch.allclose(call(X), want, rtol=1e-12)
+        assert call(X[:0], X).shape == (0, 3)
+
+
 def test_distinct_inputs_have_a_positive_definite_kernel() -> None:
     x = torch.randn(60, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for phi in EVERY:

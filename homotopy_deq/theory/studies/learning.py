@@ -92,7 +92,7 @@ def regress(name: str, kernel: DEQKernel, data: Classes, advance: Advance) -> Re
 
 
 class WideDEQ(nn.Module):
-    """f = V h*, h* = relu(W h* + U x), drawn as `sample_deq` draws it; of Adam's, all three learn.
+    """f = V h*, h* = relu(W h* + U x), with U, W and V drawn as in `sample_deq`, to be learnt.
 
     Arguments:
         inputs: n_in.
@@ -200,5 +200,5 @@ def _accuracy(outputs: Tensor, y: Tensor) -> float:
 
 
 def best(rows: Sequence[dict[str, Any]]) -> float:
-    """Return the best test accuracy over ridges."""
+    """Return the best test accuracy over ridges, chosen by it: a little more than a ridge keeps."""
     return float(max(row["test"] for row in rows))
