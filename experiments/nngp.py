@@ -163,15 +163,14 @@ def main(config: Config, work: Path, out: Path, picture: Path) -> dict[str, Any]
 
 
 def _peak(device: str) -> Callable[[], float]:
-    """Return what tells the most memory in use since now beyond what is now: of the GPU's, or the
-    process's, MiB."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        return lambda: (torch.cuda.max_memory_allocated() - before) / 2**20
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return lambda: (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 2**10
+    """Return what tells the most memory in MiB: of a GPU, since now and beyond what is in use now;
+    elsewhere the whole process's, ever."""
+    if torch.device(device).type != "cuda":
+        return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    return lambda: (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
 from .training import fashion, step
+from .wide import nngp
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 
@@ -30,6 +31,7 @@ def pages() -> dict[Path, str]:
         certified(*FASHION),
         srs(),
         coverage(),
+        nngp(),
         neural_collapse(),
         checks(),
         lben("lben_small", "Small bounded networks and their equilibria on Fashion-MNIST"),

@@ -55,19 +55,19 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
         axes.stairs(each["histogram"]["density"], edges, color=color, fill=True, alpha=0.4)
         axes.plot(grid, [math.exp(-u * u / 2) / math.sqrt(2 * math.pi) for u in grid], "k", lw=1)
         axes.set_title(f"{name}: output / predicted deviation,\nKS {each['ks'][0]:.4f}", fontsize=9)
-        for other, shade in ((1, color), (2, "0.4")):
-            points = [(row[0], row[other]) for row in each["three outputs"]]
-            if name == next(iter(outputs)):
+        if name == next(iter(outputs)):
+            for shade, (i, j) in zip(COLORS, ((0, 1), (0, 2), (1, 2)), strict=False):
+                points = [(row[i], row[j]) for row in each["three outputs"][:300]]
                 pair.plot(*zip(*points, strict=True), ".", color=shade, markersize=2.5,
-                          label=f"outputs 1 and {other + 1}")  # fmt: skip
+                          label=f"outputs {i + 1} and {j + 1}")  # fmt: skip
     turn = [2 * math.pi * k / 200 for k in range(201)]
     for radius in (1, 2, 3):  # at which all three pairs have the same density
         pair.plot(
             [radius * math.cos(a) for a in turn], [radius * math.sin(a) for a in turn], "k", lw=0.6
         )
     pair.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal")
-    pair.set_title(f"outputs of one network, {next(iter(outputs))}", fontsize=9)
-    pair.legend(frameon=False, fontsize=7, loc="upper left")
+    pair.set_title(f"{next(iter(outputs))}: pairs of outputs\n(a point a network)", fontsize=9)
+    pair.legend(fontsize=7, loc="lower left")
     for axes in figure.axes:
         plain(axes)
     return figure

@@ -12,6 +12,7 @@ from typing import ClassVar
 import pytest
 
 from experiments import nngp
+from experiments.tables import wide
 from homotopy_deq.plotting import save
 from homotopy_deq.plotting.nngp import nngp_figures
 from homotopy_deq.theory.studies import Claim, NNGPStudy, Part, carry_out
@@ -106,7 +107,9 @@ def test_the_flow_study_bears_the_claims_out_but_for_a_relu_that_starts_dead(
     assert "flow.json" in told
 
 
-def test_the_experiment_learns_with_kernels_and_networks_and_goes_on(tmp_path: Path) -> None:
+def test_the_experiment_learns_with_kernels_and_networks_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_idx(tmp_path, 60)
     config = nngp.Config(
         tmp_path, "cpu", images=50, test_images=20, widths=(16,), runs=1, epochs=2,
@@ -121,4 +124,10 @@ def test_the_experiment_learns_with_kernels_and_networks_and_goes_on(tmp_path: P
     begin = (tmp_path / "work" / "parts" / "width.json").stat().st_mtime_ns
     assert nngp.main(config, *folders) == first
     assert (tmp_path / "work" / "parts" / "width.json").stat().st_mtime_ns == begin
-    assert (tmp_path / "nngp.json").exists() and (tmp_path / "picture.png").exists()
+    assert (tmp_path / "picture.png").exists()
+    for module in ("wide", "markdown"):
+        monkeypatch.setattr(f"experiments.tables.{module}.RESULTS", tmp_path)
+    said = wide.nngp()
+    assert "| nngp, no ridge | 100.00% |" in said and "| DEQ of width 16, trained |" in said
+    (tmp_path / "nngp.json").unlink()
+    assert wide.nngp() == ""
