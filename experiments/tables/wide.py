@@ -52,9 +52,9 @@ def nngp() -> str:
         "A perfect fit by infinitely wide DEQs, and by finite ones",
         "nngp",
         f"{config['images']:,} images of Fashion-MNIST are learnt without a ridge, as they are and "
-        f"with a fifth of their classes wrong; {config['test_images']:,} test. Networks train until "
-        f"they fit, or {config['epochs']} epochs or {config['seconds']:.0f} s are over; means of "
-        f"{config['runs']} runs.",
+        f"with a fifth of their classes wrong; {config['test_images']:,} test. Networks train "
+        f"until they fit, or {config['epochs']} epochs or {config['seconds']:.0f} s are over; "
+        f"means of {config['runs']} runs.",
         *lines,
     )
 
