@@ -16,6 +16,7 @@ ABSTAIN = -1
 DIGITS = 6
 """Decimals that a radius is printed with, rounded down."""
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\tevals"
+SURELY = "for certain"
 DRIFT = 1e-9
 """Relative difference to what another SciPy may have computed; each bound is lowered by as much."""
 
@@ -64,7 +65,9 @@ class Claim(ABC):
 class Certain(Claim):
     """A claim that holds for certain."""
 
-    holds: ClassVar[str] = "for certain"
+    @property
+    def holds(self) -> str:
+        return SURELY
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .certificate import ABSTAIN, Certain, Certificate, Norm
+from .certificate import ABSTAIN, SURELY, Certificate, Norm
 from .statistics import binomial_band
 
 STEP, FIRST, COLUMNS = 0.25, 1.0, 9
@@ -101,7 +101,7 @@ class Summary:
             per_image=spent / count,
             seconds=float(np.mean(times)),
             holds=kinds[0][0],
-            norm=kinds[0][1],
+            norm=ordered[0].claim.norm,
         )
 
     @property
@@ -194,9 +194,8 @@ def radii(runs: Sequence[Summary]) -> list[tuple[float, str]]:
     Those of proofs are the usual ones in steps of 8-bit images; others 0, .25, ... to at least 1
     and as far as anything is certified.
     """
-    norms = {run.norm for run in runs}
-    if all(run.holds == Certain.holds for run in runs) and len(norms) == 1:
-        (norm,) = norms
+    norm = runs[0].norm
+    if all(run.holds == SURELY and run.norm == norm for run in runs):
         return [(k / 255, f"{k}/255" if k else "0") for k in USUAL[norm]]
     return [(r, f"{r:g}") for r in grid(max(run.reach for run in runs))]
 
