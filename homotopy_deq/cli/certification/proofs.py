@@ -42,7 +42,9 @@ def proved(chosen: Certify, out: Path) -> tuple[Part, Prover]:
     kind(trained.model.network(), trained.model.shape)  # what is refused is so before data are read
     study = Study.of(trained, chosen.images, skip=chosen.skip, cpu=chosen.machine.cpu)
     prover = kind(study.model.network(), study.model.shape)
-    config = {"command": "certify", **study.identity, "bound": chosen.method}
+    together = chosen.votes.batch or TOGETHER
+    what = {"bound": chosen.method, "batch": together}
+    config = {"command": "certify", **study.identity, **what}
     journal = study.journal(out, config)
 
     def look() -> None:  # for the steepest difference of two logits, to stand beside the proof
@@ -54,5 +56,4 @@ def proved(chosen: Certify, out: Path) -> tuple[Part, Prover]:
         of = [[each[k] for k in places] for each in (study.labels, study.indices)]
         return prover.certify_all(study.images(places), *of)
 
-    together = chosen.votes.batch or TOGETHER
     return Part(study, journal, look, lambda advance: certified, together=together), prover

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +102,10 @@ def _do(todo: Sequence[Part], processes: Any) -> list[Finished] | None:
     try:
         for part, ready in zip(todo, done, strict=True):
             left = [k for k, index in enumerate(part.study.indices) if index not in ready]
-            _each(part, left[processes.process_index :: processes.num_processes])
+            # Images that are certified together are so whoever goes on: bytes may depend on it.
+            blocks = sorted({k // part.together for k in left})
+            own = blocks[processes.process_index :: processes.num_processes]
+            _each(part, own, {k for k in left if k // part.together in own})
     except KeyboardInterrupt:
         count = sum(len(part.journal.done()) for part in todo)
         raise Interrupted(
@@ -120,14 +123,17 @@ def _do(todo: Sequence[Part], processes: Any) -> list[Finished] | None:
     return found
 
 
-def _each(part: Part, places: Sequence[int]) -> None:
-    with Bar(part, len(places)) as bar:
-        answer = part.begin(bar.sampled)
-        for first in range(0, len(places), part.together):
-            since, some = time.perf_counter(), places[first : first + part.together]
-            for certificate in (found := answer(some)):
-                part.journal.append(certificate, (time.perf_counter() - since) / len(found))
-                bar.finished(certificate)
+def _each(part: Part, blocks: Sequence[int], left: Set[int]) -> None:
+    with Bar(part, len(left)) as bar:
+        answer, every = part.begin(bar.sampled), range(len(part.study.indices))
+        for block in blocks:
+            since, some = time.perf_counter(), every[block * part.together :][: part.together]
+            found = answer(some)
+            seconds = (time.perf_counter() - since) / len(some)
+            for place, certificate in zip(some, found, strict=True):
+                if place in left:
+                    part.journal.append(certificate, seconds)
+                    bar.finished(certificate)
 
 
 class Bar:
