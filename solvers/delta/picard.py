@@ -127,12 +127,12 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     def compacts_below(self) -> float:
         return 0.5  # what the map keeps is copied
 
-    def limit(self, change: Tensor) -> Limit:
+    def limit(self, change: Tensor, met: Tensor) -> Limit:
         """Return the threshold of a step that would change the state by so much, (B, ...)."""
         if self.tau is not None:
             return Limit(self.tau, self.together)
-        scale = self.together.scale(change).nan_to_num(0.0, 0.0)  # what overflows holds up no mate
-        return Limit((THETA if self.theta is None else self.theta) * scale, self.together)
+        theta = THETA if self.theta is None else self.theta
+        return Limit(self.together.relative(change, theta, met), self.together)
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:
         there = start(problem, z0)
@@ -159,9 +159,10 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         change = state.fz - state.before if self.previous else state.gap
         if held is not None:  # what has ended moves nothing
             change = torch.where(expand(held, change), 0, change)
-        within = self.limit(change.detach())
+        met = state.residual.detach() <= self.tolerance(state)
+        within = self.limit(change.detach(), met)
         rest = None if self.tau is None else peak(change.detach()) <= self.tau
-        ends = self._ending(state, rest, count)
+        ends = self._ending(state, met if rest is None else met | rest, count)
         target, state = self._target(state, change, moving := within.far(change.detach()))
         z = torch.where(moving, target, state.z)
         if ends is not None:
@@ -196,14 +197,11 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         code = code.to(torch.int8)
         return replace(new, status=code, held=_ended(code))
 
-    def _ending(self, state: DeltaState, rest: Tensor | None, count: int) -> Tensor | None:
-        """Return which samples take their last step, if it is one, bool (B,), or None."""
+    def _ending(self, state: DeltaState, ends: Tensor, count: int) -> Tensor | None:
+        """Return which of the samples that may take their last step do, bool (B,), or None."""
         held, left = state.held, len(state.z)
-        ends = state.residual <= self.tolerance(state)
         if count >= self.max_steps:
             ends = torch.ones_like(ends)
-        if rest is not None:
-            ends = ends | rest
         if held is not None:
             ends, left = ends & ~held, int((~held).sum())
         some = int(ends.sum())
@@ -241,6 +239,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             return None
         gap = state.gap.detach().flatten(1)
         size = torch.linalg.vector_norm(gap, ord=self.norm, dim=1) / (1 - known)
+        dense, rest = dense & torch.isfinite(size), rest & torch.isfinite(size)
         prior = torch.full_like(size, math.inf)
         if self.tau is not None and (state.cached is None or state.cached.exact):
             root = math.sqrt(gap.shape[1]) if self.norm == 2 else 1.0

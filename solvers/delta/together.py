@@ -10,6 +10,14 @@ from torch import Tensor
 
 from ..norms import expand
 
+LEAST = 0.5
+"""The largest share of a sample's own largest change that a threshold shared by the batch may be.
+
+Measured on five heterogeneous models of 1024 entries, 64 samples: .3 loses up to half of what a
+threshold without this limit saves, .5 up to a third, and on most nothing; with .9 the path of a
+sample beside one far off is that of its single largest entries.
+"""
+
 
 class Together(Protocol):
     """Groups of entries: where one changes by more than the threshold, all of its group move.
@@ -25,11 +33,13 @@ class Together(Protocol):
         """
         ...
 
-    def scale(self, change: Tensor) -> Tensor:
-        """Return what a relative threshold is relative to: of each sample, (B,), or of all, ().
+    def relative(self, change: Tensor, theta: float, met: Tensor) -> Tensor:
+        """Return theta times the largest |change|, of each sample, (B,), or one for all, ().
 
         Arguments:
             change: of the state, (B, ...).
+            theta: in [0, 1).
+            met: which samples meet their tolerance and wait for the others, bool (B,).
         """
         ...
 
@@ -50,8 +60,8 @@ class Entries:
     def most(self, change: Tensor) -> Tensor:
         return change.abs()
 
-    def scale(self, change: Tensor) -> Tensor:
-        return peak(change)
+    def relative(self, change: Tensor, theta: float, met: Tensor) -> Tensor:
+        return theta * peak(change)
 
     def shared(self, state: Tensor) -> bool:
         return False
@@ -61,8 +71,9 @@ class Entries:
 class Blocks:
     """What fast kernels compute together moves together.
 
-    Of vectors, the same entry in all samples of the batch, with thresholds relative to the largest
-    change of any: the samples' paths then depend on each other, their answers only within the
+    Of vectors, the same entry in all samples of the batch, with one threshold relative to the
+    largest change of any, and at most half of the largest change of each: so all get on, however
+    far off one is. The samples' paths then depend on each other, their answers only within the
     tolerance. Of images, all channels of a tile in one sample.
 
     Arguments:
@@ -83,8 +94,13 @@ class Blocks:
             most = most.repeat_interleave(self.tile, dim).narrow(dim, 0, change.shape[dim])
         return most
 
-    def scale(self, change: Tensor) -> Tensor:
-        return change.abs().amax() if self.shared(change) else peak(change)
+    def relative(self, change: Tensor, theta: float, met: Tensor) -> Tensor:
+        largest = peak(change)
+        if not self.shared(change):
+            return theta * largest
+        largest = largest.nan_to_num(0.0, 0.0)  # what overflows holds up no mate
+        waiting = torch.where(met | (largest == 0), torch.inf, largest)
+        return torch.minimum(theta * largest.amax(), max(theta, LEAST) * waiting.amin())
 
     def shared(self, state: Tensor) -> bool:
         return state.dim() != 4

@@ -357,9 +357,26 @@ def test_blocks_move_an_entry_in_all_samples_or_a_tile_of_an_image() -> None:
     far = (Blocks(2).most(image) > 0.5).expand_as(image)
     assert far[1, 2].nonzero().tolist() == [[4, 0], [4, 1]] and not far[0].any()
     # Relative to the largest change: of the batch where a group reaches across it.
-    assert Blocks().scale(change).tolist() == pytest.approx(1.0)
-    assert Entries().scale(change).tolist() == pytest.approx([0.1, 1.0, 0.0])
-    assert Blocks().scale(image).tolist() == [0.0, 1.0]
+    none = torch.zeros(3, dtype=torch.bool)
+    assert Blocks().relative(change, 0.01, none).tolist() == pytest.approx(0.01)
+    assert Entries().relative(change, 0.5, none).tolist() == pytest.approx([0.05, 0.5, 0.0])
+    assert Blocks().relative(image, 0.5, none[:2]).tolist() == [0.0, 0.5]
+    # But not above half of a sample's own that has not met its tolerance.
+    assert Blocks().relative(change, 0.3, none).tolist() == pytest.approx(0.05)
+    met = torch.tensor([True, False, False])
+    assert Blocks().relative(change, 0.3, met).tolist() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("kind", [DeltaPicard, DeltaAnderson])
+def test_mate_that_runs_away_holds_up_no_sample_whose_entries_move_with_its(
+    kind: type[DeltaPicard],
+) -> None:
+    a = torch.stack([0.5 * torch.linalg.qr(normal(k, 6, 6))[0] for k in range(4)])
+    a[1] *= 4.0  # grows by 2 each step
+    problem = Equilibrium(affine(lambda y: y), (a, normal(9, 4, 6)))
+    solver = kind(theta=0.3, rtol=1e-8, together=Blocks(), max_steps=150)
+    found = solve(problem, solver, torch.zeros(4, 6, dtype=DOUBLE))
+    assert found.converged.tolist() == [True, False, True, True]
 
 
 def test_autocast_and_a_closure_are_evaluated_densely() -> None:
