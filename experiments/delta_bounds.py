@@ -49,7 +49,8 @@ class Config:
     slow: float = 0.25
     rtol: float = 1e-6
     trained: int = 1024
-    steps: int = 150
+    steps: int = 200
+    lr: float = 2e-4
     budget: float = 1e-3
     rounds: int = 7
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -161,13 +162,13 @@ def trained(config: Config) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     layer = ImplicitLayer(DenseCell(images.shape[1], config.trained), on_failure="ignore")
     model = Classifier(layer, nn.Linear(config.trained, 10)).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    optimiser = torch.optim.Adam(model.parameters(), config.lr)
     for _ in range(config.steps):
         rows = torch.randint(len(images), (64,), device=device)
         optimiser.zero_grad()
         F.cross_entropy(model(images[rows]), labels[rows]).backward()
         optimiser.step()
-    choose, x, y = slice(0, 128), tests[128:256], wanted[128:256]
+    choose, x, y = slice(0, 128), tests[128:], wanted[128:]
 
     def loss(z: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(model.head(z), y)
