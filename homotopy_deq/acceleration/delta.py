@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from solvers import Equilibrium, MonotoneInclusion, Solution, Solver, Unroll, solve
+from solvers import Equilibrium, MonotoneInclusion, Solution, Solver, Status, Unroll, solve
 from solvers.delta import Blocks, DeltaPicard
 from solvers.gradient.graph import leaves
 from solvers.guard import LATE
@@ -19,6 +19,7 @@ from solvers.solver import named
 from solvers.structure import Cached, Map, Threshold, Wrapped
 
 from ..cells.linear import Circular, Matrix
+from ..entry import tell
 from ..layers import ImplicitLayer, Layer
 from ..models.image import ImageModel
 from ..twin import twin
@@ -215,6 +216,13 @@ class DeltaLayer(ImplicitLayer):
                 f"convolutions are {', '.join(map(repr, sites))}."
             )
         return replace(equation, map=Updating(equation.map, evaluate, sites, self.plans))
+
+    def accept(self, solution: Solution[Tensor]) -> Tensor:
+        """Return a solution's value; a sample at rest at its threshold is none that failed."""
+        rest = solution.status == Status.AT_THRESHOLD
+        done = torch.where(rest, Status.CONVERGED, solution.status)
+        tell(replace(solution, status=done), self.on_failure)
+        return solution.value
 
     def _followed(self, equation: Equilibrium) -> tuple[Map, dict[str, Site]]:
         """Return the equation's map with its products through sites, and these by name."""

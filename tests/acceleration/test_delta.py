@@ -26,7 +26,7 @@ from homotopy_deq.acceleration import (
     layered_bound,
 )
 from homotopy_deq.cells import ContractiveCell, ConvCell, DenseCell
-from solvers import DeltaPicard, Implicit
+from solvers import DeltaPicard, Implicit, SolveError
 from solvers.delta import Blocks, Entries
 from tests.problems import DOUBLE, exact_gradient, normal
 
@@ -190,6 +190,15 @@ def test_what_delta_cannot_follow_is_refused_in_one_line() -> None:
         delta(layer, tau={"b": 0.1})
     with pytest.raises(ValueError, match="not both"):
         delta(layer, 0.1, 0.1)
+
+
+def test_rest_at_the_threshold_that_was_asked_for_is_no_failure_of_a_layer() -> None:
+    layer, x = layer_of("perceptron")
+    rough = delta(layer, tau=1e-2)
+    assert (rough.solve(x).status == Status.AT_THRESHOLD).any()
+    assert rough(x).shape == (6, 12)  # and raises nothing
+    with pytest.raises(SolveError, match="reached max_steps"):
+        delta(layer, theta=0.1, solver=DeltaPicard(max_steps=2))(x)
 
 
 def test_thresholds_may_differ_by_layer() -> None:
