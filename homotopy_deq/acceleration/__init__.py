@@ -1,6 +1,7 @@
 """Delta updates: solves of implicit layers that propagate only what has changed."""
 
-from .delta import Account, DeltaLayer, LayerWork, account, delta, layered_bound
+from .accounts import Account, LayerWork, account, layered_bound
+from .delta import DeltaLayer, delta
 from .increments import Anchored, Half
 from .kernels import Auto
 from .layers import DeltaConv2d, DeltaLinear, Memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from solvers import Equilibrium, MonotoneInclusion, Solution, Solver, Status, Unroll, solve
+from solvers import Equilibrium, MonotoneInclusion, Solution, Solver, Status, Unroll
 from solvers.delta import Blocks, DeltaPicard
-from solvers.gradient.graph import leaves
-from solvers.guard import LATE
 from solvers.solver import named
-from solvers.structure import Cached, Map, Threshold, Wrapped
+from solvers.structure import Map
 
 from ..cells.linear import Circular, Matrix
 from ..entry import tell
@@ -24,146 +22,15 @@ from ..layers import ImplicitLayer, Layer
 from ..models.image import ImageModel
 from ..twin import twin
 from .kernels import Auto
-from .layers import DeltaConv2d, DeltaLinear, Memory, Site, Tape
+from .layers import DeltaConv2d, DeltaLinear, Site
 from .products import Convolution, Products, Simulated
+from .updating import Plan, Updating
 
 STATE = "z"
 """The name of the state's threshold among those of the layers."""
 
 M = TypeVar("M", Layer, ImageModel)
 Thresholds = float | Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is known of a cell once it was evaluated on one sample.
-
-    Arguments:
-        work: multiply-adds of each layer a sample.
-        hoisted: the layers whose input no step changes.
-        free: those, and the ones that are fed by the state: all changes pass.
-        copies: whether the cell writes into what its layers are given or return.
-    """
-
-    work: dict[str, int]
-    hoisted: frozenset[str]
-    free: frozenset[str]
-    copies: bool
-
-
-class Updating(Wrapped):
-    """A cell's map for one solve: called it is the cell's own, `updated` it follows the changes.
-
-    Arguments:
-        function: the map as the user wrote it.
-        evaluate: the same map, its products through the sites.
-        sites: by name.
-        plans: what is known of the cell, by the shapes of its arguments; it is added to.
-
-    Attributes:
-        spent: multiply-adds of each layer so far, all samples together.
-        rows: samples evaluated so far.
-    """
-
-    def __init__(
-        self,
-        function: Map,
-        evaluate: Map,
-        sites: dict[str, Site],
-        plans: dict[Any, Plan],
-    ) -> None:
-        self.function = function
-        self.evaluate = evaluate
-        self.sites = sites
-        self.plans = plans
-        self.spent = dict.fromkeys(sites, 0)
-        self.rows = 0
-
-    def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """Evaluate the user's map."""
-        if len(z):
-            for name, each in self.plan(z, *condition).work.items():
-                self.spent[name] += each * len(z)
-            self.rows += len(z)
-        return self.function(z, *condition)
-
-    def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
-        """Return how many the user's map takes in its linear layers and convolutions."""
-        return len(z) * sum(self.plan(z, *condition).work.values())
-
-    def updated(
-        self, last: Cached | None, within: Threshold, z: Tensor, *condition: Tensor
-    ) -> Cached:
-        """Evaluate the map by the changes since `last`; see `solvers.structure.Structured`."""
-        plan = self.plan(z, *condition)
-        names = list(plan.work)
-        parts = () if last is None else last.parts
-        pairs = zip(names, parts[::2], parts[1::2], strict=False)  # none at first
-        kept = {name: Memory(reference, product) for name, reference, product in pairs}
-        tape = Tape(kept, within, plan.free, plan.copies)
-        given = tuple(x.clone() if plan.copies else x for x in (z, *condition))
-        before = [x._version for x in given]
-        image = self._run(tape, *given)
-        wrote = before != [x._version for x in given]
-        if tape.spoilt() or (wrote and not plan.copies):
-            raise RuntimeError(LATE)
-        if not tape.kept.keys() <= {*names} <= tape.kept.keys() | kept.keys():
-            raise RuntimeError(
-                "The cell calls other layers than in its first evaluation, so what they keep is "
-                "not known. Leave those that are not always called dense: delta(..., skip=...)."
-            )
-        for name, each in tape.work.items():
-            self.spent[name] += each
-        self.rows += len(z)
-        memories = [tape.kept[n] if n in tape.kept else kept[n] for n in names]
-        parts = tuple(part for m in memories for part in (m.reference, m.product))
-        return Cached(image, parts, sum(tape.work.values()), plan.free >= set(names))
-
-    def plan(self, z: Tensor, *condition: Tensor) -> Plan:
-        """Return what is known of the cell; where that is nothing, evaluate its first sample."""
-        training = getattr(self.function, "training", False)
-        key = (training, *((x.shape[1:], x.dtype) for x in (z, *condition)))
-        if key not in self.plans:
-            self.plans[key] = self._planned(z, *condition)
-        return self.plans[key]
-
-    def _planned(self, z: Tensor, *condition: Tensor) -> Plan:
-        given = tuple(x.detach()[:1].clone() for x in condition)
-        with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
-            leaf = z.detach()[:1].clone().requires_grad_()
-            state = leaf.clone()
-            tape = Tape({})
-            where, before = state.data_ptr(), [x._version for x in (state, *given)]
-            self._run(tape, state, *given)
-        if not tape.kept:
-            raise ValueError(
-                "No Linear or Conv2d of the cell was called as a module, so there is nothing to "
-                "bring up to date; write nn.Linear or nn.Conv2d in the place of their functions."
-            )
-        fixed = frozenset(
-            name
-            for name, x in tape.inputs.items()
-            if all(leaf is not each for each in (leaves(x) if x.grad_fn is not None else ()))
-        )
-        fed = {
-            n for n, x in tape.inputs.items() if x.data_ptr() == where and x.numel() == z[0].numel()
-        }
-        if fixed >= set(tape.kept):
-            raise ValueError(
-                f"no step changes the input of {', '.join(map(repr, tape.kept))}, and no other "
-                "layer of the cell can be brought up to date by changes; delta is of no use to it."
-            )
-        wrote = tape.spoilt() or before != [x._version for x in (state, *given)]
-        return Plan(tape.work, fixed, fixed | fed, wrote)
-
-    def _run(self, tape: Tape, z: Tensor, *condition: Tensor) -> Tensor:
-        for site in self.sites.values():
-            site.tape = tape
-        try:
-            return self.evaluate(z, *condition)
-        finally:
-            for site in self.sites.values():
-                site.tape = None
 
 
 class DeltaLayer(ImplicitLayer):
@@ -367,84 +234,3 @@ def _thresholds(
         )
     whole = given[STATE]
     return {key: whole}, {name: each / whole for name, each in given.items() if name != STATE}
-
-
-def layered_bound(contraction: float, skipped: Sequence[tuple[float, float]]) -> float:
-    """Return how far a solve may rest from the exact answer, from what its layers skip:
-
-        (1 / (1 - l)) sum_i G_i ||e_i||.
-
-    Arguments:
-        contraction: l < 1 of f, in some norm.
-        skipped: of each layer, its gain G_i, a Lipschitz constant from its input to f's value, and
-            a bound of what it skips, ||e_i||: tau_i sqrt(n_i) in the 2-norm, tau_i in the maximum
-            norm. The state counts as a layer, with the gain l.
-    """
-    if not 0 <= contraction < 1:
-        raise ValueError(f"contraction must be in [0, 1); got {contraction}.")
-    return sum(gain * size for gain, size in skipped) / (1 - contraction)
-
-
-@dataclass(frozen=True)
-class LayerWork:
-    """What one layer took during a solve, and what it takes densely.
-
-    Arguments:
-        name: of the layer.
-        dense: multiply-adds of one dense evaluation of one sample.
-        hoisted: no step changes its input: densely it is computed once a solve.
-        spent: multiply-adds of the solve, all samples together, dense evaluations included.
-    """
-
-    name: str
-    dense: int
-    hoisted: bool
-    spent: int
-
-
-@dataclass(frozen=True)
-class Account:
-    """The multiply-adds of a solve, by layer.
-
-    Arguments:
-        solution: of the solve.
-        layers: in the order of their calls.
-        samples: in the batch.
-        rows: evaluations of all samples together.
-    """
-
-    solution: Solution[Any]
-    layers: tuple[LayerWork, ...]
-    samples: int
-    rows: int
-
-    def dense(self, evaluations: float | None = None) -> float:
-        """Return what so many dense evaluations of every sample take, what is hoisted once.
-
-        Arguments:
-            evaluations: a sample; by default as many as the solve made.
-        """
-        rows = self.rows if evaluations is None else evaluations * self.samples
-        return sum(each.dense * (self.samples if each.hoisted else rows) for each in self.layers)
-
-    @property
-    def spent(self) -> int:
-        """What the solve took."""
-        return sum(each.spent for each in self.layers)
-
-
-def account(layer: DeltaLayer, x: Tensor, z0: Tensor | Solution[Tensor] | None = None) -> Account:
-    """Solve for the condition x, without gradients, and return where the multiply-adds went."""
-    with torch.no_grad():
-        problem = layer.problem(layer.condition(x))
-        start = layer.initial(x) if z0 is None else z0
-        solution = solve(problem, layer.solver, start)
-    updating = problem.map
-    if not isinstance(updating, Updating):
-        raise ValueError("nothing is accounted of a cell with BatchNorm in training; call eval().")
-    plan = updating.plan(solution.value, *problem.inputs)
-    layers = tuple(
-        LayerWork(name, each, name in plan.hoisted, updating.spent[name])
-        for name, each in plan.work.items()
-    )
-    return Account(solution, layers, len(solution.value), updating.rows)

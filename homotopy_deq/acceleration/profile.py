@@ -19,8 +19,9 @@ from ..cells.cell import hook
 from ..layers import ImplicitLayer
 from ..models.image import ImageModel
 from ..twin import twin
+from .accounts import account
 from .convergence import Convergence, settled
-from .delta import DeltaLayer, account, delta
+from .delta import DeltaLayer, delta
 
 LENGTH = 200  # steps after which a solve ends that has not converged
 DAMPINGS = (1.0, 0.5, 0.25)  # tried in this order until all samples converge

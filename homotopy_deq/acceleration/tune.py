@@ -15,7 +15,8 @@ from solvers import Solution
 
 from ..layers import Layer
 from ..models.image import ImageModel
-from .delta import STATE, account, delta
+from .accounts import account
+from .delta import STATE, delta
 
 M = TypeVar("M", Layer, ImageModel)
 Loss = Callable[[Tensor, Any], Tensor]

@@ -36,7 +36,7 @@ def evaluate(
         z: where, (B, ...).
         last: what the map kept; None evaluates densely.
         sent: the z that `last` is of, (B, ...).
-        within: the threshold of layers within, a number or (B,).
+        within: the threshold of the layers further in.
         ends: which samples may end here, bool (B,); None where none may.
         held: which samples stay as they are, bool (B,), or None: `fz` is theirs still.
         fz: f at the last z, (B, ...).

@@ -191,7 +191,8 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         if ends is not None:
             rest = torch.zeros_like(ends) if rest is None else rest
             code = torch.where(ends & finite, self._verdict(new, rest), code)
-            new = replace(new, bound=self._bound(new, ends, rest))
+            exact = state.cached is None or state.cached.exact  # f(r), which the answers are
+            new = replace(new, bound=self._bound(new, ends, rest & exact))
         if held is not None:
             code = torch.where(held, state.status, code)
         code = code.to(torch.int8)
@@ -233,7 +234,8 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         return known if known is not None and known < 1 else None
 
     def _bound(self, state: DeltaState, dense: Tensor, rest: Tensor) -> ErrorBound | None:
-        """Return what is proved of samples that were evaluated densely, and of resting ones."""
+        """Return what is proved of samples that were evaluated densely, and of resting ones,
+        whose f(r) was exact."""
         known = state.contraction
         if known is None:
             return None
@@ -241,7 +243,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         size = torch.linalg.vector_norm(gap, ord=self.norm, dim=1) / (1 - known)
         dense, rest = dense & torch.isfinite(size), rest & torch.isfinite(size)
         prior = torch.full_like(size, math.inf)
-        if self.tau is not None and (state.cached is None or state.cached.exact):
+        if self.tau is not None:
             root = math.sqrt(gap.shape[1]) if self.norm == 2 else 1.0
             prior = torch.where(rest, known * self.tau * root / (1 - known), prior)
         return ErrorBound(torch.where(dense, size, math.inf), prior, known, self.norm)

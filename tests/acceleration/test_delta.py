@@ -418,6 +418,12 @@ def test_error_of_many_layers_is_within_their_gains_times_what_they_skip() -> No
         fast = delta(layer, tau={"z": tau, "b": 3 * tau}, rtol=1e-14, solver=DeltaPicard())
         found = fast.solve(x)
         assert (found.status == Status.AT_THRESHOLD).any()
+        # The bound of one threshold is not claimed of several layers, however the solve ends.
+        for refresh in (50, 1, 2):
+            solver = DeltaPicard(contraction=a * b, refresh=refresh, rtol=1e-14)
+            told = delta(layer, tau=tau, solver=solver).solve(x).bound
+            assert told is not None and told.prior.isinf().all()
+            assert told.posterior.isfinite().all()
         bound = layered_bound(a * b, [(a * b, tau * n**0.5), (b, 3 * tau * n**0.5)])
         assert float((found.value.detach() - exact).norm(dim=1).max()) <= bound
 
