@@ -8,6 +8,7 @@ from experiments.results import ROOT
 
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
+from .delta import bounds
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
@@ -32,6 +33,7 @@ def pages() -> dict[Path, str]:
         srs(),
         coverage(),
         nngp(),
+        bounds(),
         neural_collapse(),
         checks(),
         lben("lben_small", "Small bounded networks and their equilibria on Fashion-MNIST"),
