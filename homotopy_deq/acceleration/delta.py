@@ -59,7 +59,7 @@ class DeltaLayer(ImplicitLayer):
             solver,
             layer.gradient,
             t1=layer.t1,
-            on_failure=layer.on_failure,
+            on_failure=cast("Any", layer.on_failure),
             coupled=layer.coupled,
         )
         self.spare = layer.spare
