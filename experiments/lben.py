@@ -114,6 +114,7 @@ class Bench:
         new = self.file(name, "new")
         new.write_text(json.dumps(row))
         new.rename(self.file(name, "json"))
+        self.file(name, "ckpt").unlink(missing_ok=True)
         print(f"{name}: {row['clean']} {row['36/255']} {spent.get('seconds')} s", flush=True)
 
     def kept(self, name: str, kind: str) -> BoundedModel:

@@ -138,7 +138,7 @@ def train(
         logits: of images, from these parameters.
         images: to learn from.
         course: how.
-        file: where the state is kept on the way.
+        file: where the state is kept on the way and at the end.
         watch: how long.
 
     Raises:
@@ -191,7 +191,7 @@ def train(
         if since - saved > SAVE:
             save()
             saved = since
+    save()  # what comes after may be cut short, too
     model.eval()
-    file.unlink(missing_ok=True)
     few = losses[:: max(1, len(losses) // 50)]
     return {"steps": step, "seconds": round(seconds, 1), "batch": course.batch, "losses": few}
