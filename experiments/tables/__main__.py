@@ -13,7 +13,7 @@ from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
-from .training import fashion, step
+from .training import cifar10, fashion, start, step
 from .wide import nngp
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
@@ -28,6 +28,7 @@ def pages() -> dict[Path, str]:
         bench(),
         fashion(),
         step(),
+        cifar10(),
         certified(*DIGITS),
         certified(*FASHION),
         srs(),
@@ -46,6 +47,7 @@ def pages() -> dict[Path, str]:
     )
     return {
         ROOT / "README.md": summary(),
+        ROOT / "docs" / "start.md": start(),
         ROOT / "docs" / "results.md": "\n\n".join(filter(None, parts)),
     }
 
