@@ -155,6 +155,7 @@ def profile(
 def _iteration(equation: Equilibrium, start: Tensor, rtol: float) -> tuple[Picard, Tensor]:
     """Return the iteration, damped if it must be, and the states (T, B, ...) of what converged."""
     best: Solution[Tensor] | None = None
+    picard = Picard(rtol=rtol)
     for damping in DAMPINGS:
         sharp = Picard(rtol=SHARPER * rtol, max_steps=LENGTH, damping=damping)
         path = solve(equation, sharp, start, record=True)

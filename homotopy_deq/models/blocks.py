@@ -174,8 +174,10 @@ def readout(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
     """
     if isinstance(head, LinearHead):
         return head.features, head.linear
-    if isinstance(head, nn.Sequential) and len(head) and isinstance(head[-1], nn.Linear):
-        return head[:-1], head[-1]
+    if isinstance(head, nn.Sequential) and len(head):
+        last = head[-1]
+        if isinstance(last, nn.Linear):
+            return head[:-1], last
     raise ValueError(
         "what the classifier reads is known of a LinearHead, or of an nn.Sequential that ends with "
         f"nn.Linear; the model's last part is {type(head).__name__}."

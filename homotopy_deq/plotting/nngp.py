@@ -31,6 +31,7 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
     of one, and three of them in pairs."""
     figure = canvas(12.4, 3.2)
     error, *densities, pair = figure.subplots(1, 2 + len(outputs))
+    n: tuple[int, ...] = ()
     for color, (name, each) in zip(COLORS, width.items(), strict=False):
         n, mean, bar = zip(
             *([row[k] for k in ("width", "mean", "deviation")] for row in each["rows"]), strict=True
@@ -105,6 +106,7 @@ def exchange_figure(exchange: Found) -> Figure:
     to the latter: a DEQ's have a limit, a plain network's tell no inputs apart."""
     figure = canvas(9.6, 3.2)
     share, off, depth = figure.subplots(1, 3)
+    n: tuple[int, ...] = ()
     for color, (name, rows) in zip(COLORS, exchange["depth is width"].items(), strict=False):
         n, low, middle, high, far = zip(
             *([row[k] for k in ("width", "low", "median", "high", "off")] for row in rows),

@@ -116,5 +116,5 @@ def judge_start(
         zero = model.solve(images, torch.zeros_like(found.solution.value))
         loss = model.initial_point.loss(found.x, found.solution.value)
     parts = (loss, found.solution.evals.double().mean(), zero.solution.evals.double().mean())
-    means = accelerator.reduce(torch.stack([part.double() for part in parts]), "mean")
+    means: Any = accelerator.reduce(torch.stack([part.double() for part in parts]), "mean")
     return dict(zip(("loss", "nfe", "nfe_zero"), means.tolist(), strict=True))

@@ -76,12 +76,11 @@ def regress(name: str, kernel: DEQKernel, data: Classes, advance: Advance) -> Re
     """Return accuracies of a kernel's regression ("nngp" or "ntk"), for each ridge."""
     call = kernel if name == "nngp" else kernel.ntk
     matrix = call(data.x)
+    across = torch.cat([call(block, data.x) for block in torch.split(data.test_x, 2048)])
     rows = []
     for ridge in RIDGES:
         fitted = KernelRegression(lambda a, b: matrix if a is b else call(a, b), ridge)
         fitted.fit(data.x, data.y)
-        if ridge == RIDGES[0]:
-            across = torch.cat([call(block, data.x) for block in torch.split(data.test_x, 2048)])
         rows.append({
             "ridge": ridge,
             "train": _accuracy(matrix @ fitted.weights, data.y),
