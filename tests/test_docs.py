@@ -153,7 +153,11 @@ def check(words: list[str]) -> None:
         found = find_spec(words[2])
         assert found is not None and found.origin is not None, words
         source = "".join(file.read_text() for file in Path(found.origin).parent.glob("*.py"))
-        assert all(word.split("=")[0] in source for word in words[3:] if word.startswith("--"))
+        options = [word.split("=")[0] for word in words[3:] if word.startswith("--")]
+        fields = [option[2:].replace("-", "_") for option in options]  # options made of these
+        assert all(
+            o in source or f"\n    {f}: " in source for o, f in zip(options, fields, strict=True)
+        )
     elif words[:3] == ["pip", "install", "-e"]:
         assert (ROOT / words[3] / "pyproject.toml").exists()
     else:

@@ -201,7 +201,8 @@ def collapse_of(
     Arguments:
         batches: called twice; gives features (B, p), labels (B,) and logits (B, K).
         weight: of the classifier, (K, p).
-        centre, minority: as in `CollapseMeter`.
+        centre: as in `CollapseMeter`.
+        minority: as there.
     """
     first = CollapseMeter(len(weight), centre=centre)
     for features, labels, _ in batches():
