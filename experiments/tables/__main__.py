@@ -8,7 +8,7 @@ from experiments.results import ROOT
 
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
-from .delta import bounds
+from .delta import bounds, cuda
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
@@ -35,6 +35,7 @@ def pages() -> dict[Path, str]:
         coverage(),
         nngp(),
         bounds(),
+        cuda(),
         neural_collapse(),
         checks(),
         lben("lben_small", "Small bounded networks and their equilibria on Fashion-MNIST"),
