@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, cast
@@ -23,6 +22,7 @@ from ..settings import TrainConfig
 from .checkpoint import Checkpoint, CheckpointError, differences
 from .evaluate import Evaluation, evaluate, judge_start
 from .header import check_header
+from .identity import LATER, fingerprint, planned
 from .objective import BatchResult, Objective
 from .observers import Place
 from .optim import (
@@ -31,17 +31,13 @@ from .optim import (
     load_state,
     set_rate,
     start_optimizer,
+    start_rates,
     state_tensors,
     task_optimizer,
 )
 from .smoothing import TEST, VALIDATION, held_noise
 from .tally import Tally, better
 
-RESTING = 0.2, 1  # rate and frequency of a start's steps towards equilibria, which do not move
-# The release's 0.02 of a mean over 64 channels, every 20 steps. Without a rest point z1 - z0 keeps
-# its size, so that a start that follows runs away: at (0.2, 1) HomoODE as published reached 64% on
-# CIFAR-10 where its peers reached 76 to 79 (experiments/results/cifar10.json).
-FLOWING = 3e-4, 20
 DRAWS = 2  # tells these random numbers from those of the shuffling (0) and augmentation (1)
 
 
@@ -125,9 +121,8 @@ class Run:
         self.task = accelerator.prepare(task_optimizer(model.task_parameters(), config.lr, betas))
         point = model.initial_point
         self.start: Optimizer | None = None
-        lr, every = RESTING if point is None or model.layer.rest_point else FLOWING
-        self.start_lr = lr if config.start_lr is None else config.start_lr
-        self.start_every = every if config.start_every is None else config.start_every
+        rests = point is None or model.layer.rest_point
+        self.start_lr, self.start_every = start_rates(config, rests)
         if point is not None:
             self.start = accelerator.prepare(start_optimizer(point.parameters(), self.start_lr))
             self.about["loss of the start"] = "summed over the state"  # it was the mean
@@ -288,8 +283,8 @@ class Run:
         """
         check_header(checkpoint)
         meta = checkpoint.meta
-        planned, asked = meta["place"]["epochs"], self.config.epochs
-        before = _planned(meta["about"], max(planned, asked))
+        ends, asked = meta["place"]["epochs"], self.config.epochs
+        before = planned(meta["about"], max(ends, asked))
         before["training"] = {**LATER, **before["training"]}
         # The checksums know the images, wherever they lie now.
         before["images"] = {**before["images"], "source": self.about["images"]["source"]}
@@ -313,21 +308,9 @@ class Run:
         self.history, self.best, self.test = list(meta["history"]), meta["best"], meta["test"]
         self.noisy_test = meta.get("noisy_test")
         self.since = meta.get("since", 0)
-        if asked > planned:
+        if asked > ends:
             self.place = replace(self.place, epochs=asked)
             self.since, self.test, self.noisy_test = self.place.step, None, None
-
-
-LATER = {k: v for k, v in asdict(TrainConfig()).items() if k in (
-    "schedule", "beta1", "beta2", "clip", "offset", "temperature", "structure_penalty"
-)}  # fmt: skip
-"""What runs of version 0.1.0 do not say, as they had no other."""
-
-
-def _planned(about: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """Return what a run says of itself as if it had been started with so many epochs."""
-    parts = {part: about[part] for part in ("training", "spec") if part in about}
-    return {**about, **{name: {**part, "epochs": epochs} for name, part in parts.items()}}
 
 
 def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
@@ -338,25 +321,6 @@ def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
 def weights(model: ImageModel) -> dict[str, Tensor]:
     """Return a copy of a model's parameters and buffers, on the CPU."""
     return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-
-
-def fingerprint(data: ImageData) -> dict[str, Any]:
-    """Return sizes and checksums, by which a resumed run knows its images."""
-    columns = {
-        "train_images": data.train_images,
-        "train_labels": data.train_labels,
-        "test_images": data.test_images,
-        "test_labels": data.test_labels,
-    }
-    return {
-        "name": data.name,
-        "source": data.source,
-        "train": len(data.train_labels),
-        "test": len(data.test_labels),
-        "crc32": {
-            name: zlib.crc32(t.contiguous().numpy().tobytes()) for name, t in columns.items()
-        },
-    }
 
 
 def _plain(evaluation: Evaluation) -> dict[str, Any]:

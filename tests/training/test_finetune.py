@@ -26,7 +26,7 @@ from homotopy_deq.training import (
 )
 from homotopy_deq.training.objective import margin_loss
 from homotopy_deq.training.optim import triangular
-from homotopy_deq.training.run import LATER
+from homotopy_deq.training.identity import LATER
 from tests.training import tiny
 from tests.training.tiny import At
 

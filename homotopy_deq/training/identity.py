@@ -1,0 +1,41 @@
+"""What a run says of itself, by which one that goes on knows its own settings and images."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..data import ImageData
+from ..settings import TrainConfig
+
+LATER = {k: v for k, v in asdict(TrainConfig()).items() if k in (
+    "schedule", "beta1", "beta2", "clip", "offset", "temperature", "structure_penalty"
+)}  # fmt: skip
+"""What runs of version 0.1.0 do not say, as they had no other."""
+
+
+def planned(about: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Return what a run says of itself as if it had been started with so many epochs."""
+    parts = {part: about[part] for part in ("training", "spec") if part in about}
+    return {**about, **{name: {**part, "epochs": epochs} for name, part in parts.items()}}
+
+
+def fingerprint(data: ImageData) -> dict[str, Any]:
+    """Return sizes and checksums, by which a resumed run knows its images."""
+    columns = {
+        "train_images": data.train_images,
+        "train_labels": data.train_labels,
+        "test_images": data.test_images,
+        "test_labels": data.test_labels,
+    }
+    return {
+        "name": data.name,
+        "source": data.source,
+        "train": len(data.train_labels),
+        "test": len(data.test_labels),
+        "crc32": {
+            name: zlib.crc32(t.contiguous().numpy().tobytes()) for name, t in columns.items()
+        },
+    }
