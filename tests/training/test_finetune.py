@@ -24,9 +24,9 @@ from homotopy_deq.training import (
     load_checkpoint,
     save_checkpoint,
 )
+from homotopy_deq.training.identity import LATER
 from homotopy_deq.training.objective import margin_loss
 from homotopy_deq.training.optim import triangular
-from homotopy_deq.training.identity import LATER
 from tests.training import tiny
 from tests.training.tiny import At
 
