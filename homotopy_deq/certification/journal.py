@@ -100,6 +100,8 @@ class Journal:
             return rule_of(self.config)
         except ValueError as error:
             raise JournalError(f"{self.folder / CONFIG}: {error}") from None
+        except (TypeError, KeyError):
+            raise JournalError(f"{self.folder / CONFIG}: it names no rule. {AGAIN}") from None
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise before any work unless the run may begin, or go on, in its folder.
@@ -156,8 +158,12 @@ class Journal:
         """
         if not (self.folder / name).exists():
             return None
-        ((_, body),) = _lines(self.folder / name, f"{AGAIN} Or delete it.", ended=True)
-        return body
+        found = list(_lines(self.folder / name, f"{AGAIN} Or delete it.", ended=True))
+        if len(found) != 1:
+            raise JournalError(
+                f"{self.folder / name} has {len(found)} lines, and 1 is written: delete it."
+            )
+        return found[0][1]
 
     def done(self) -> dict[int, tuple[Certificate, float]]:
         """Return each finished image's certificate and seconds, by its index.
@@ -247,6 +253,9 @@ class Journal:
             return self.rule.read(body)
         except ValueError as error:
             raise JournalError(f"{where}: {error} {AGAIN}") from None
+        except (TypeError, KeyError):
+            kind = self.rule.evidence.__name__
+            raise JournalError(f"{where}: it is no certificate by a {kind}. {AGAIN}") from None
 
     def _write_table(self, certificates: Iterable[Certificate]) -> None:
         rows = "".join(certificate.row() + "\n" for certificate in certificates)

@@ -51,7 +51,13 @@ class Prover(ABC):
     def certify_all(
         self, images: Tensor, labels: Sequence[int], indices: Sequence[int]
     ) -> list[Certificate]:
-        """Return what is proved of images, (B, C, H, W), that are looked at together."""
+        """Return what is proved of images, (B, C, H, W), that are looked at together.
+
+        Raises:
+            ValueError: they are integers, in whose units no radius is meant.
+        """
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point in [0, 1]; got {images.dtype}.")
         return [
             Certificate(index, label, self.rule.claim(seen), seen, evaluations=1)
             for seen, label, index in zip(self.evidence(images), labels, indices, strict=True)
@@ -119,6 +125,8 @@ class _Ahead(nn.Module):
 
 
 def _each(kind: type[Any], selected: Tensor, margin: Tensor, last: Tensor) -> list[Any]:
+    margin = margin.masked_fill(~last.isfinite(), -FAR)
     finite = margin.nan_to_num(nan=-FAR, posinf=FAR, neginf=-FAR)
-    columns = (t.tolist() for t in (selected, finite, last))
+    bound = last.nan_to_num(nan=FAR, posinf=FAR)
+    columns = (t.tolist() for t in (selected, finite, bound))
     return [kind(*row) for row in zip(*columns, strict=True)]

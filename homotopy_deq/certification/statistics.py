@@ -229,6 +229,8 @@ def floor_radius(radius: float, digits: int = 4) -> float:
         raise ValueError(f"radius must be finite and 0 or more; got {radius}.")
     if not 0 <= digits <= 12:
         raise ValueError(f"digits must lie between 0 and 12; got {digits}.")
+    if radius >= 2**52:  # it has no decimals, and more digits than Decimal computes with
+        return float(radius)
     exact = Decimal(float(radius))
     return float(exact.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
 

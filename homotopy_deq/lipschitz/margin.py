@@ -23,6 +23,8 @@ from .vanilla import to_vanilla
 TIGHT = 1e-10
 """Relative residual that equilibria are solved to; the bound sees what it really is."""
 TRIES = 2000
+LOST = 1e-150
+"""Above what the squares of a row's entries lose where they underflow."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,12 @@ class MarginProof:
         prediction = logits.argmax(1)
         unit = SLACK * (weight.shape[1] + 4) * UNIT
         apart = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
-        distance = (apart * (1 + unit))[prediction]  # (B, K)
+        distance = (apart * (1 + unit) + LOST)[prediction]  # (B, K)
         rounding = unit * (norm_bound(weight) * _norm(y) + logits.abs().amax(1))
         margin = logits.gather(1, prediction[:, None]) - logits
         margin = margin - distance * slack[:, None] - 2 * rounding[:, None]
         own = torch.zeros_like(margin, dtype=torch.bool).scatter_(1, prediction[:, None], True)
-        # Two classes with one row of weights keep their order at any distance.
+        # Two classes with one row of weights keep their order at any distance, 1e150 with LOST.
         gain = (self.body.gamma * distance * ROUND).clamp_min(torch.finfo(margin.dtype).tiny)
         radius, rival = (margin / gain).nan_to_num(nan=-1.0).masked_fill(own, math.inf).min(1)
         radius = (radius / ROUND).clamp_max(torch.finfo(radius.dtype).max)

@@ -22,6 +22,8 @@ from .mondeq import MonDEQCell
 KNOWN = (AOL, CPL, SLL, Lift, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
 INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell, FixedCell)
 ROUND = 1 + 16 * UNIT
+METHODS = {"forward", "solve", "answer", "condition", "equation", "weight", "compute"}
+"""What decides a part's value, here and in `homotopy_deq.models`."""
 
 OUTSIDE = {
     "MaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
@@ -124,16 +126,24 @@ def modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the name and module of each part that a network applies in turn.
 
     Raises:
-        ValueError: a hook, at any depth, or a `forward` that was put in the place of the class's
-            could change what a module returns.
+        ValueError: see `check_unaltered`.
+    """
+    check_unaltered(network)
+    return list(_parts("", network))
+
+
+def check_unaltered(network: nn.Module) -> None:
+    """Raise ValueError where a part may return something else than its class says.
+
+    A hook, at any depth, or a method that was put in the place of the class's could change it.
     """
     everywhere = nn.modules.module
     watched = bool(everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
     for name, part in network.named_modules():
-        if watched or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
-            reason = "a forward hook, or a forward that is not its class's, may change its value"
+        own = [key for key in METHODS & set(vars(part)) if callable(getattr(type(part), key, None))]
+        if watched or part._forward_hooks or part._forward_pre_hooks or own:
+            reason = "a forward hook, or a method that is not its class's, may change its value"
             raise refused(name or "the network", part, reason)
-    return list(_parts("", network))
 
 
 def _parts(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -12,17 +12,22 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..cells import ProvableCell
-from ..layers import Layer
+from ..layers import FlowLayer, ImplicitLayer, Layer
 from ..lipschitz import EquilibriumNetwork, MonDEQCell
+from ..lipschitz.network import check_unaltered
 from .blocks import AffineHead, Normalize
 
 if TYPE_CHECKING:
     from .image import ImageModel
 
+READS = ("forward", "features")
+"""What an affine head's `affine` speaks of."""
+
 
 @torch.no_grad()
 def network_of(model: ImageModel) -> nn.Sequential:
     """Return `ImageModel.network`; what has no bound stays as it is, to be refused by its name."""
+    check_own(model)
     layer = model.layer
     parts: dict[str, nn.Module] = {
         "normalize": normalized(model.normalize),
@@ -30,16 +35,45 @@ def network_of(model: ImageModel) -> nn.Sequential:
         "layer": _equilibrium(layer),
         "head": model.head,
     }
-    if isinstance(model.head, AffineHead) and isinstance(layer.cell, ProvableCell):
+    own = departs(model.head, "affine", READS)
+    if isinstance(model.head, AffineHead) and not own and isinstance(layer.cell, ProvableCell):
         weight, bias = model.head.affine(layer.cell.shape)
         parts["head"] = nn.Sequential(nn.Flatten(), _linear(weight, bias))
+    return sequential(parts)
+
+
+def sequential(parts: dict[str, nn.Module]) -> nn.Sequential:
+    """Return copies of the parts in double precision, each in the mode that it is in."""
     copied = {name: copy.deepcopy(part).double() for name, part in parts.items()}
-    return nn.Sequential(OrderedDict(copied)).train(model.training)
+    return nn.Sequential(OrderedDict(copied))
+
+
+def check_own(model: ImageModel) -> None:
+    """Raise ValueError unless the model's logits are what its parts make of images, in turn."""
+    check_unaltered(model)
+    if departs(model, "network", ("forward", "solve", "condition")):
+        name = type(model).__name__
+        raise ValueError(
+            f"{name} has a forward, solve or condition of its own, which may not be the map of its "
+            "parts: give it a network() that returns its map."
+        )
+
+
+def departs(part: nn.Module, promise: str, methods: Iterable[str]) -> bool:
+    """Whether a subclass has other methods than the class whose `promise` speaks of them."""
+    for kind in type(part).__mro__:
+        if promise in vars(kind):
+            return False
+        if any(name in vars(kind) for name in methods):
+            return True
+    return True
 
 
 @torch.no_grad()
-def normalized(normalize: Normalize) -> nn.Module:
+def normalized(normalize: nn.Module) -> nn.Module:
     """Return (images - mean) / std as a convolution with a diagonal kernel of side 1."""
+    if type(normalize) is not Normalize:
+        return normalize
     mean, std = (t.double().flatten() for t in (normalize.mean, normalize.std))
     plain = nn.Conv2d(len(std), len(std), 1).double().to(std.device)
     plain.weight.copy_(torch.diag(1 / std)[:, :, None, None])
@@ -60,7 +94,7 @@ def _folded(stem: nn.Module) -> nn.Module:
         before = found[-1] if found else None
         if (
             type(part) is nn.BatchNorm2d
-            and isinstance(before, nn.Conv2d)
+            and type(before) is nn.Conv2d
             and not (part.training or before.training or part.running_mean is None)
         ):
             conv, norm = copy.deepcopy(before).double(), copy.deepcopy(part).double()
@@ -78,9 +112,14 @@ def flat(stem: nn.Sequential) -> Iterable[nn.Module]:
 
 def _equilibrium(layer: Layer) -> nn.Module:
     """Return the map from a condition to the equilibrium, whatever path the layer takes to it."""
-    if not (layer.rest_point and isinstance(layer.cell, ProvableCell)):
+    cell, plain = layer.cell, type(layer) in (ImplicitLayer, FlowLayer)
+    if not (plain and layer.rest_point and isinstance(cell, ProvableCell)):
         return layer
-    return EquilibriumNetwork(MonDEQCell.around(layer.cell))
+    if departs(cell, "weight", ("forward", "condition", "equation", "operator")):
+        return layer
+    network = EquilibriumNetwork(MonDEQCell.around(cell)).eval()
+    drops = getattr(cell, "dropout", 0.0) if cell.training else 0.0
+    return nn.Sequential(nn.Dropout(drops), network) if drops else network
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

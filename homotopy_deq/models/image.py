@@ -277,6 +277,9 @@ class ImageModel(nn.Module):
         first one normalises, so that constants and radii are in units of images in [0, 1]. A part
         that is not known is among them as it is, for `homotopy_deq.lipschitz` to refuse by name. A
         model of other parts returns its own.
+
+        Raises:
+            ValueError: a hook, or a method of another class, may change what the parts return.
         """
         return network_of(self)
 

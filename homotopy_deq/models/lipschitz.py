@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -26,7 +25,7 @@ from ..lipschitz import (
 )
 from ..lipschitz.blocks import Grid
 from .blocks import check_shape
-from .bounded import normalized
+from .bounded import check_own, normalized, sequential
 from .image import ImageModel, ModelOutput, Statistic, configured
 from .stack import Stack
 
@@ -79,10 +78,11 @@ class BoundedModel(ImageModel):
 
     def network(self) -> nn.Sequential:
         """Return the map of images in [0, 1] as in `ImageModel.network`, its layers one by one."""
-        first = normalized(self.normalize)
-        parts = {"normalize": first, "body": self.layer.body, "head": self.head}
-        copied = {name: copy.deepcopy(part).double() for name, part in parts.items()}
-        return nn.Sequential(OrderedDict(copied)).train(self.training)
+        check_own(self)
+        layer = self.layer.body if type(self.layer) is Stack else self.layer
+        return sequential(
+            {"normalize": normalized(self.normalize), "body": layer, "head": self.head}
+        )
 
     def to_vanilla(self) -> nn.Module:
         """Return modules of torch.nn with equal logits; see `homotopy_deq.lipschitz.to_vanilla`."""

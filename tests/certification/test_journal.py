@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from homotopy_deq.certification import Certificate, Journal, JournalError, Tally, read
+from homotopy_deq.certification import (
+    Certificate,
+    Journal,
+    JournalError,
+    Lipschitz,
+    Margin,
+    Tally,
+    read,
+)
 from homotopy_deq.certification.evidence import rule_of
-from homotopy_deq.certification.journal import digest
+from homotopy_deq.certification.journal import SLOPE, digest, seal
 
 CONFIG = {
     "smoothing": {"sigma": 0.25, "alpha": 0.001, "n": 100},
@@ -145,3 +153,30 @@ def test_starting_over_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
     assert names == {"config.json", "parts", "certificates.tsv"}
     assert (tmp_path / "certificates.tsv").read_text().count("\n") == 1
     assert json.loads((tmp_path / "config.json").read_text())["config"] == CONFIG
+
+
+@pytest.mark.parametrize("change", [{"gain": "x"}, {"gain": None}, {"margin": ...}, {"index": ...}])
+def test_a_sealed_line_that_is_no_certificate_is_named(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path, {"bound": "lipschitz"})
+    journal.begin()
+    evidence = Margin(1, 1.0, 4.0)
+    body = {**Certificate(0, 1, Lipschitz().claim(evidence), evidence, 1).body(), **change}
+    body = {name: value for name, value in body.items() if value is not ...}
+    journal.part.write_bytes(seal({"certificate": body, "seconds": 1.0}))
+    with pytest.raises(JournalError, match="rank-0.jsonl, line 1: it is no certificate by a Marg"):
+        journal.done()
+
+
+@pytest.mark.parametrize("config", [{}, {"bound": ["ibp"]}, {"smoothing": {}, "policy": {}}])
+def test_settings_that_name_no_rule_are_named(config: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"config.json: it names no rule"):
+        _ = Journal(tmp_path, config).rule
+
+
+def test_a_slope_that_was_emptied_is_named(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    (tmp_path / SLOPE).write_bytes(b"")
+    with pytest.raises(JournalError, match="slope.json has 0 lines, and 1 is written: delete it"):
+        journal.kept(SLOPE)

@@ -335,3 +335,42 @@ def test_policies_that_follow_one_solver_refuse_a_stack(policy: Policy) -> None:
         Smoother(model, policy, Smoothing(0.25))
     found = Smoother(model, Converged(), Smoothing(0.25, n=64)).certify(torch.rand(1, 8, 8), 0, 0)
     assert isinstance(found.claim, Probable) and found.evidence.undecided == 0
+
+
+def test_rows_whose_differences_underflow_claim_no_more_than_their_distance() -> None:
+    torch.manual_seed(0)
+    last = nn.Linear(16, 3, bias=False).double()
+    with torch.no_grad():
+        last.weight.mul_(1e-170)  # of which the squares are 0 in double precision
+    x = torch.rand(4, *SHAPE, dtype=torch.float64)
+    found = LipschitzProver(nn.Sequential(nn.Flatten(), last), SHAPE).certify_all(
+        x, [0] * 4, [0, 1, 2, 3]
+    )
+    rows = last.weight.detach() * 1e170
+    logits = x.flatten(1) @ rows.mT
+    for values, one in zip(logits, found, strict=True):
+        first, second = values.topk(2).indices.tolist()
+        exact = (values[first] - values[second]) / (rows[first] - rows[second]).norm()
+        assert one.radius <= float(exact)
+
+
+@pytest.mark.parametrize("weight", [1e300, math.inf, math.nan])
+def test_a_head_without_a_finite_bound_abstains_in_numbers_that_a_journal_takes(
+    weight: float, tmp_path: Path
+) -> None:
+    last = nn.Linear(16, 3).double()
+    nn.init.constant_(last.weight[0], weight)
+    prover = LipschitzProver(nn.Sequential(nn.Flatten(), last), SHAPE)
+    found = prover.certify(torch.rand(SHAPE), 0, 0)
+    assert (found.prediction, found.radius) == (-1, 0.0)
+    journal = Journal(tmp_path, {"bound": "lipschitz"})
+    journal.begin()
+    journal.append(found, 0.1)
+    assert journal.done()[0][0] == found
+
+
+@pytest.mark.parametrize("kind", [LipschitzProver, IntervalProver])
+def test_images_of_integers_are_refused_as_their_units_are_others(kind: type[Prover]) -> None:
+    prover = kind(small(3).network(), SHAPE)
+    with pytest.raises(ValueError, match=r"images must be floating point in \[0, 1\]"):
+        prover.certify(torch.ones(SHAPE, dtype=torch.uint8), 0, 0)

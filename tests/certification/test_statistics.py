@@ -278,6 +278,7 @@ def test_printed_radius_is_never_above_the_certified_one(r: float, digits: int) 
 
 def test_printed_radius_is_not_the_nearest() -> None:
     assert floor_radius(1.98999, 2) == 1.98
+    assert floor_radius(1e150, 6) == 1e150  # of a classifier that is constant
     assert floor_radius(0.29999999999999993, 3) == 0.299
 
 

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from homotopy_deq.cells import MonotoneCell
+from homotopy_deq.layers import ImplicitLayer
 from homotopy_deq.lipschitz import certify_margins, gain_found
 from homotopy_deq.models import DEQ, HomoODE, ImageModel, MonotoneDEQ, NeuralODE
+from homotopy_deq.models.blocks import LinearHead, Normalize
+from homotopy_deq.models.lipschitz import SLLNetwork
 from solvers import Anderson
 
 SHAPE = (2, 6, 6)
@@ -93,3 +98,132 @@ def test_the_network_shares_no_weight_with_its_model() -> None:
     for parameter in model.network().parameters():
         nn.init.zeros_(parameter)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def hooked(at: str) -> Any:
+    def change(model: ImageModel) -> None:
+        model.get_submodule(at).register_forward_hook(lambda part, given, found: -5 * found)
+
+    return change
+
+
+def replaced(at: str, name: str) -> Any:
+    def change(model: ImageModel) -> None:
+        part = model.get_submodule(at)
+        old = getattr(part, name)
+        setattr(part, name, lambda *given: old(*(-5 * each for each in given)))
+
+    return change
+
+
+@pytest.mark.parametrize("at", ["", "normalize", "stem", "stem.1", "head", "head.linear"])
+@pytest.mark.parametrize("change", [hooked, lambda at: replaced(at, "forward")])
+def test_a_part_whose_value_something_else_may_change_is_refused(change: Any, at: str) -> None:
+    model = trained(MonotoneDEQ, 3)
+    change(at)(model)
+    with pytest.raises(ValueError, match="a forward hook, or a method that is not its class's"):
+        model.lipschitz()
+
+
+def test_an_equation_in_the_place_of_the_cells_is_refused() -> None:
+    model = trained(MonotoneDEQ, 0)
+    cell = model.layer.cell
+    equation: Any = cell.equation
+    cell.equation = lambda condition: equation((-5 * condition[0],))  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"layer.cell \(MonotoneCell\)"):
+        model.lipschitz()
+
+
+class Negated(MonotoneDEQ):
+    def forward(self, images: Tensor) -> Tensor:
+        return -super().forward(images)
+
+
+class NegatedHead(LinearHead):
+    def forward(self, z: Tensor) -> Tensor:
+        return -super().forward(z)
+
+
+class NegatedFeatures(LinearHead):
+    def features(self, z: Tensor) -> Tensor:
+        return -super().features(z)
+
+
+class NegatedCell(MonotoneCell):
+    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (-5 * x,)
+
+
+class NegatedLayer(ImplicitLayer):
+    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (-5 * x,)
+
+
+class Narrowed(Normalize):
+    def forward(self, images: Tensor) -> Tensor:
+        return 9 * super().forward(images)
+
+
+class NegatedStack(SLLNetwork):
+    def forward(self, images: Tensor) -> Tensor:
+        return -super().forward(images)
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "words"),
+    [
+        ("", Negated, "Negated has a forward, solve or condition of its own"),
+        ("head", NegatedHead, r"head \(NegatedHead\)"),
+        ("head", NegatedFeatures, r"head \(NegatedFeatures\)"),
+        ("layer", NegatedLayer, r"layer \(NegatedLayer\)"),
+        ("layer.cell", NegatedCell, r"layer \(ImplicitLayer\)"),
+        ("normalize", Narrowed, r"normalize \(Narrowed\)"),
+    ],
+)
+def test_a_part_of_another_class_with_methods_of_its_own_is_refused(
+    at: str, kind: Any, words: str
+) -> None:
+    model = trained(MonotoneDEQ, 3)
+    model.get_submodule(at).__class__ = kind
+    with pytest.raises(ValueError, match=words) as caught:
+        model.lipschitz()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stack_with_a_forward_of_its_own_has_no_network() -> None:
+    sizes = {"channels": 3, "depth": 1, "patch": 2, "features": 4, "kernel": 3}
+    with pytest.raises(ValueError, match="NegatedStack has a forward, solve or condition"):
+        NegatedStack((1, 4, 4), 3, **sizes).network()
+    model = SLLNetwork((1, 4, 4), 3, **sizes)
+    model.normalize.register_forward_hook(lambda part, given, found: 9 * found)
+    with pytest.raises(ValueError, match=r"normalize \(Normalize\)"):
+        model.network()
+
+
+def test_a_part_keeps_its_mode_in_the_network() -> None:
+    model = trained(MonotoneDEQ, 3)
+    model.stem = nn.Sequential(model.stem, nn.Dropout(0.5))
+    model.eval().lipschitz()
+    model.stem[1].train()
+    with pytest.raises(ValueError, match=r"stem.3 \(Dropout\).*call eval\(\)"):
+        model.lipschitz()
+
+
+def test_a_cell_that_drops_is_refused_while_it_does() -> None:
+    model = trained(MonotoneDEQ, 0, dropout=0.5)
+    model.train()
+    with pytest.raises(ValueError, match=r"Dropout\).*call eval\(\)"):
+        model.lipschitz()
+    trained(MonotoneDEQ, 0, dropout=0.0).train().lipschitz()
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_a_parametrised_convolution_before_a_norm_of_batches_is_refused_by_name() -> None:
+    model = trained(MonotoneDEQ, 3)
+    parametrize.register_parametrization(model.get_submodule("stem.0"), "weight", Doubled())
+    with pytest.raises(ValueError, match=r"stem.0 \(ParametrizedConv2d\) cannot be certified"):
+        model.lipschitz()
