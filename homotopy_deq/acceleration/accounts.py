@@ -11,6 +11,8 @@ from torch import Tensor
 
 from solvers import Solution, solve
 
+from ..layers import Layer
+from ..models.image import ImageModel
 from .delta import DeltaLayer
 from .updating import Updating
 
@@ -79,9 +81,30 @@ class Account:
         return sum(each.spent for each in self.layers)
 
 
-def account(layer: DeltaLayer, x: Tensor, z0: Tensor | Solution[Tensor] | None = None) -> Account:
-    """Solve for the condition x, without gradients, and return where the multiply-adds went."""
+def account(
+    target: Layer | ImageModel, x: Tensor, z0: Tensor | Solution[Tensor] | None = None
+) -> Account:
+    """Solve without gradients, and return where the multiply-adds went.
+
+    Arguments:
+        target: what `delta` or `tune` returned, a layer or a model.
+        x: the layer's condition, (B, ...), or the model's images, (B, C, H, W).
+        z0: the start; by default the target's own.
+
+    Raises:
+        TypeError: the target was not made by `delta`.
+        ValueError: batch statistics of its cell are in training.
+    """
+    layer = target.layer if isinstance(target, ImageModel) else target
+    if not isinstance(layer, DeltaLayer):
+        raise TypeError(
+            f"account takes what delta or tune returned; got a {type(target).__name__} whose "
+            "products are dense."
+        )
     with torch.no_grad():
+        if isinstance(target, ImageModel):
+            x = target.condition(x)
+            z0 = target.start(x) if z0 is None else z0
         problem = layer.problem(layer.condition(x))
         start = layer.initial(x) if z0 is None else z0
         solution = solve(problem, layer.solver, start)

@@ -125,13 +125,7 @@ def _last(
 
 def _layers(target: M, x: Tensor) -> list[str]:
     """Name the layers of a delta layer or model, that of most work first."""
-    with torch.no_grad():
-        if isinstance(target, ImageModel):
-            condition = target.condition(x[:1])
-            found = account(target.layer, condition, target.start(condition))  # type: ignore[arg-type]
-        else:
-            found = account(target, x[:1])  # type: ignore[arg-type]
-    layers = [each for each in found.layers if not each.hoisted]
+    layers = [each for each in account(target, x[:1]).layers if not each.hoisted]
     return [each.name for each in sorted(layers, key=lambda each: -each.dense)]
 
 

@@ -201,6 +201,16 @@ def test_rest_at_the_threshold_that_was_asked_for_is_no_failure_of_a_layer() -> 
         delta(layer, theta=0.1, solver=DeltaPicard(max_steps=2))(x)
 
 
+def test_a_model_is_accounted_as_its_layer_is() -> None:
+    model = DEQ((1, 8, 8), hidden=8, groups=2).eval()
+    images, fast = torch.rand(3, 1, 8, 8), delta(model, tau=1e-2)
+    x = fast.condition(images).detach()
+    found, same = account(fast, images), account(fast.layer, x, fast.start(x))
+    assert found.spent == same.spent > 0 and found.samples == 3
+    with pytest.raises(TypeError, match="account takes what delta or tune returned; got a DEQ"):
+        account(model, images)
+
+
 def test_thresholds_may_differ_by_layer() -> None:
     layer, x = layer_of("perceptron")
     spent = {}
@@ -277,7 +287,7 @@ def test_batch_statistics_are_evaluated_on_the_whole_batch() -> None:
     torch.testing.assert_close(fast(x), layer(x), rtol=0, atol=1e-9)
     assert int(cell.b[1].num_batches_tracked) > 0
     with pytest.raises(ValueError, match=r"call eval\(\)"):
-        account(fast, x)  # type: ignore[arg-type]
+        account(fast, x)
 
 
 def test_no_gradient_mode_stands_in_the_way() -> None:
