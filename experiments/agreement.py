@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from experiments.results import Record
+from experiments.results import Record, bare
 from homotopy_deq import (
     DEQ,
     Anderson,
@@ -117,4 +117,5 @@ def table(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    bare(__doc__)
     main(Config())

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.results import Record
+from experiments.results import Record, bare
 from solvers import GMRES, ArcLength, Equilibrium, solve
 
 SCIPY = {"scipy loop": False, "scipy loop, Jacobian by hand": True}
@@ -186,4 +186,5 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
 
 
 if __name__ == "__main__":
+    bare(__doc__)
     main()

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.results import Record
+from experiments.results import Record, bare
 from homotopy_deq import DEQ, ODE, Adjoint, Anderson, HomoODE, Implicit, RungeKutta, Unroll
 
 FLOWS: dict[str, tuple[Any, Any]] = {
@@ -170,4 +170,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(json.dumps(step(Config(), *sys.argv[1:])))
     else:
+        bare(__doc__)
         main(Config(rounds=1 if torch.cuda.is_available() else 2))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments import classical as problems
-from experiments.results import ROOT, Record
+from experiments.results import ROOT, Record, bare
 from homotopy_deq.plotting import branch_figure, save
 from solvers import ODE, ArcLength, Equilibrium, InitialValue, Status, solve
 from solvers.homotopy import (
@@ -258,4 +258,5 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
 
 
 if __name__ == "__main__":
+    bare(__doc__)
     main()

@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import binom
 
-from experiments.results import Record
+from experiments.results import Record, bare
 from experiments.rules import (
     product_lower,
     randomized_clopper_pearson,
@@ -261,4 +261,5 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
+    bare(__doc__)
     sys.exit(main(Config()))

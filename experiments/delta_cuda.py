@@ -151,6 +151,6 @@ def main(config: Config, folder: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=Config.repeats)
     main(Config(repeats=parser.parse_args().repeats))

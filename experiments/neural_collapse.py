@@ -164,7 +164,9 @@ def arguments() -> tuple[Config, float | None]:
             parser.add_argument(option, type=Path, required=True)
         else:
             kind = TYPES.get(each.name, type(each.default))
-            parser.add_argument(option, type=kind, default=each.default, help=f"{each.default}")
+            parser.add_argument(
+                option, type=kind, default=each.default, help=f"default: {each.default}"
+            )
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     chosen = vars(parser.parse_args())
     until = chosen.pop("until")

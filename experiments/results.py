@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -19,6 +20,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 PACKAGES = ("torch", "torchdiffeq", "accelerate", "numpy", "scikit-learn")
+
+
+def bare(doc: str | None) -> None:
+    """Answer --help with what an experiment is, and refuse all other words: it takes none."""
+    argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
 
 
 class Record:

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.results import Record
+from experiments.results import Record, bare
 from homotopy_deq import Anderson, Implicit, ImplicitLayer, Unroll
 from homotopy_deq.cells import ConvCell
 
@@ -105,4 +105,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(json.dumps(measure(Config(), *sys.argv[1:])))
     else:
+        bare(__doc__)
         main(Config())

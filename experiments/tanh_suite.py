@@ -14,6 +14,7 @@ row says how many.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import sys
@@ -224,13 +225,19 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
 
 
 def parse(words: list[str]) -> Config:
-    n, draws, dtype = (words + ["50", "200", "float64"][len(words) :])[:3]
-    gains = tuple(float(word) for word in words[3:]) or Config.gains
-    few = int(n) > ALONE
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("n", nargs="?", type=int, default=50, help="unknowns of an equation")
+    parser.add_argument("draws", nargs="?", type=int, default=200, help="equations of a gain")
+    parser.add_argument("dtype", nargs="?", choices=("float32", "float64"), default="float64")
+    parser.add_argument("gains", nargs="*", type=float, default=Config.gains, metavar="gain")
+    given = parser.parse_args(words)
+    n, few = given.n, given.n > ALONE
     return Config(
-        n=int(n), draws=int(draws), dtype=dtype, gains=gains,
+        n=n, draws=given.draws, dtype=given.dtype, gains=tuple(given.gains),
         peers=10 if few else 40, reference=20 if few else 200, ladder=50 if few else 200,
-        budget=(20 if few else 40) * int(n),
+        budget=(20 if few else 40) * n,
     )  # fmt: skip
 
 

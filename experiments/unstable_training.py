@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.results import ROOT, Record
+from experiments.results import ROOT, Record, bare
 from homotopy_deq import Anderson, ImplicitLayer, NewtonKrylov, Robust
 from homotopy_deq.cells import DenseCell
 from homotopy_deq.plotting import save
@@ -175,4 +175,5 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
 
 
 if __name__ == "__main__":
+    bare(__doc__)
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.results import ROOT
+from experiments.results import ROOT, bare
 
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
@@ -65,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    bare(__doc__)
     main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,4 +109,6 @@ def _backward_table(name: str, found: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main(Config(device=sys.argv[1] if len(sys.argv) > 1 else "cpu"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("device", nargs="?", choices=("cpu", "cuda"), default=Config.device)
+    main(Config(device=parser.parse_args().device))
