@@ -32,6 +32,12 @@ def done(*words: object) -> str:
     return result.output
 
 
+def test_a_size_that_a_model_has_not_is_said_to_change_nothing(tmp_path: Path) -> None:
+    sizes = ["--kernel", 0, "--features", 8, "--hidden", 4]
+    told = done("train", "--model", "sll", "--out", tmp_path, *sizes, *SMALL[:2], "--epochs", 1)
+    assert "got it for sll, where it changes nothing" in " ".join(told.split())
+
+
 def refused(*words: object) -> str:
     result = call(*words)
     assert result.exit_code == 2, result.output

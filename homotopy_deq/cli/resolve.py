@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -44,14 +45,17 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     dataset = pick("dataset", chosen.get("dataset", "digits"), DATASETS)
     takes = _takes(model)
     own = {leaf.name for leaf in leaves(ModelSettings)} - {"model"}
-    for name in (own & chosen.keys()) - takes.keys() - {*SIZES}:
+    for name in sorted((own & chosen.keys()) - takes.keys()):
         having = [each for each in MODELS if name in _takes(each)]
-        raise ValueError(f"{option(name)} is of {', '.join(having)}; got it for {model}.")
+        told = f"{option(name)} is of {', '.join(having)}; got it for {model}"
+        if name not in SIZES:
+            raise ValueError(f"{told}.")
+        warnings.warn(f"{told}, where it changes nothing.", stacklevel=2)
     named: dict[str, Any] = {}
     named |= {name: takes[name].default if name in takes else None for name in own}
     named |= {k: v for k, v in RECIPES.get(dataset, {}).items() if k not in own or k in takes}
     named |= BOUNDED if issubclass(model_class(model), BoundedModel) else {}
-    named |= {"hidden": DENSE_HIDDEN} if chosen.get("kernel") == 0 else {}
+    named |= {"hidden": DENSE_HIDDEN} if chosen.get("kernel") == 0 and "hidden" in takes else {}
     named |= _noise(chosen)
     named |= chosen
     drafted = Settings.of({"solver": "rk4", **named})

@@ -21,8 +21,8 @@ class NoiseSettings:
 
     sigmas: list[float] | None = setting(
         None,
-        "Standard deviation of the noise, in units of images in [0, 1]; once or more, each into a "
-        "folder of its own. Default: the --noise of the training.",
+        "Standard deviation of the noise, in units of images in [0, 1]; once or more, each by "
+        "itself (certify and decide: in a folder sigma-SIGMA). Default: the training's --noise.",
         option="sigma",
         metavar="SIGMA",
     )

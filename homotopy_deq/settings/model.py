@@ -44,7 +44,8 @@ class ModelSettings:
 
     name: str = setting(
         "homoode",
-        f"{', '.join(MODELS)}. The last five have a Lipschitz bound, and a recipe: "
+        f"{', '.join(MODELS)}. cpl, sll, aol, sandwich and lben have a Lipschitz bound, and a "
+        "recipe: "
         f"{', '.join(f'{name} {value:.4g}' for name, value in _NUMBERS.items())}, a triangular "
         "schedule.",
         option="model",

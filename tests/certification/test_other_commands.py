@@ -128,6 +128,8 @@ def test_what_cannot_be_compared_or_drawn_is_refused(run: Path, tmp_path: Path) 
     assert "not of the same weights" in refused(
         "report", tmp_path / "one", "--against", tmp_path / "other"
     )
+    apart = done("report", tmp_path / "one", tmp_path / "other")  # of one name, told by folders
+    assert f", {tmp_path / 'one'} |" in apart and f", {tmp_path / 'other'} |" in apart
     certify(run, tmp_path / "loud", "--sigma", 0.5)
     assert "of the same noise" in refused(
         "report", tmp_path / "one", "--against", tmp_path / "loud"

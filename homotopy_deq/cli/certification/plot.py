@@ -6,7 +6,7 @@ from ... import plotting
 from ...plotting import certified_figure
 from ..report import console
 from .options import PlotCertified
-from .runs import open_runs
+from .runs import called, open_runs
 
 
 def command(chosen: PlotCertified) -> None:
@@ -20,10 +20,9 @@ def command(chosen: PlotCertified) -> None:
                 "give folders that certify wrote."
             )
     curves = {}
-    for run in runs:
+    for name, run in zip(called(runs), runs, strict=True):
         cost = "" if run.proved else f" ({run.summary.evaluations:.1f} evaluations a sample)"
-        name = run.name + cost
-        curves[name if name not in curves else f"{name}, {run.folder}"] = run.summary
+        curves[name + cost] = run.summary
     path = plotting.save(
         certified_figure(curves, level=chosen.level), chosen.out or folders[0] / "certified.png"
     )

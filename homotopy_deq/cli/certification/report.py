@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...certification.summary import compare, radii
 from ..report import console
 from .options import Report
-from .runs import CertifiedRun, open_runs
+from .runs import CertifiedRun, called, open_runs
 
 DASH = "–"
 
@@ -54,20 +54,23 @@ def table(runs: Sequence[CertifiedRun], cold: dict[float, CertifiedRun]) -> str:
     if cold:
         head += ["faster", "fewer evaluations", "largest difference"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for run in runs:
-        rows.append(_row(run, [r for r, _ in at]) + (_beside(run, cold) if cold else []))
-    notes = [f"{run.name}: {found}" for run in runs for found in run.remarks]
+    names = called(runs)
+    for name, run in zip(names, runs, strict=True):
+        rows.append(_row(name, run, [r for r, _ in at]) + (_beside(run, cold) if cold else []))
+    notes = [
+        f"{name}: {found}" for name, run in zip(names, runs, strict=True) for found in run.remarks
+    ]
     lines = [f"| {' | '.join(row)} |\n" for row in rows]
     return "".join(lines) + "".join(f"\n{note}.\n" for note in notes)
 
 
-def _row(run: CertifiedRun, radii: Sequence[float]) -> list[str]:
+def _row(name: str, run: CertifiedRun, radii: Sequence[float]) -> list[str]:
     found, asked = run.summary, run.asked
     shares = [f"{100 * share:.1f}" for share in found.accuracy(radii).accuracy]
     if asked is not None:  # nothing is known of larger radii, nor of smaller ones where futile
         shares = [text if r == asked else DASH for r, text in zip(radii, shares, strict=True)]
     left = f", UNFINISHED: {found.images} of {run.planned} images"
-    name = run.name + left * (found.images < run.planned)
+    name += left * (found.images < run.planned)
     name = name if asked is None else f"{name}, decided at {asked:g}"
     if asked is not None and asked not in radii:
         (share,) = found.accuracy([asked]).accuracy
@@ -91,7 +94,7 @@ def _beside(run: CertifiedRun, cold: dict[float, CertifiedRun]) -> list[str]:
     if not run.same_model(other):
         raise ValueError(
             f"{run.folder} and {other.folder} are not of the same weights and test images: their "
-            "difference says nothing of the policy."
+            "difference says nothing of the policy. Leave --against out to see them side by side."
         )
     found = compare(run.summary, other.summary)
     gap = f"{100 * found.difference:+.1f} at r = {found.at:.3g}" if found.difference else "none"

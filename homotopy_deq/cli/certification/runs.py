@@ -101,6 +101,15 @@ class CertifiedRun:
         return all(self.config.get(key) == other.config.get(key) for key in keys)
 
 
+def called(runs: Sequence[CertifiedRun]) -> list[str]:
+    """Return what to call each run: its name, and its folder where another has that name."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name}, {run.folder}"
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
 def open_runs(folders: Sequence[Path], *, unfinished: bool = False) -> list[CertifiedRun]:
     """Read folders of certify or decide; one of several sigmas stands for its sub-folders.
 

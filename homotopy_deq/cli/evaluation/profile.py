@@ -95,8 +95,10 @@ def _rests(found: Profile) -> Table:
 def _ways(found: Profile, rtol: float) -> Table:
     table = Table(title=f"Solving to a relative residual of {rtol:g}", padding=(0, 1, 0, 0))
     table.add_column("way", no_wrap=True)
-    for column in ("ms", "time", "evals", "multiply-adds", "worst residual", "solved", "agrees"):
-        table.add_column(column, justify="right", no_wrap=True)
+    # The heads may wrap, at 80 columns: a figure that is cut says something else.
+    heads = ("ms", "time", "evals", "multiply adds", "worst residual", "solved", "agrees")
+    for column, widest in zip(heads, (7, 4, 5, 9, 8, 6, 6), strict=True):
+        table.add_column(column, justify="right", min_width=widest)
     saved = found.saved()
     for name, way in found.ways.items():
         table.add_row(
@@ -104,12 +106,16 @@ def _ways(found: Profile, rtol: float) -> Table:
             f"{1e3 * way.seconds:.1f}",
             f"{saved[name]['time']:.0%}",
             f"{way.evaluations:.1f}",
-            f"{saved[name]['multiply-adds']:.0%}",
+            _share(saved[name]["multiply-adds"]),
             residual(way.residual),
             f"{way.solved:.0%}",
             f"{way.agrees:.1%}",
         )
     return table
+
+
+def _share(value: float) -> str:
+    return "-" if value != value else f"{value:.0%}"
 
 
 def _figures(found: Profile) -> dict[str, Any]:
