@@ -93,7 +93,8 @@ def account(
 
     Raises:
         TypeError: the target was not made by `delta`.
-        ValueError: batch statistics of its cell are in training.
+        ValueError: x is empty, or each evaluation is dense: the rows are coupled, or batch
+            statistics of the cell are in training.
     """
     layer = target.layer if isinstance(target, ImageModel) else target
     if not isinstance(layer, DeltaLayer):
@@ -101,6 +102,8 @@ def account(
             f"account takes what delta or tune returned; got a {type(target).__name__} whose "
             "products are dense."
         )
+    if len(x) == 0:
+        raise ValueError("nothing is accounted of an empty batch; x needs a sample at least.")
     with torch.no_grad():
         if isinstance(target, ImageModel):
             x = target.condition(x)
@@ -110,7 +113,10 @@ def account(
         solution = solve(problem, layer.solver, start)
     updating = problem.map
     if not isinstance(updating, Updating):
-        raise ValueError("nothing is accounted of a cell with BatchNorm in training; call eval().")
+        raise ValueError(
+            "nothing is accounted of a layer that is evaluated densely: of coupled rows, and of "
+            "BatchNorm in training; call eval()."
+        )
     plan = updating.plan(solution.value, *problem.inputs)
     layers = tuple(
         LayerWork(name, each, name in plan.hoisted, updating.spent[name])

@@ -10,6 +10,7 @@ be read, or that is of another machine, is measured anew.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import tempfile
@@ -33,7 +34,10 @@ def folder() -> Path:
     own, shared = os.environ.get("HOMOTOPY_DEQ_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
-    return (Path(shared) if shared else Path.home() / ".cache") / "homotopy-deq"
+    try:
+        return (Path(shared) if shared else Path.home() / ".cache") / "homotopy-deq"
+    except RuntimeError as error:
+        raise FileNotFoundError("there is no home folder") from error
 
 
 def machine() -> dict[str, Any]:
@@ -91,7 +95,7 @@ def read() -> dict[str, Sequence[Point]]:
         if found["machine"] != machine():
             return {}
         return {kind: [_point(each) for each in rows] for kind, rows in found["kinds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -101,16 +105,20 @@ def write(kinds: dict[str, Sequence[Point]]) -> None:
         "machine": machine(),
         "kinds": {kind: [asdict(point) for point in points] for kind, points in kinds.items()},
     }
+    part: Path | None = None
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", dir=path().parent, suffix=".part", delete=False
-        ) as part:
-            json.dump(body, part, indent=1)
-        os.replace(part.name, path())
+        ) as file:
+            part = Path(file.name)
+            json.dump(body, file, indent=1)
+        os.replace(part, path())
     except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
         warnings.warn(
-            f"The costs of this machine could not be kept in {path()} ({error}), and will be "
+            f"The costs of this machine could not be kept ({error}), and will be "
             "measured anew in every process; set HOMOTOPY_DEQ_CACHE to a folder to write in.",
             stacklevel=2,
         )
@@ -121,9 +129,12 @@ def _point(row: dict[str, Any]) -> Point:
     lines = {name: Line(**given[name]) for name in ("fresh", "kept", "run")}
     costs = Costs(dense=given["dense"], look=given["look"], **lines)
     point = Point(row["batch"], row["units"], row["work"], costs)
-    numbers = (point.batch, point.units, point.work, costs.dense)
-    if not all(isinstance(n, int | float) and n > 0 for n in numbers):
-        raise ValueError("costs must be positive numbers")
+    sizes = point.batch, point.units, point.work, costs.dense
+    others = costs.look, *(n for line in lines.values() for n in (line.call, line.unit))
+    if not all(isinstance(n, int | float) and 0 <= n < math.inf for n in (*sizes, *others)):
+        raise ValueError("costs must be finite numbers")
+    if not all(sizes):
+        raise ValueError("costs must be above 0")
     return point
 
 

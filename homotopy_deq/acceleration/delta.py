@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -72,8 +73,11 @@ class DeltaLayer(ImplicitLayer):
     def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
         """Return the layer's equation, its map one that can be brought up to date by changes."""
         equation = super().equation(condition)
-        if any(isinstance(m, _BatchNorm) and m.training for m in self.cell.modules()):
+        normed = any(isinstance(m, _BatchNorm) and m.training for m in self.cell.modules())
+        if self.coupled or normed:
             return equation  # whose rows share statistics: each evaluation is of the whole batch
+        if any(p.is_inference() for p in self.cell.parameters()):
+            return equation  # of which no graph says what depends on the state
         evaluate, sites = self._followed(equation)
         inside = dict(getattr(self.cell, "_orig_mod", self.cell).named_modules())
         unknown = {*self.ratios} - {*sites} | {*self.skip} - {*inside}
@@ -228,7 +232,10 @@ def _thresholds(
     key, given = ("tau", tau) if theta is None else ("theta", theta)
     if not isinstance(given, Mapping):
         return {key: float(cast("float", given))}, {}
-    if not given.get(STATE, 0) > 0:
+    for name, each in given.items():
+        if not (isinstance(each, int | float) and 0 <= each < math.inf):
+            raise ValueError(f"{key} of {name!r} must be a number, at least 0; got {each}.")
+    if STATE not in given or given[STATE] == 0:
         raise ValueError(
             f"{key} by name needs the state's own above 0, {{{STATE!r}: ...}}; got {dict(given)}."
         )

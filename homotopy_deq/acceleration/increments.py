@@ -36,6 +36,7 @@ ALL = Limit(0.0, Entries())
 class _HalfMatrix:
     weight: Tensor
     low: Tensor
+    rounds: ClassVar[bool] = True
 
     def dense(self, reference: Tensor) -> Tensor:
         return F.linear(reference, self.weight)
@@ -51,6 +52,7 @@ class _HalfMatrix:
 class _HalfConvolution:
     convolution: Convolution
     low: Convolution
+    rounds: ClassVar[bool] = True
 
     def dense(self, reference: Tensor) -> Tensor:
         return self.convolution(reference)

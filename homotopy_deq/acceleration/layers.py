@@ -69,16 +69,19 @@ class Tape:
         free: the layers that propagate every change: they are fed by the state, whose changes the
             solver has thresholded, or by what no step changes.
         copies: whether the cell writes into what its layers are given or return.
+        batch: samples of the evaluation.
     """
 
     def __init__(
         self,
         last: dict[str, Memory],
+        batch: int,
         within: Threshold | None = None,
         free: frozenset[str] = frozenset(),
         copies: bool = False,
     ) -> None:
         self.last = last
+        self.batch = batch
         self.within = within
         self.free = free
         self.copies = copies
@@ -100,6 +103,11 @@ class Tape:
                 f"dense: delta(..., skip=({name!r},))."
             )
         self.inputs[name] = x
+        if len(x) != self.batch:  # whose rows are no samples: there is nothing to keep of each
+            nothing = x.new_empty(self.batch, 0)
+            dense, self.work[name] = started(product, x)
+            self.kept[name] = Memory(nothing, nothing)
+            return dense.product
         given = x.clone() if self.copies else x
         last = self.last.get(name)
         if last is None or last.reference.shape != x.shape:

@@ -72,7 +72,10 @@ class Convolution:
 
 
 class Product(Protocol):
-    """W r of one layer during one solve. It may keep what it gathered of W from call to call."""
+    """W r of one layer during one solve. It may keep what it gathered of W from call to call.
+
+    One whose `moved` is less precise than `dense` has an attribute `rounds`, True.
+    """
 
     def dense(self, reference: Tensor) -> Tensor:
         """Return W r, without bias, of r (B, ..., n) or (B, n, H, W)."""

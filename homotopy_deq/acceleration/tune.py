@@ -76,9 +76,9 @@ def tune(
     """
     if not (loss_budget > 0 and math.isfinite(loss_budget)):
         raise ValueError(f"loss_budget must be above 0 and finite; got {loss_budget}.")
-    batches: list[tuple[Tensor, Any]] = list(data)
+    batches: list[tuple[Tensor, Any]] = [(x, y) for x, y in data if len(x)]
     if not batches:
-        raise ValueError("data must hold a batch (x, y) at least; got none.")
+        raise ValueError("data must hold a batch (x, y) with a sample at least.")
     exact, size, _ = _measured(target, batches, loss)
     dense = _measured(delta(target, tau=0.0, **settings), batches, loss)[2]
     found: dict[str, tuple[float, int]] = {}

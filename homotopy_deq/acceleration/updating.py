@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class Updating(Wrapped):
         self.plans = plans
         self.spent = dict.fromkeys(sites, 0)
         self.rows = 0
+        self._alone = Lock()
 
     def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
         """Evaluate the user's map."""
@@ -81,7 +83,7 @@ class Updating(Wrapped):
         parts = () if last is None else last.parts
         pairs = zip(names, parts[::2], parts[1::2], strict=False)  # none at first
         kept = {name: Memory(reference, product) for name, reference, product in pairs}
-        tape = Tape(kept, within, plan.free, plan.copies)
+        tape = Tape(kept, len(z), within, plan.free, plan.copies)
         given = tuple(x.clone() if plan.copies else x for x in (z, *condition))
         before = [x._version for x in given]
         image = self._run(tape, *given)
@@ -98,7 +100,9 @@ class Updating(Wrapped):
         self.rows += len(z)
         memories = [tape.kept[n] if n in tape.kept else kept[n] for n in names]
         parts = tuple(part for m in memories for part in (m.reference, m.product))
-        return Cached(image, parts, sum(tape.work.values()), plan.free >= set(names))
+        rounded = any(getattr(site.product, "rounds", False) for site in self.sites.values())
+        exact = not rounded and plan.free >= set(names)
+        return Cached(image, parts, sum(tape.work.values()), exact)
 
     def plan(self, z: Tensor, *condition: Tensor) -> Plan:
         """Return what is known of the cell; where that is nothing, evaluate its first sample."""
@@ -113,7 +117,7 @@ class Updating(Wrapped):
         with torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
             leaf = z.detach()[:1].clone().requires_grad_()
             state = leaf.clone()
-            tape = Tape({})
+            tape = Tape({}, 1)
             where, before = state.data_ptr(), [x._version for x in (state, *given)]
             self._run(tape, state, *given)
         if not tape.kept:
@@ -138,10 +142,11 @@ class Updating(Wrapped):
         return Plan(tape.work, fixed, fixed | fed, wrote)
 
     def _run(self, tape: Tape, z: Tensor, *condition: Tensor) -> Tensor:
-        for site in self.sites.values():
-            site.tape = tape
-        try:
-            return self.evaluate(z, *condition)
-        finally:
+        with self._alone:  # two threads may solve one problem
             for site in self.sites.values():
-                site.tape = None
+                site.tape = tape
+            try:
+                return self.evaluate(z, *condition)
+            finally:
+                for site in self.sites.values():
+                    site.tape = None

@@ -72,6 +72,10 @@ DAMAGE = {
     "a name missing": lambda body: body.replace('"look"', '"lock"'),
     "a negative cost": lambda body: body.replace('"dense": 1.0', '"dense": -1.0'),
     "not a number": lambda body: body.replace('"dense": 1.0', '"dense": NaN'),
+    "a look of words": lambda body: body.replace('"look": 0.125', '"look": "much"'),
+    "a look of nothing": lambda body: body.replace('"look": 0.125', '"look": null'),
+    "a line of words": lambda body: body.replace('"call": 0.01', '"call": "long"'),
+    "too deep": lambda body: "[" * 100_000,
     "words for numbers": lambda body: body.replace('"batch": 4', '"batch": "four"'),
     "a kind that is no list": lambda body: body.replace("[", '"').replace("]", '"'),
 }
@@ -115,6 +119,28 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_does_no_harm(
         assert calibration.measured(KIND) == [point()]
     assert calibration.measured(KIND) == [point()]
     assert measurements == [KIND]
+
+
+def test_a_part_is_taken_away_where_the_file_cannot_be_put_in_its_place(
+    measurements: list[str],
+) -> None:
+    (calibration.path() / "in the way").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="HOMOTOPY_DEQ_CACHE"):
+        calibration.measured(KIND)
+    assert list(calibration.folder().iterdir()) == [calibration.path()]
+
+
+def test_without_a_home_costs_are_measured_and_that_is_said(
+    measurements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("HOMOTOPY_DEQ_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.warns(UserWarning, match="no home folder"):
+        assert calibration.measured(KIND) == [point()]
 
 
 def test_the_file_is_the_users_to_read_and_no_part_is_left(measurements: list[str]) -> None:

@@ -253,6 +253,33 @@ def nothing(*_: object) -> None:
     """Know no costs."""
 
 
+@pytest.mark.parametrize("write", ["through .data", "by a fused optimizer", "into its memory"])
+def test_weights_are_turned_anew_whatever_wrote_into_them(write: str) -> None:
+    kernels, weight = auto(ALWAYS), nn.Parameter(random(20, 20, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)  # it leaves the version as it is
+    weight.grad = torch.ones_like(weight)
+    r, change = random(3, 20, dtype=torch.float64), torch.zeros(3, 20, dtype=torch.float64)
+    change[:, 4] = 1
+    for _ in range(3):
+        with torch.no_grad():
+            kernel = kernels.linear(weight)
+            new, work = kernel.moved(kernel.dense(r), change, r + change)
+        assert work == 3 * 20  # by the column that has changed
+        assert torch.allclose(new, (r + change) @ weight.T, rtol=0, atol=1e-12)
+        if write == "through .data":
+            weight.data.neg_()
+        elif write == "by a fused optimizer":
+            optimizer.step()
+        else:
+            weight.detach().numpy()[:] += 1
+
+
+def test_weights_that_change_their_dtype_are_turned_anew() -> None:
+    kernels, layer = auto(ALWAYS), nn.Linear(20, 20)
+    kernels._turned(layer.weight)
+    assert kernels._turned(layer.double().weight).dtype == torch.float64
+
+
 def test_weights_made_in_inference_mode_are_turned_for_each_solve() -> None:
     with torch.inference_mode():
         weight, r = torch.randn(6, 40), torch.randn(2, 40)

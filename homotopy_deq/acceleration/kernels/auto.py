@@ -75,13 +75,18 @@ class Auto:
         )
 
     def _turned(self, weight: Tensor) -> Tensor:
-        """Return W^T in contiguous memory, kept from solve to solve while W is as it was."""
-        if weight.is_inference():  # which says nothing of what was written into it
-            return weight.mT.contiguous()
-        state = weight._version, weight.data_ptr()
-        known: tuple[Any, Tensor] | None = self._transposed.get(weight)
-        if known is None or known[0] != state:
-            known = state, weight.detach().mT.contiguous()
+        """Return W^T in contiguous memory, kept from solve to solve while W is as it was.
+
+        That is asked of W itself, by its product with the same vector: neither its address nor
+        its version tells of a fused optimizer, or of what was written through `.data`.
+        """
+        matrix = weight.detach()
+        probe = torch.linspace(1, 2, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+        mark = torch.mv(matrix, probe)
+        known: tuple[Tensor, Tensor] | None = self._transposed.get(weight)
+        alike = known is not None and (known[0].dtype, known[0].device) == (mark.dtype, mark.device)
+        if known is None or not alike or not torch.equal(known[0], mark):
+            known = mark, matrix.mT.contiguous()
             self._transposed[weight] = known
         return known[1]
 
