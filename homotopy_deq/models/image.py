@@ -20,7 +20,7 @@ from ..lipschitz import LipschitzBound, certify_lipschitz
 from ..regularization import relative_residual
 from ..twin import twin
 from .blocks import AffineHead, Normalize, check_shape
-from .bounded import network_of
+from .bounded import READS, departs, network_of
 from .start import StartPoint
 
 Statistic = float | Sequence[float]
@@ -231,7 +231,7 @@ class ImageModel(nn.Module):
         if not isinstance(cell, ProvableCell):
             kind = type(cell).__name__
             return f"nothing bounds how far {name}'s solver is from the equilibrium of its {kind}."
-        if not isinstance(self.head, AffineHead):
+        if not isinstance(self.head, AffineHead) or departs(self.head, "affine", READS):
             return f"the head of {name} is not affine."
         return None
 

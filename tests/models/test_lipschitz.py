@@ -190,6 +190,16 @@ def test_a_part_of_another_class_with_methods_of_its_own_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [NegatedHead, NegatedFeatures])
+def test_votes_through_a_head_with_methods_of_its_own_are_not_verified(kind: Any) -> None:
+    model = trained(MonotoneDEQ, 3)
+    assert model.verifiable
+    model.head.__class__ = kind
+    assert model.reason == "the head of MonotoneDEQ is not affine."
+    with pytest.raises(ValueError, match="is not affine"):
+        model.linear_head()
+
+
 def test_a_stack_with_a_forward_of_its_own_has_no_network() -> None:
     sizes = {"channels": 3, "depth": 1, "patch": 2, "features": 4, "kernel": 3}
     with pytest.raises(ValueError, match="NegatedStack has a forward, solve or condition"):
