@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -118,6 +119,11 @@ def _share(value: float) -> str:
     return "-" if value != value else f"{value:.0%}"
 
 
+def _known(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Put null for what is not known: NaN is no JSON."""
+    return {name: None if value != value else value for name, value in figures.items()}
+
+
 def _figures(found: Profile) -> dict[str, Any]:
     grouped = _grouped(found.convergence)
     return {
@@ -128,7 +134,7 @@ def _figures(found: Profile) -> dict[str, Any]:
             name: _quantiles(steps) for name, steps in grouped.items()
         },
         "share that moves": found.convergence.moving().tolist(),
-        "ways": {name: asdict(way) for name, way in found.ways.items()},
-        "in parts of the first": found.saved(),
+        "ways": {name: _known(asdict(way)) for name, way in found.ways.items()},
+        "in parts of the first": {name: _known(each) for name, each in found.saved().items()},
         "not measured": dict(found.failed),
     }
