@@ -125,7 +125,6 @@ class Run:
         self.start_lr, self.start_every = start_rates(config, rests)
         if point is not None:
             self.start = accelerator.prepare(start_optimizer(point.parameters(), self.start_lr))
-            self.about.pop("loss of the start", None)  # to the end, in a run that goes on, too
             self.about["loss of the start"] = "summed over the state"  # it was the mean
         if not len(self.train_batches):
             raise ValueError(
