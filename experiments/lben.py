@@ -37,6 +37,7 @@ from homotopy_deq.cells.bounds import gram_norm
 from homotopy_deq.data import load
 from homotopy_deq.lipschitz import MonDEQ, MonDEQCell
 from homotopy_deq.models.lipschitz import BoundedModel, LBENNetwork
+from homotopy_deq.training.checkpoint import replace_file
 from solvers import PeacemanRachford, Unroll
 
 LOOSE = PeacemanRachford(step_size=1.0, rtol=1e-2, max_steps=200)
@@ -111,9 +112,7 @@ class Bench:
         np.savez_compressed(self.file(name, "npz"), **own)  # type: ignore[arg-type]
         row = {"part": name, "commit": commit(), "device": device_of(self.test[0])}
         row |= {"parameters": sum(p.numel() for p in model.parameters()), **spent, **figures}
-        new = self.file(name, "new")
-        new.write_text(json.dumps(row))
-        new.rename(self.file(name, "json"))
+        replace_file(self.file(name, "json"), json.dumps(row).encode())
         self.file(name, "ckpt").unlink(missing_ok=True)
         print(f"{name}: {row['clean']} {row['36/255']} {spent.get('seconds')} s", flush=True)
 

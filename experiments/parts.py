@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from experiments.kept import OtherCommit
 from experiments.results import commit
+from homotopy_deq.training.checkpoint import replace_file
 
 
 class Parts:
@@ -45,7 +46,7 @@ class Parts:
         """Return a part, measured now if it is not there yet. It must be JSON-able."""
         file = self.folder / f"{name}.json"
         if not file.exists():
-            _replace(file, lambda path: path.write_text(json.dumps(make())))
+            replace_file(file, json.dumps(make()).encode())
         return json.loads(file.read_text())
 
     def weights(self, name: str, model: nn.Module, train: Callable[[], Any]) -> None:
@@ -55,11 +56,4 @@ class Parts:
             model.load_state_dict(load_file(file))
             return
         train()
-        _replace(file, lambda path: save_file(model.state_dict(), path))
-
-
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    draft = file.with_suffix(".draft")
-    write(draft)
-    draft.replace(file)
+        replace_file(file, save(model.state_dict()))

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from homotopy_deq.machine import processor
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 PACKAGES = ("torch", "torchdiffeq", "accelerate", "numpy", "scikit-learn")
@@ -99,7 +101,7 @@ def commit() -> str:
 
 def device() -> str:
     """Name the processor, with the GPU where there is one."""
-    names = [f"{_processor()}, {os.cpu_count()} logical cores"]
+    names = [f"{processor()[0]}, {os.cpu_count()} logical cores"]
     if torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
     return "; ".join(names)
@@ -120,15 +122,6 @@ def _plain(value: Any) -> Any:
     if value.is_absolute() and value.is_relative_to(ROOT):
         return str(value.relative_to(ROOT))
     return value.name if value.is_absolute() else str(value)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
 
 
 def _git(*words: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ..machine import processor
 from .cost import Costs, Line, Point
 
 KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32", "planes cpu float32")
@@ -43,9 +43,10 @@ def folder() -> Path:
 def machine() -> dict[str, Any]:
     """Describe what the costs depend on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    name, count = processor()
     return {
         "format": FORMAT,
-        "processor": _processor(),
+        "processor": f"{name} x {count or os.cpu_count()}",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "gpu": gpu,
         "torch": torch.__version__,
@@ -136,12 +137,3 @@ def _point(row: dict[str, Any]) -> Point:
     if not all(sizes):
         raise ValueError("costs must be above 0")
     return point
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.machine()} x {len(named) or os.cpu_count()}"

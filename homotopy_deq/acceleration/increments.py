@@ -21,7 +21,7 @@ from solvers.solver import Evaluated, named, residual_norm, start
 from solvers.structure import Cached
 from solvers.until import Until
 
-from .products import Convolution, Product
+from .products import Convolution, DenseKernel, DenseMatrix, Product
 
 SHARE = 2.0**-5
 """8 bits of W e leave about 2^-8 ||e||, and ||e|| may be many times the residual at the anchor."""
@@ -33,36 +33,22 @@ ALL = Limit(0.0, Entries())
 
 
 @dataclass(frozen=True)
-class _HalfMatrix:
-    weight: Tensor
+class _HalfMatrix(DenseMatrix):
     low: Tensor
     rounds: ClassVar[bool] = True
-
-    def dense(self, reference: Tensor) -> Tensor:
-        return F.linear(reference, self.weight)
 
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         return product + F.linear(change.to(self.low.dtype), self.low), self.multiply_adds(change)
 
-    def multiply_adds(self, x: Tensor) -> int:
-        return x[..., 0].numel() * self.weight.numel()
-
 
 @dataclass(frozen=True)
-class _HalfConvolution:
-    convolution: Convolution
+class _HalfKernel(DenseKernel):
     low: Convolution
     rounds: ClassVar[bool] = True
-
-    def dense(self, reference: Tensor) -> Tensor:
-        return self.convolution(reference)
 
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         new = product + self.low(change.to(self.low.weight.dtype))
         return new, self.multiply_adds(change)
-
-    def multiply_adds(self, x: Tensor) -> int:
-        return self.convolution.multiply_adds(x)
 
 
 @dataclass(frozen=True)
@@ -82,7 +68,7 @@ class Half:
     def convolution(self, convolution: Convolution) -> Product:
         """Return the product with the kernels of a convolution."""
         low = replace(convolution, weight=convolution.weight.to(self.dtype))
-        return _HalfConvolution(convolution, low)
+        return _HalfKernel(convolution, low)
 
 
 @dataclass(frozen=True)

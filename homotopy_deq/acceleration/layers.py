@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from solvers.structure import Threshold
 from .products import Convolution, Gathered, Product, Products
 
 ENTRIES = Entries()
+L = TypeVar("L", nn.Linear, nn.Conv2d)
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,21 @@ class Site:
         return self.tape.through(self.name, self.product, self.ratio, x)
 
 
-class _Delta(nn.Module):
+class _Delta(nn.Module, ABC, Generic[L]):
     """A linear layer whose product is kept up to date; outside of a solve, the layer itself."""
 
     trailing: tuple[int, ...] = ()
     """Sizes of the bias behind its own dimension."""
 
-    def __init__(self, layer: nn.Module, products: Products, ratio: float, name: str) -> None:
+    def __init__(
+        self,
+        layer: L,
+        products: Products = Gathered(),  # noqa: B008  (frozen)
+        ratio: float = 1.0,
+        name: str = "",
+    ) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer: L = layer
         self.site = Site(name, self._product(products), ratio)
 
     def __getattr__(self, name: str) -> Any:
@@ -167,8 +175,9 @@ class _Delta(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
 
+    @abstractmethod
     def _product(self, products: Products) -> Product:
-        raise NotImplementedError
+        """Return the layer's product, by the kernels."""
 
     def start(self, x: Tensor) -> tuple[Tensor, Memory]:
         """Return the layer's output for x, computed densely, and what to keep for `move`."""
@@ -207,7 +216,7 @@ class _Delta(nn.Module):
         return out
 
 
-class DeltaLinear(_Delta):
+class DeltaLinear(_Delta[nn.Linear]):
     """An `nn.Linear` that propagates the entries of its input that have changed:
 
         r_i <- x_i  where |x - r|_i > tau,    y = W r + b,
@@ -221,20 +230,11 @@ class DeltaLinear(_Delta):
         name: of the layer in its cell, for messages and accounts.
     """
 
-    def __init__(
-        self,
-        layer: nn.Linear,
-        products: Products = Gathered(),  # noqa: B008  (frozen)
-        ratio: float = 1.0,
-        name: str = "",
-    ) -> None:
-        super().__init__(layer, products, ratio, name)
-
     def _product(self, products: Products) -> Product:
         return products.linear(self.weight)
 
 
-class DeltaConv2d(_Delta):
+class DeltaConv2d(_Delta[nn.Conv2d]):
     """An `nn.Conv2d` that propagates the entries of its input that have changed; see `DeltaLinear`.
 
     Arguments:
@@ -246,15 +246,5 @@ class DeltaConv2d(_Delta):
 
     trailing = (1, 1)
 
-    def __init__(
-        self,
-        layer: nn.Conv2d,
-        products: Products = Gathered(),  # noqa: B008  (frozen)
-        ratio: float = 1.0,
-        name: str = "",
-    ) -> None:
-        super().__init__(layer, products, ratio, name)
-
     def _product(self, products: Products) -> Product:
-        convolution = Convolution.of(self.layer)  # type: ignore[arg-type]
-        return products.convolution(convolution)
+        return products.convolution(Convolution.of(self.layer))

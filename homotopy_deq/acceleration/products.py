@@ -114,7 +114,9 @@ class Products(Protocol):
 
 
 @dataclass(frozen=True)
-class _Matrix:
+class DenseMatrix:
+    """The product with a matrix (m, n), computed densely whatever has changed."""
+
     weight: Tensor
 
     def dense(self, reference: Tensor) -> Tensor:
@@ -128,7 +130,9 @@ class _Matrix:
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class DenseKernel:
+    """The product with the kernels of a convolution, computed densely whatever has changed."""
+
     convolution: Convolution
 
     def dense(self, reference: Tensor) -> Tensor:
@@ -146,20 +150,20 @@ class Simulated:
     """Compute every product densely: differentiable, to train with a threshold, and the oracle."""
 
     def linear(self, weight: Tensor) -> Product:
-        return _Matrix(weight)
+        return DenseMatrix(weight)
 
     def convolution(self, convolution: Convolution) -> Product:
-        return _Kernel(convolution)
+        return DenseKernel(convolution)
 
 
 @dataclass(frozen=True)
-class _EntryMatrix(_Matrix):
+class _EntryMatrix(DenseMatrix):
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         return self.dense(reference), int(change.count_nonzero()) * len(self.weight)
 
 
 @dataclass(frozen=True)
-class _EntryKernel(_Kernel):
+class _EntryKernel(DenseKernel):
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         changed = (change != 0).sum((0, 1))
         return self.dense(reference), int((changed * self.convolution.reads(change)).sum())
@@ -181,7 +185,7 @@ class Entrywise:
 
 
 @dataclass(frozen=True)
-class _GatheredMatrix(_Matrix):
+class _GatheredMatrix(DenseMatrix):
     share: float
 
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
@@ -197,7 +201,7 @@ class _GatheredMatrix(_Matrix):
 
 
 @dataclass(frozen=True)
-class _GatheredKernel(_Kernel):
+class _GatheredKernel(DenseKernel):
     share: float
 
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from experiments.lben_rates import predicted
 from homotopy_deq.lipschitz import LBEN, EquilibriumNetwork, Form, to_lben
 from solvers import (
     DouglasRachford,
@@ -99,14 +100,6 @@ def backward(seed: int) -> Solved:
     return posed(form.w[0].mT, form, 1 / form.metric, on * free, (1 - on) * free, lambda v: on * v)
 
 
-def rate(kind: type[Splitting], alpha: float, m: float, norm: float) -> float:
-    square = 1 - 2 * alpha * m + (alpha * norm) ** 2
-    if kind is ForwardBackward:
-        return math.sqrt(square)
-    reflected = math.sqrt(square / (1 + 2 * alpha * m + (alpha * norm) ** 2))
-    return reflected if kind is PeacemanRachford else (1 + reflected) / 2
-
-
 def measured(case: Solved, kind: type[Splitting], alpha: float) -> Tensor:
     """Return by what the error of each of 25 steps is multiplied, (25, B)."""
     solver, ratios = kind(step_size=alpha), []
@@ -131,7 +124,7 @@ def test_no_step_contracts_less_than_predicted_in_the_metric(
     m, norm = case.problem.moduli()
     alpha = factor * kind().best(m, norm)
     # Errors above 1e-8 carry roundings of at most 1e-14.
-    assert float(measured(case, kind, alpha).max()) <= rate(kind, alpha, m, norm) + 1e-5
+    assert float(measured(case, kind, alpha).max()) <= predicted(kind, alpha, m, norm) + 1e-5
 
 
 def test_the_rate_is_that_of_the_metric_and_no_other() -> None:
@@ -146,7 +139,7 @@ def test_the_rate_is_that_of_the_metric_and_no_other() -> None:
         alpha = kind().best(m, norm)
         here = float(measured(case, kind, alpha).max())
         plain = float(measured(replace(case, metric=one[0]), kind, alpha).max())
-        assert here <= rate(kind, alpha, m, norm) + 1e-5 < plain
+        assert here <= predicted(kind, alpha, m, norm) + 1e-5 < plain
 
 
 @pytest.mark.parametrize("kind", KINDS)
