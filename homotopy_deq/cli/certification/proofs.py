@@ -12,7 +12,7 @@ from ...settings.declare import leaves, values
 from ..command import option
 from ..trained import Trained
 from .options import Certify
-from .study import Study, check_weights
+from .study import Study, check_weights, processes_of
 from .work import Part
 
 TOGETHER = 256
@@ -38,10 +38,10 @@ def proved(chosen: Certify, out: Path) -> tuple[Part, Prover]:
             )
     trained = Trained.of(chosen.run.path)
     check_weights(trained.model)
-    kind = PROVERS[chosen.method]
-    kind(trained.model.network(), trained.model.shape)  # what is refused is so before data are read
+    model = trained.model.to(processes_of(chosen.machine.cpu).device)
+    # Before data are read: what has no proof is refused so early, and no proof is made twice.
+    prover = PROVERS[chosen.method](model.network(), model.shape)
     study = Study.of(trained, chosen.images, skip=chosen.skip, cpu=chosen.machine.cpu)
-    prover = kind(study.model.network(), study.model.shape)
     together = chosen.votes.batch or TOGETHER
     what = {"bound": chosen.method, "batch": together}
     config = {"command": "certify", **study.identity, **what}

@@ -39,6 +39,11 @@ COMPUTING = (
 """The parts of this package, beside solvers, that a vote, a bound or a radius goes through."""
 
 
+def processes_of(cpu: bool) -> Any:
+    """Return accelerate's view of the processes and their devices, with a GPU or without."""
+    return PartialState(cpu=cpu, timeout=WAIT)
+
+
 @dataclass(frozen=True)
 class Study:
     """A trained model and the images to certify.
@@ -104,7 +109,7 @@ class Study:
             raise ValueError(
                 f"--skip {skip} leaves none of the {len(data.test_labels)} test images."
             )
-        processes: Any = PartialState(cpu=cpu, timeout=WAIT)
+        processes = processes_of(cpu)
         device: torch.device = processes.device
         pixels, labels = data.test_images[order], data.test_labels[order]
         model.to(device)
