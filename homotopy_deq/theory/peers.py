@@ -61,7 +61,7 @@ class ExplicitBlock(nn.Module):
 class Answer(NamedTuple):
     """What a peer makes of images.
 
-    Arguments:
+    Attributes:
         x: of the backbone, (B, p).
         features: what the classifier reads, (B, p).
         logits: (B, K).
