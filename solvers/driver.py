@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from .solver import Evaluated, P, Solver, named, residual_norm
 from .structure import Counter
 from .transforms import uncompiled
 from .verify import verified
+
+Take: TypeAlias = Callable[[Solver[Any, Any], Any, Any], Any]
+"""Return the state one step of a solver on, for a problem and a state."""
 
 
 @uncompiled
@@ -58,26 +62,31 @@ def run(
     record: bool = False,
     keep_states: bool = False,
     first: Tensor | None = None,
+    take: Take | None = None,
 ) -> Solution[V]:
     """Do what `solve` does, in the caller's grad mode (`Unroll` differentiates through it).
 
     Arguments:
         first: ||f(z) - z||, (B,), where the path that led to z0 began: z0 is then not the
             caller's own start, and has converged only where its residual is below, see `earned`.
+        take: what takes the solver's steps, by default the solver.
     """
     check_kind(problem, solver)
     if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
         with torch.inference_mode(False), torch.no_grad():
             problem = replace(problem, condition=_thaw(problem.condition))
             start = _thaw(z0)
-            return run(problem, solver, start, record=record, keep_states=keep_states, first=first)
+            return run(
+                problem, solver, start,
+                record=record, keep_states=keep_states, first=first, take=take,
+            )  # fmt: skip
     problem, z, unpack = pack(problem, z0)
     check_start(problem, z)
     if z.shape[0] == 0:
         return unpack(Results(z, None).solution())
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
         path = solver.recorded() if record else solver
-        return unpack(_follow(problem, path, z, record, keep_states, first))
+        return unpack(_follow(problem, path, z, record, keep_states, first, take or _step))
 
 
 def _thaw(value: Any) -> Any:
@@ -124,6 +133,10 @@ def check_answers(solver: object, kind: type, layer: str = "") -> None:
     )
 
 
+def _step(solver: Solver[Any, Any], problem: Any, state: Any) -> Any:
+    return solver.step(problem, state)
+
+
 def _follow(
     whole: Any,
     solver: Solver[Any, Any],
@@ -131,6 +144,7 @@ def _follow(
     record: bool,
     keep_states: bool,
     first: Tensor | None,
+    take: Take,
     spent: Counter | None = None,
 ) -> Solution[Tensor]:
     """Take the steps, and hold the answers to their claim.
@@ -164,13 +178,13 @@ def _follow(
                 index = results.compact(state.z)
                 problem, state = problem.rows(index), state.rows(index)
         try:
-            state = solver.step(problem, state)
+            state = take(solver, problem, state)
         except (ValueError, RuntimeError) as error:
             results.explain(error)
             raise
         step += 1
     if spent is None and isinstance(state, Evaluated) and results.doubted(solver, first is None):
-        return _follow(whole, asked, z0, record, keep_states, first, counter)
+        return _follow(whole, asked, z0, record, keep_states, first, take, counter)
     found = results.solution(state)
     if state.evals is None:
         found = replace(found, work=counter.work)
