@@ -45,8 +45,17 @@ if TYPE_CHECKING:
         solve,
     )
 
+    from .create import create_model, list_models
     from .layers import ConvergenceWarning, FlowLayer, ImplicitLayer
-    from .models import DEQ, AugmentedNeuralODE, HomoODE, MonotoneDEQ, NeuralODE
+    from .models import (
+        DEQ,
+        MDEQ,
+        AugmentedNeuralODE,
+        HomoODE,
+        MonotoneDEQ,
+        NeuralODE,
+        ResidualNetwork,
+    )
 
 __version__ = "0.1.0"
 
@@ -57,6 +66,7 @@ __all__ = [
     "DOPRI8",
     "EULER",
     "HEUN",
+    "MDEQ",
     "MIDPOINT",
     "ODE",
     "RK4",
@@ -82,6 +92,7 @@ __all__ = [
     "Phantom",
     "Picard",
     "PseudoTransient",
+    "ResidualNetwork",
     "Robust",
     "RungeKutta",
     "Solution",
@@ -92,15 +103,20 @@ __all__ = [
     "Then",
     "Unroll",
     "__version__",
+    "create_model",
+    "list_models",
     "solve",
 ]
+
+HOMES = (".create", "solvers", ".layers", ".models")
+"""Where a name is looked for, the cheapest first."""
 
 if not TYPE_CHECKING:  # which would take any name for one of ours
 
     def __getattr__(name: str) -> object:
         """Import what is asked for when it is asked for: a help text needs no torch."""
         if name in __all__:
-            homes = (import_module(home, __name__) for home in ("solvers", ".layers", ".models"))
+            homes = (import_module(home, __name__) for home in HOMES)
             return next(getattr(home, name) for home in homes if hasattr(home, name))
         if find_spec(f"{__name__}.{name}") is not None:
             return import_module(f".{name}", __name__)

@@ -63,16 +63,18 @@ def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
     return tuple(made)
 
 
-def start_of(cell: nn.Module, x: Any) -> Tensor:
-    """Return the start of a solve: the cell's, or zero of x's shape."""
+def start_of(cell: nn.Module, x: Any) -> Any:
+    """Return the start of a solve: the cell's, a tensor or a tuple, or zero of x's shape."""
     make = hook(cell, "initial")
     if make is None:
         return _zero(x)
     z0 = make(x)
+    if isinstance(z0, tuple) and z0 and all(isinstance(part, Tensor) for part in z0):
+        return tuple(map(_single, z0))
     if not isinstance(z0, Tensor):
         raise TypeError(
-            f"initial(x) of {type(cell).__name__} must return a tensor, (B, ...); "
-            f"got {_kind(z0)}. For a tuple state pass z0 to layer.solve."
+            f"initial(x) of {type(cell).__name__} must return a tensor, (B, ...), or a tuple of "
+            f"them; got {_kind(z0)}."
         )
     return _single(z0)
 

@@ -152,8 +152,8 @@ class Layer(nn.Module):
         """
         return equation_of(self.cell, condition, coupled=self.coupled)
 
-    def initial(self, x: Tensor) -> Tensor:
-        """Return the start of a solve: the cell's, or zero of x's shape."""
+    def initial(self, x: Tensor) -> Any:
+        """Return the start of a solve: the cell's, a tensor or a tuple, or zero of x's shape."""
         return start_of(self.cell, x)
 
     @uncompiled

@@ -9,6 +9,8 @@ from .conv import ConvCell
 from .dense import DenseCell
 from .field import ConvField
 from .inclusion import ContractiveCell, FixedCell, InclusionCell, MonotoneCell
+from .joined import Joined
+from .multiscale import MultiscaleCell
 from .norm import group_norm
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "DenseCell",
     "FixedCell",
     "InclusionCell",
+    "Joined",
     "MonotoneCell",
+    "MultiscaleCell",
     "ProvableCell",
     "dropout_mask",
     "error_bound",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ import torch
 from solvers import Equilibrium
 from solvers.driver import answered_by
 
+from ..create import create_model, model_class
+from ..create import takes as takes_of
 from ..data import DATASETS, ImageData, load
 from ..models import BoundedModel, ImageModel
 from ..settings import BOUNDED, MODELS, RECIPES, ModelSettings, Settings, SmoothTraining
@@ -43,10 +43,10 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     chosen = {name: value for name, value in given.items() if value is not None}
     model = pick("model", chosen.get("model", "homoode"), MODELS)
     dataset = pick("dataset", chosen.get("dataset", "digits"), DATASETS)
-    takes = _takes(model)
+    takes = takes_of(model)
     own = {leaf.name for leaf in leaves(ModelSettings)} - {"model"}
     for name in sorted((own & chosen.keys()) - takes.keys()):
-        having = [each for each in MODELS if name in _takes(each)]
+        having = [each for each in MODELS if name in takes_of(each)]
         told = f"{option(name)} is of {', '.join(having)}; got it for {model}"
         if name not in SIZES:
             raise ValueError(f"{told}.")
@@ -130,23 +130,12 @@ def build(settings: Settings, data: ImageData) -> ImageModel:
     return put(model, settings)
 
 
-def model_class(name: str) -> type[ImageModel]:
-    """Return the class of a model by its name."""
-    module, kind = MODELS[pick("model", name, MODELS)].split(":")
-    found: type[ImageModel] = getattr(import_module(module), kind)
-    return found
-
-
-def _takes(model: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(model_class(model)).parameters
-
-
-def _model(settings: Settings, *images: Any, **statistics: Any) -> ImageModel:
-    takes = _takes(settings.model.name)
+def _model(
+    settings: Settings, shape: Sequence[int], num_classes: int, **statistics: Any
+) -> ImageModel:
+    name, takes = settings.model.name, takes_of(settings.model.name)
     own = {k: v for k, v in values(settings.model).items() if k in takes and v is not None}
-    kind: Any = model_class(settings.model.name)
-    model: ImageModel = kind(*images, **own, **statistics)
-    return model
+    return create_model(name, shape=shape, num_classes=num_classes, **own, **statistics)
 
 
 def _noise(chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..create import create_model
 from ..models import ImageModel
 from ..settings import Settings
 from ..settings.tree import NAMES
 from ..training import CHECKPOINT, Checkpoint, load_checkpoint
 from ..training.header import check_header, misfit, nonfinite
-from .resolve import CONSISTENCY_SAMPLES, SIZES, model_class, put
+from .resolve import CONSISTENCY_SAMPLES, SIZES, put
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Trained:
 
         def build() -> ImageModel:
             try:
-                return put(model_class(settings.model.name)(**config), settings)
+                return put(create_model(settings.model.name, **config), settings)
             except Exception as error:  # a header may say anything
                 line = str(error).strip().split("\n")[0] or type(error).__name__
                 raise checkpoint.fault(f"its header describes no model ({line})") from error

@@ -12,12 +12,15 @@ from .lipschitz import (
     SandwichNetwork,
     SLLNetwork,
 )
+from .mdeq import MDEQ
 from .neural_ode import AugmentedNeuralODE, NeuralODE
+from .residual import ResidualNetwork
 from .stack import Stack
 from .start import InitialPoint, InputPoint, StartPoint, StatePoint
 
 __all__ = [
     "DEQ",
+    "MDEQ",
     "AOLNetwork",
     "AffineHead",
     "AugmentedNeuralODE",
@@ -33,6 +36,7 @@ __all__ = [
     "ModelOutput",
     "MonotoneDEQ",
     "NeuralODE",
+    "ResidualNetwork",
     "SLLNetwork",
     "SandwichNetwork",
     "Stack",

@@ -140,7 +140,8 @@ class ImageModel(nn.Module):
     def start(self, x: Tensor) -> Tensor:
         """Return where a solve for the layer's condition x starts."""
         if self.initial_point is None:
-            return self.layer.initial(x)
+            zero: Tensor = self.layer.initial(x)
+            return zero
         start: Tensor = self.initial_point(x.detach())
         return start.detach().clone()  # memory of its own, not an expanded view
 
@@ -191,9 +192,12 @@ class ImageModel(nn.Module):
     def residual(self, output: ModelOutput) -> Tensor:
         """Return how far each answer is from an equilibrium, whatever solver found it, (B,):
 
-        ||f(z) - z|| / ||f(z)||, and NaN where the layer's equation has none.
+        ||f(z) - z|| / ||f(z)||, and NaN where the layer's equation has none. Of a stack of layers
+        it is the largest of its equilibria, and 0 where there is none.
         """
         z = output.solution.value
+        if not self.layer.one_equation:
+            return output.solution.residual
         if self.layer.rest_point:
             return relative_residual(self.layer.cell, z, *output.condition)
         return torch.full_like(output.solution.residual, float("nan"))

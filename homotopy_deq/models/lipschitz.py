@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from solvers import PeacemanRachford, Solver, Unroll
 
@@ -26,7 +26,7 @@ from ..lipschitz import (
 from ..lipschitz.blocks import Grid
 from .blocks import check_shape
 from .bounded import check_own, normalized, sequential
-from .image import ImageModel, ModelOutput, Statistic, configured
+from .image import ImageModel, Statistic, configured
 from .stack import Stack
 
 STEP = 1.0
@@ -71,10 +71,6 @@ class BoundedModel(ImageModel):
         """The path to the last of its equilibria; the stack's where there is none."""
         found = self.layer.implicit
         return found[-1].layer.solver if found else self.layer.solver
-
-    def residual(self, output: ModelOutput) -> Tensor:
-        """Return the largest residual of each sample's equilibria, (B,); 0 where there is none."""
-        return output.solution.residual
 
     def network(self) -> nn.Sequential:
         """Return the map of images in [0, 1] as in `ImageModel.network`, its layers one by one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,17 +22,18 @@ class Applied(nn.Module):
     """The cell of an answer that needs no start: f(z; x) = body(x) whatever z is.
 
     Arguments:
-        body: maps (B, ...) to vectors (B, size).
-        size: numbers of a sample's answer.
+        body: maps (B, ...) to (B, *size).
+        size: shape of a sample's answer, or how many numbers it has.
     """
 
-    def __init__(self, body: nn.Sequential, size: int) -> None:
+    def __init__(self, body: nn.Sequential, size: int | Sequence[int]) -> None:
         super().__init__()
-        self.body, self.size = body, size
+        self.body = body
+        self.size = (size,) if isinstance(size, int) else tuple(size)
 
     def initial(self, x: Tensor) -> Tensor:
         """Return 0 of the answer's shape."""
-        return x.new_zeros(len(x), self.size)
+        return x.new_zeros(len(x), *self.size)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Return body(x)."""
@@ -46,7 +48,7 @@ class Stack(ImplicitLayer):
     its steps and evaluations are their sums. Without an equilibrium they are 0 and 1.
 
     Arguments:
-        body: maps the condition (B, ...) to vectors (B, size). A Sequential in it is taken apart,
+        body: maps the condition (B, ...) to (B, *size). A Sequential in it is taken apart,
             so that no equilibrium is solved for unseen.
         size: as in `Applied`.
         on_failure: see `Layer`.
@@ -57,7 +59,9 @@ class Stack(ImplicitLayer):
 
     one_equation = False
 
-    def __init__(self, body: nn.Sequential, size: int, *, on_failure: OnFailure = "warn") -> None:
+    def __init__(
+        self, body: nn.Sequential, size: int | Sequence[int], *, on_failure: OnFailure = "warn"
+    ) -> None:
         # Whoever wants the equation z = body(x) solved again gets its answer from this.
         body = nn.Sequential(*flat(body))
         super().__init__(Applied(body, size), Picard(), Unroll(), on_failure=on_failure)

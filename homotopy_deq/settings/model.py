@@ -14,6 +14,8 @@ MODELS: dict[str, str] = {
     "deq": "homotopy_deq.models.equilibrium:DEQ",
     "neural-ode": "homotopy_deq.models.neural_ode:NeuralODE",
     "augmented-neural-ode": "homotopy_deq.models.neural_ode:AugmentedNeuralODE",
+    "mdeq": "homotopy_deq.models.mdeq:MDEQ",
+    "residual": "homotopy_deq.models.residual:ResidualNetwork",
     "monotone": "homotopy_deq.models.equilibrium:MonotoneDEQ",
     "cpl": "homotopy_deq.models.lipschitz:CPLNetwork",
     "sll": "homotopy_deq.models.lipschitz:SLLNetwork",
@@ -66,14 +68,31 @@ class ModelSettings:
     kernel: int | None = setting(
         None,
         "monotone, or with --contraction: side of the cell's kernel; 0 for a state that is a "
-        "vector of --hidden numbers (then 128). Default: 3. Of models with a Lipschitz bound (cpl, "
-        "sll, aol, sandwich, lben): of the convolutions; 0 for dense layers alone. Default: 5.",
+        "vector of --hidden numbers (then 128); residual: 3, or 0 likewise. Default: 3. Of models "
+        "with a Lipschitz bound (cpl, sll, aol, sandwich, lben): of the convolutions; 0 for dense "
+        "layers alone. Default: 5.",
         at_least(0),
     )
     channels: int | None = setting(
         None, "With a Lipschitz bound: channels of the convolutions. Default: 8."
     )
-    depth: int | None = setting(None, "With a Lipschitz bound: convolutional layers. Default: 4.")
+    depth: int | None = setting(
+        None,
+        "residual: blocks. With a Lipschitz bound: convolutional layers. Default: 4.",
+        at_least(1),
+    )
+    parameters: int | None = setting(
+        None,
+        "residual: of the whole model at most; the blocks are as wide as this allows. Default: as "
+        "many as homoode and deq of these sizes have.",
+        at_least(1),
+    )
+    scales: int | None = setting(
+        None,
+        "mdeq: resolutions, each half as high and wide as the one before it. Default: as many as "
+        "keep 2 x 2 pixels, and 3 at most.",
+        at_least(1),
+    )
     patch: int | None = setting(
         None, "With a Lipschitz bound: side of the patches summed behind them. Default: 4."
     )
@@ -85,7 +104,7 @@ class ModelSettings:
         None,
         "Where solves begin, learned beside the task: shared (one point, constant over space, as "
         "published), spatial (one point of the state's shape), input (a map of the input), or "
-        "none: zero. Default: shared for homoode and deq, else none.",
+        "none: zero. Default: shared for homoode, deq and mdeq, else none.",
     )
     hidden: int | None = setting(None, "Channels of the state.")
     head: int | None = setting(None, "Channels of the head.")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..adversary import smoothed
 from ..lipschitz import departure
-from ..models import BoundedModel, ImageModel
+from ..models import ImageModel
 from ..regularization import jacobian_penalty, residual_penalty
 from ..settings import SmoothTraining
 from .smoothing import consistency_loss, noisy
@@ -73,7 +73,7 @@ class Objective(nn.Module):
         structure_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if (residual_weight or jacobian_weight) and isinstance(model, BoundedModel):
+        if (residual_weight or jacobian_weight) and not model.layer.one_equation:
             raise ValueError(
                 "residual_penalty and jacobian_penalty are of a model's one implicit layer, and "
                 f"{type(model).__name__} is a stack of layers: leave them out."

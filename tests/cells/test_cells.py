@@ -7,9 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homotopy_deq.cells import ConvCell, ConvField, DenseCell, dropout_mask, group_norm
+from homotopy_deq.cells import (
+    ConvCell,
+    ConvField,
+    DenseCell,
+    Joined,
+    MultiscaleCell,
+    dropout_mask,
+    group_norm,
+)
 
 IMAGE = (3, 8, 4, 4)
+PARTS = [(8, 4, 4), (8, 2, 2)]
 
 
 def cells() -> list[tuple[nn.Module, Tensor]]:
@@ -18,6 +27,7 @@ def cells() -> list[tuple[nn.Module, Tensor]]:
         (ConvCell(8, groups=4, dropout=0.5), torch.randn(IMAGE)),
         (ConvField(8, groups=4, dropout=0.5), torch.randn(IMAGE)),
         (ConvField(8, augment=4, groups=4, dropout=0.5), torch.randn(IMAGE)),
+        (Joined(MultiscaleCell(8, 2, groups=4, dropout=0.5), PARTS), torch.randn(IMAGE)),
     ]
 
 

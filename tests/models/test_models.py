@@ -22,6 +22,7 @@ from homotopy_deq import (
     Flow,
     FlowLayer,
     HomoODE,
+    MDEQ,
     Implicit,
     ImplicitLayer,
     NeuralODE,
@@ -39,7 +40,7 @@ from homotopy_deq.settings import BOUNDED, RECIPES
 from homotopy_deq.settings import MODELS as NAMED
 from homotopy_deq.settings.declare import values
 
-MODELS = [HomoODE, DEQ, NeuralODE, AugmentedNeuralODE]
+MODELS = [HomoODE, DEQ, MDEQ, NeuralODE, AugmentedNeuralODE]
 SMALL = {"shape": (1, 8, 8), "hidden": 8, "head": 16, "groups": 4}
 
 
@@ -177,7 +178,7 @@ def test_deq_and_homoode_load_each_others_weights() -> None:
     torch.testing.assert_close(homoode.with_solver(Anderson())(x), deq(x))
 
 
-@pytest.mark.parametrize("kind", [HomoODE, DEQ])
+@pytest.mark.parametrize("kind", [HomoODE, DEQ, MDEQ])
 def test_the_initial_point_learns_from_its_own_loss_alone(kind) -> None:
     model = small(kind)
     start = list(model.initial_point.parameters())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ... import plotting
 from ...data import stratified_order
-from ...models import BoundedModel
 from ...settings.declare import pick
 from ...training.folder import require_writable
 from .. import options
@@ -29,7 +28,7 @@ def command(chosen: options.Plot) -> None:
     trained = Trained.of(chosen.run.path)
     settings, model, history = trained.settings, trained.model, trained.checkpoint.meta["history"]
     rests = model.layer.rest_point
-    if isinstance(model, BoundedModel):
+    if not model.layer.one_equation:
         apart = {"paths", "residuals", "branch"} & set(kinds)
         kinds = [kind for kind in kinds if kind not in apart]
         if apart:
