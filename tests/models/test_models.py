@@ -12,6 +12,7 @@ from torch import nn
 
 from homotopy_deq import (
     DEQ,
+    MDEQ,
     ODE,
     RK4,
     Adjoint,
@@ -22,7 +23,6 @@ from homotopy_deq import (
     Flow,
     FlowLayer,
     HomoODE,
-    MDEQ,
     Implicit,
     ImplicitLayer,
     NeuralODE,
