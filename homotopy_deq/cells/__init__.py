@@ -3,6 +3,7 @@
 `Cell` says what else they may define.
 """
 
+from .attention import AttentionCell
 from .bounds import Bounds, error_bound
 from .cell import Cell, ProvableCell, dropout_mask
 from .conv import ConvCell
@@ -14,6 +15,7 @@ from .multiscale import MultiscaleCell
 from .norm import group_norm
 
 __all__ = [
+    "AttentionCell",
     "Bounds",
     "Cell",
     "ContractiveCell",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from homotopy_deq.cells import (
+    AttentionCell,
     ConvCell,
     ConvField,
     DenseCell,
@@ -25,6 +26,7 @@ def cells() -> list[tuple[nn.Module, Tensor]]:
     return [
         (DenseCell(5, 7, gain=0.3), torch.randn(3, 5)),
         (ConvCell(8, groups=4, dropout=0.5), torch.randn(IMAGE)),
+        (AttentionCell(8, causal=True, dropout=0.5), torch.randn(3, 5, 8)),
         (ConvField(8, groups=4, dropout=0.5), torch.randn(IMAGE)),
         (ConvField(8, augment=4, groups=4, dropout=0.5), torch.randn(IMAGE)),
         (Joined(MultiscaleCell(8, 2, groups=4, dropout=0.5), PARTS), torch.randn(IMAGE)),
