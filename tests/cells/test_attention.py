@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -93,7 +92,7 @@ def test_every_solver_finds_the_same_equilibrium(
 def test_flow_of_the_cell_rests_at_the_equilibrium(tableau: Any) -> None:
     cell, x = made(causal=True), tokens()
     flow = FlowLayer(cell, RungeKutta(tableau, rtol=1e-6, atol=1e-6), t1=50.0)
-    # Some local errors of 1e-6. J's largest eigenvalue is below 1/2: of the slowest mode e^-25 is left.
+    # Some local errors of 1e-6. J's eigenvalues are below 1/2: of the slowest mode e^-25 is left.
     torch.testing.assert_close(flow(x), equilibrium(cell, x), rtol=0, atol=1e-5)
 
 
@@ -231,4 +230,4 @@ def test_a_new_cell_contracts() -> None:
     torch.manual_seed(0)
     cell, x = AttentionCell(64, causal=True), torch.randn(4, 32, 64)
     found = ImplicitLayer(cell, Picard(rtol=1e-4)).solve(x).check()
-    assert int(found.evals.max()) <= 20 and math.isfinite(float(found.value.norm()))
+    assert int(found.evals.max()) <= 20 and bool(found.value.isfinite().all())
