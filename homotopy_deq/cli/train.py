@@ -32,7 +32,7 @@ from .resolve import build, images_of, pass_of, resolve
 from .trained import Trained
 
 CONFIG = "config.toml"
-MEASURED = ("training", "images", "processes", "loss of the start")
+MEASURED = ("training", "images", "parts", "processes", "loss of the start")
 """What a run finds anew about itself when it goes on."""
 
 

@@ -107,7 +107,14 @@ class TrainConfig:
     PANEL: ClassVar[str] = "How it is trained"
 
     epochs: int = setting(10, "Passes over the train images.", at_least(1))
-    batch: int = setting(64, "Images a step (and a process, where there are several).", at_least(1))
+    batch: int = setting(64, "Images a part of a step, see --parts.", at_least(1))
+    parts: int | None = setting(
+        None,
+        "Parts of a step, each of --batch images with random numbers of its own; the step is on "
+        "their mean, and the processes share them. More than processes: to go on with more of "
+        "them later, or in less memory. Default: one a process.",
+        at_least(1),
+    )
     lr: float = setting(1e-3, "Adam's first learning rate.", at_least(0))
     final_lr: float = setting(1e-6, "Its last one, at the end of the schedule.", at_least(0))
     schedule: Schedule = setting(

@@ -8,7 +8,8 @@ from .loop import CHECKPOINT, METRICS, Outcome, check_folder, train
 from .measures import NeuralCollapse
 from .objective import Objective
 from .observers import Bar, Observer, Place, read_metrics
-from .run import Diverged, Run, accelerator_for
+from .processes import accelerator_for
+from .run import Diverged, Run
 from .tally import Tally
 
 __all__ = [

@@ -89,6 +89,11 @@ class Checkpoint:
         return stored
 
 
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's parameters and buffers, on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint so that a kill at any instant leaves the old one or the new one.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +52,12 @@ class Evaluation:
     def failed(self) -> int:
         """How many samples did not converge."""
         return round(self.samples * (1 - self.converged))
+
+    def figures(self) -> dict[str, Any]:
+        """Return what equal runs have in common, as JSON: null where there is none."""
+        found = asdict(self)
+        del found["seconds"]
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
 
 
 @torch.no_grad()

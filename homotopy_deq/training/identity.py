@@ -9,9 +9,12 @@ from typing import Any
 
 from ..data import ImageData
 from ..settings import TrainConfig
+from .checkpoint import Checkpoint
+from .header import check_header
 
 LATER = {k: v for k, v in asdict(TrainConfig()).items() if k in (
-    "schedule", "beta1", "beta2", "clip", "offset", "temperature", "structure_penalty"
+    "schedule", "beta1", "beta2", "clip", "offset", "temperature", "structure_penalty",
+    "parts",
 )}  # fmt: skip
 """What runs of version 0.1.0 do not say, as they had no other."""
 
@@ -20,6 +23,20 @@ def planned(about: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """Return what a run says of itself as if it had been started with so many epochs."""
     parts = {part: about[part] for part in ("training", "spec") if part in about}
     return {**about, **{name: {**part, "epochs": epochs} for name, part in parts.items()}}
+
+
+def parts_of(checkpoint: Checkpoint) -> int:
+    """Return in how many parts a run computes each step, which is what it began with.
+
+    Raises:
+        CheckpointError: it has not the header of a run.
+    """
+    check_header(checkpoint)
+    about = checkpoint.meta["about"]
+    parts = about.get("parts", about.get("processes", 1))  # what they were called
+    if type(parts) is not int or parts < 1:
+        raise checkpoint.fault(f"about.parts should be a whole number above 0, not {parts!r}")
+    return parts
 
 
 def fingerprint(data: ImageData) -> dict[str, Any]:

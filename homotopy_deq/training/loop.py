@@ -17,12 +17,14 @@ from ..data import ImageData
 from ..models import ImageModel
 from ..settings import TrainConfig
 from .backward import FailedBackward
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .folder import locked, require_room, require_writable
+from .identity import parts_of
 from .interrupt import Interrupt, Interrupted
 from .measures import Measure
 from .observers import MetricsFile, Observer, TensorBoard
-from .run import Run, accelerator_for
+from .processes import accelerator_for
+from .run import Run
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -112,12 +114,14 @@ def train(
     check_folder(folder, resume=resume, overwrite=overwrite)
     accelerator = accelerator or accelerator_for(config)
     default = {"model": {"name": type(model).__name__, "config": model.config}}
-    run = Run(model, data, config, accelerator, about or default)
     path = folder / CHECKPOINT
     with locked(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:  # once more, as another run may have been there meanwhile
             check_folder(folder, resume=resume, overwrite=overwrite)
-        _run(run, path, resume, observers, measures)
+        before = load_checkpoint(path) if resume else None
+        parts = None if before is None else parts_of(before)
+        run = Run(model, data, config, accelerator, about or default, parts)
+        _run(run, path, before, observers, measures)
     model.load_state_dict(run.best_weights)
     model.eval()
     assert run.best is not None and run.test is not None
@@ -127,15 +131,15 @@ def train(
 def _run(
     run: Run,
     path: Path,
-    resume: bool,
+    before: Checkpoint | None,
     observers: Sequence[Observer],
     measures: Mapping[str, Measure],
 ) -> None:
     folder, main = path.parent, run.accelerator.is_main_process
     if main:
         require_room(folder, run.size)
-    if resume:
-        run.restore(load_checkpoint(path))
+    if before is not None:
+        run.restore(before)
     elif main:
         _clear(folder)
         save_checkpoint(path, run.checkpoint())  # from now on there is something to resume
@@ -165,9 +169,9 @@ def _epochs(
 ) -> None:
     saved = time.monotonic()
     while run.place.epoch < run.place.epochs:
-        for images, labels in run.batches():
+        for batches in run.batches():
             rate = run.rate
-            run.learn(images, labels)
+            run.learn(batches)
             for observer in watching:
                 observer.batch(run.place, run.tally, rate)
             if _stopping(run.accelerator, interrupt):

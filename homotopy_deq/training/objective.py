@@ -12,7 +12,7 @@ from ..adversary import smoothed
 from ..lipschitz import departure
 from ..models import ImageModel
 from ..regularization import jacobian_penalty, residual_penalty
-from ..settings import SmoothTraining
+from ..settings import SmoothTraining, TrainConfig
 from .smoothing import consistency_loss, noisy
 
 
@@ -84,6 +84,19 @@ class Objective(nn.Module):
         self.smoothing = smoothing
         self.offset, self.temperature = offset, temperature
         self.structure_weight = structure_weight
+
+    @classmethod
+    def of(cls, model: ImageModel, config: TrainConfig) -> Objective:
+        """Return what a config says to minimise."""
+        return cls(
+            model,
+            config.residual_penalty,
+            config.jacobian_penalty,
+            config.smoothing,
+            offset=config.offset,
+            temperature=config.temperature,
+            structure_weight=config.structure_penalty,
+        )
 
     def forward(self, images: Tensor, labels: Tensor, with_start: bool = False) -> BatchResult:
         """Solve for the batch; `with_start` adds the initial point's loss."""

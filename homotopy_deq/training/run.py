@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.optim import Optimizer
 
 from solvers import SolveError
 
 from .. import __version__
-from ..data import Augmentation, ImageData, loader, seek, split_validation
+from ..data import ImageData, seek
+from ..data.batches import Batch
 from ..models import ImageModel
 from ..settings import TrainConfig
-from .checkpoint import Checkpoint, CheckpointError, differences
-from .evaluate import Evaluation, evaluate, judge_start
-from .header import check_header
-from .identity import LATER, fingerprint, planned
+from .checkpoint import Checkpoint, CheckpointError, differences, weights
+from .evaluate import evaluate, judge_start
+from .identity import LATER, fingerprint, parts_of, planned
 from .objective import BatchResult, Objective
 from .observers import Place
 from .optim import (
@@ -35,7 +38,8 @@ from .optim import (
     state_tensors,
     task_optimizer,
 )
-from .smoothing import TEST, VALIDATION, held_noise
+from .processes import turns_of
+from .sets import Sets
 from .tally import Tally, better
 
 DRAWS = 2  # tells these random numbers from those of the shuffling (0) and augmentation (1)
@@ -48,9 +52,10 @@ class Diverged(RuntimeError):
 class Run:
     """Train a model batch by batch, able to write itself down and to go on from what was written.
 
-    Every random number is a function of (seed, epoch, batch, process), so there is no generator
-    whose state could be lost: a run that goes on does what an unbroken one would have done, to
-    the bit on a CPU with the same number of threads.
+    A step is on the mean of `parts` batches, which the processes share. Every random number is a
+    function of (seed, epoch, step, part), so there is no generator whose state could be lost: a run
+    that goes on does what an unbroken one would have done, to the bit on a CPU with the same number
+    of threads and processes, and to rounding with another.
 
     Arguments:
         model: the classifier, trained in place.
@@ -58,6 +63,10 @@ class Run:
         config: how to train.
         accelerator: devices, processes and precision.
         about: JSON that says what the model and the data are, kept in the checkpoint.
+        parts: those of the run that is gone on with; by default the config's.
+
+    Raises:
+        ValueError: the processes cannot share the parts, or the images are too few for a step.
     """
 
     def __init__(
@@ -67,71 +76,34 @@ class Run:
         config: TrainConfig,
         accelerator: Accelerator,
         about: Mapping[str, Any],
+        parts: int | None = None,
     ) -> None:
         self.model, self.config, self.accelerator = model, config, accelerator
+        self.parts = parts or config.parts or accelerator.num_processes
+        self.turns = turns_of(self.parts, accelerator.num_processes)
         self.root = data.root
         settings = {k: v for k, v in asdict(config).items() if k != "save_every"}
-        self.about = {
-            **about,
-            "training": settings,
-            "images": fingerprint(data),
-            "processes": accelerator.num_processes,  # share the samples and the random numbers
-        }
-        kept, held = split_validation(data, config.validation, config.seed)
-        augment = Augmentation(config.flip, config.pad) if config.flip or config.pad else None
-
-        def prepared(images: Tensor, labels: Tensor, train: bool) -> Any:
-            change = augment if train else None
-            raw = loader(
-                images,
-                labels,
-                config.batch,
-                shuffle=train,
-                augment=change,
-                seed=config.seed,
-                drop_last=train and accelerator.num_processes > 1,  # see `seek`
-            )
-            return accelerator.prepare(raw)
-
-        images, labels = data.train_images, data.train_labels
-        self.train_batches = prepared(images[kept], labels[kept], True)
-        smoothing = config.smoothing
-        judged, tested = images[held], data.test_images
-        self.test_batches = prepared(tested, data.test_labels, False)
-        self.noisy_batches: Any = None  # the test images under noise, where that is trained for
-        if smoothing is not None:
-            judged = held_noise(judged, smoothing.noise, config.seed, VALIDATION)
-            tested = held_noise(tested, smoothing.noise, config.seed, TEST)
-            self.noisy_batches = prepared(tested, data.test_labels, False)
-        self.validation_batches = prepared(judged, labels[held], False)
-        few = judged[: config.batch], labels[held][: config.batch]  # to judge starts by
-        self.first = next(iter(loader(*few, config.batch, shuffle=False)))[0].to(accelerator.device)
-        self.objective = accelerator.prepare(
-            Objective(
-                model,
-                config.residual_penalty,
-                config.jacobian_penalty,
-                smoothing,
-                offset=config.offset,
-                temperature=config.temperature,
-                structure_weight=config.structure_penalty,
-            )
-        )
+        self.about = {**about, "training": settings, "images": fingerprint(data)}
+        self.about["parts"] = self.parts
+        self.sets = Sets.of(data, config, accelerator, full=self.parts > 1)
+        self.objective = accelerator.prepare(Objective.of(model, config))
         betas = config.beta1, config.beta2
         self.task = accelerator.prepare(task_optimizer(model.task_parameters(), config.lr, betas))
         point = model.initial_point
         self.start: Optimizer | None = None
-        rests = point is None or model.layer.rest_point
-        self.start_lr, self.start_every = start_rates(config, rests)
+        self.start_lr, self.start_every = start_rates(
+            config, point is None or model.layer.rest_point
+        )
         if point is not None:
             self.start = accelerator.prepare(start_optimizer(point.parameters(), self.start_lr))
             self.about["loss of the start"] = "summed over the state"  # it was the mean
-        if not len(self.train_batches):
+        batches = len(self.sets.train) // self.turns
+        if not batches:
             raise ValueError(
-                f"{len(kept)} train images make no full batch of {config.batch} for each of "
-                f"{accelerator.num_processes} processes: lower --batch."
+                f"the train images make no step of {self.parts} full batches of {config.batch}: "
+                "lower --batch."
             )
-        self.place = Place(0, 0, len(self.train_batches), config.epochs)
+        self.place = Place(0, 0, batches, config.epochs)
         self.since = 0  # the step at which the rates began to fall
         self.tally = Tally()
         self.history: list[dict[str, Any]] = []
@@ -159,64 +131,79 @@ class Run:
         largest = 2 * [*self.model.state_dict().values(), *moments]  # weights: the last, the best
         return 2 * int(sum(t.numel() * t.element_size() for t in largest))
 
-    def batches(self) -> Any:
-        """Iterate over what is left of the epoch."""
+    def batches(self) -> Iterator[list[Batch]]:
+        """Iterate over what is left of the epoch: this process's parts of each step."""
         if self.place.batch >= self.place.batches:
-            return iter(())  # accelerate's loader may make None of an empty one
-        seek(self.train_batches, self.place.epoch, self.place.batch)
-        return iter(self.train_batches)
+            return  # accelerate's loader may make None of an empty one
+        seek(self.sets.train, self.place.epoch, self.place.batch * self.turns)
+        batches = iter(self.sets.train)
+        while len(step := list(islice(batches, self.turns))) == self.turns:
+            yield step
 
-    def learn(self, images: Tensor, labels: Tensor) -> None:
-        """Take one step on a batch.
+    def learn(self, batches: Sequence[Batch]) -> None:
+        """Take one step: on the mean over its parts, of which these are this process's.
 
         Raises:
             Diverged: the loss is not finite; the weights are as before the step.
         """
         place, config = self.place, self.config
-        key = (config.seed, place.epoch, place.batch, self.accelerator.process_index, DRAWS)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self.objective.train()
+        self.task.zero_grad()
+        set_rate(self.task, self.rate)
         start = self.start if place.step % self.start_every == 0 else None
+        if start is not None:
+            start.zero_grad()
+            set_rate(start, cosine(*self._along, self.start_lr, 0.0))
+        tally, buffers = self.tally, list(self.model.buffers())
+        # Running statistics go on by the first part, as where each part has a process.
+        before = broadcast([b.clone() for b in buffers]) if self.turns > 1 else buffers
+        for turn, batch in reversed([*enumerate(batches)]):
+            for buffer, old in zip(buffers, before, strict=True):
+                buffer.copy_(old)
+            # The gradients are reduced once a step.
+            with self.accelerator.no_sync(self.objective) if turn else nullcontext():
+                loss, sums = self._look(turn, batch, start is not None)
+                self.accelerator.backward(loss / self.turns)
+            tally = tally.plus(sums)
+        if config.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.task_parameters(), config.clip)
+        self.task.step()
+        if start is not None:
+            start.step()
+        self.tally = tally
+        self.place = replace(place, batch=place.batch + 1)
+
+    def _look(self, turn: int, batch: Batch, with_start: bool) -> tuple[Tensor, Tensor]:
+        """Return the loss of a part, and what it and those of the other processes sum up to."""
+        place, (images, labels) = self.place, batch
+        part = turn * self.accelerator.num_processes + self.accelerator.process_index
+        key = (self.config.seed, place.epoch, place.batch, part, DRAWS)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         result: BatchResult | None = None
         failure: SolveError | None = None
         try:
-            found: BatchResult = self.objective(images, labels, start is not None)
-            loss = found.loss.detach().double()
-            sums = torch.cat([Tally.sums(found, labels), loss[None]])
-            result = found
+            result = cast("BatchResult", self.objective(images, labels, with_start))
+            sums = torch.cat([Tally.sums(result, labels), result.loss.detach().double()[None]])
         except SolveError as error:  # `Unroll` has no finite gradient; the others wait in reduce
             failure = error
-            sums = torch.full(
-                (len(fields(Tally)) + 1,), math.nan, dtype=torch.double, device=labels.device
-            )
+            count = len(fields(Tally)) + 1
+            sums = torch.full((count,), math.nan, dtype=torch.double, device=labels.device)
         sums = cast("Tensor", self.accelerator.reduce(sums))
         if result is None or not bool(torch.isfinite(sums).all()):  # in all processes, or in none
             raise Diverged(
                 f"The loss is not finite in epoch {place.epoch + 1}, batch {place.batch + 1}. "
                 "Lower the learning rate, or start again with another seed."
             ) from failure
-        self.task.zero_grad()
-        set_rate(self.task, self.rate)
-        if start is not None:
-            start.zero_grad()
-            set_rate(start, cosine(*self._along, self.start_lr, 0.0))
-        self.accelerator.backward(result.loss)
-        if config.clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.task_parameters(), config.clip)
-        self.task.step()
-        if start is not None:
-            start.step()
-        self.tally = self.tally.plus(sums[:-1])
-        self.place = Place(place.epoch, place.batch + 1, place.batches, place.epochs)
+        return result.loss, sums[:-1]
 
     def close_epoch(self) -> dict[str, Any]:
         """Validate, keep the weights if they are the best yet, and begin the next epoch."""
         rate = self.rate
-        found = evaluate(self.objective, self.validation_batches, self.accelerator)
-        validation = _plain(found)
+        found = evaluate(self.objective, self.sets.validation, self.accelerator)
+        validation = found.figures()
         epoch = self.place.epoch + 1
         record = {"epoch": epoch, "lr": rate, "train": self.tally.means(), "validation": validation}
-        start = judge_start(self.model, self.first, self.accelerator)
+        start = judge_start(self.model, self.sets.first, self.accelerator)
         if start is not None:
             record["start"] = start
         self.history.append(record)
@@ -234,11 +221,11 @@ class Run:
         """
         last = weights(self.model)
         self.model.load_state_dict(self.best_weights)
-        found = evaluate(self.objective, self.test_batches, self.accelerator, advance)
-        self.test = _plain(found)
-        if self.noisy_batches is not None:
-            found = evaluate(self.objective, self.noisy_batches, self.accelerator)
-            self.noisy_test = _plain(found)
+        found = evaluate(self.objective, self.sets.test, self.accelerator, advance)
+        self.test = found.figures()
+        if self.sets.noisy is not None:
+            found = evaluate(self.objective, self.sets.noisy, self.accelerator)
+            self.noisy_test = found.figures()
         self.model.load_state_dict(last)
 
     def require_finite(self) -> None:
@@ -259,7 +246,7 @@ class Run:
         meta = {
             "about": self.about,
             "version": __version__,
-            "rng": {"seed": self.config.seed, "drawn_from": "(seed, epoch, batch, process)"},
+            "rng": {"seed": self.config.seed, "drawn_from": "(seed, epoch, step, part)"},
             "place": asdict(self.place),
             "since": self.since,
             "root": None if self.root is None else str(self.root),
@@ -278,21 +265,20 @@ class Run:
         The learning rates then start again, and fall to the new end.
 
         Raises:
-            CheckpointError: it belongs to a run with other settings, other images or another
-                number of processes, or is damaged.
+            CheckpointError: it belongs to a run with other settings or images, or is damaged.
         """
-        check_header(checkpoint)
-        meta = checkpoint.meta
+        parts, meta = parts_of(checkpoint), checkpoint.meta
         ends, asked = meta["place"]["epochs"], self.config.epochs
-        before = planned(meta["about"], max(ends, asked))
+        before = {**planned(meta["about"], max(ends, asked)), "parts": parts}
+        before.pop("processes", None)  # what they were called
         before["training"] = {**LATER, **before["training"]}
         # The checksums know the images, wherever they lie now.
         before["images"] = {**before["images"], "source": self.about["images"]["source"]}
-        differ = differences({"processes": 1, **before}, self.about)
-        if differ:
-            raise CheckpointError(
-                "The checkpoint belongs to another run:\n  " + "\n  ".join(differ)
-            )
+        if differ := differences(before, self.about):
+            told = "\n  ".join(["The checkpoint belongs to another run:", *differ])
+            raise CheckpointError(told)
+        if meta["place"]["batches"] != self.place.batches:
+            raise checkpoint.fault(f"its epochs have {meta['place']['batches']} batches")
         last = checkpoint.state("model", self.model)
         if checkpoint.under("best") or meta["best"] is not None:
             self.best_weights = checkpoint.state("best", self.model)
@@ -311,20 +297,3 @@ class Run:
         if asked > ends:
             self.place = replace(self.place, epochs=asked)
             self.since, self.test, self.noisy_test = self.place.step, None, None
-
-
-def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
-    """Return accelerate's view of the devices and processes: torchrun's, or the machine's."""
-    return Accelerator(mixed_precision=config.precision, cpu=cpu)
-
-
-def weights(model: ImageModel) -> dict[str, Tensor]:
-    """Return a copy of a model's parameters and buffers, on the CPU."""
-    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-
-
-def _plain(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the figures that equal runs have in common, null where there is none."""
-    found = asdict(evaluation)
-    del found["seconds"]
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +157,6 @@ def test_resuming_with_another_setting_names_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"training\.lr"):
         run(tmp_path, resume=True, lr=0.1)
     run(tmp_path, resume=True, save_every=CONFIG.save_every + 1)  # changes no result
-
-
-def test_resuming_with_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MemoryError):
-        run(tmp_path, At(3, crash))
-    stored = load_checkpoint(tmp_path / CHECKPOINT)
-    about = {**stored.meta["about"], "processes": 2}
-    save_checkpoint(tmp_path / CHECKPOINT, replace(stored, meta={**stored.meta, "about": about}))
-    with pytest.raises(CheckpointError, match="processes"):
-        run(tmp_path, resume=True)
 
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(tmp_path: Path) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +24,6 @@ from homotopy_deq.training import (
 )
 from homotopy_deq.training.optim import cosine
 from tests.training.tiny import CONFIG, data, model, run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -208,23 +203,3 @@ def test_approximate_gradients_are_told_once_an_epoch(tmp_path: Path) -> None:
         train(model(images, gradient=hurried), images, CONFIG, tmp_path)
     told = [str(w.message) for w in caught if "approximate" in str(w.message)]
     assert len(told) == CONFIG.epochs and "5 batches" in told[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "more", [{}, {"noise": 0.2, "consistency": 1, "adversary-steps": 1, "adversary-radius": 0.2}]
-)
-def test_two_processes_train_one_model(tmp_path: Path, more: dict[str, float]) -> None:
-    sizes = {"limit": 100, "hidden": 4, "head": 8, "groups": 2, "batch": 8, "epochs": 1, **more}
-    flags = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "homotopy_deq.cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *words, "train", *flags, "--cpu", "--out", str(tmp_path / "run")],
-        capture_output=True, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    meta = load_checkpoint(tmp_path / "run" / CHECKPOINT).meta
-    assert meta["place"]["batches"] == 5  # 90 images in full batches of 2 x 8
-    assert meta["about"]["processes"] == 2
-    assert meta["test"]["samples"] == 359  # without the images that pad the last batch

@@ -1,0 +1,31 @@
+"""Start several processes of one program, as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+CLI = ("-m", "homotopy_deq.cli")
+
+
+def start(ranks: int, *words: str, folder: Path, **how: Any) -> subprocess.Popen[str]:
+    """Start `words` in so many processes by torchrun, or plainly as one, in a folder."""
+    many = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *(many if ranks > 1 else ()), *words],
+        env=environment, cwd=folder, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how,
+    )  # fmt: skip
+
+
+def finish(ranks: int, *words: str, folder: Path) -> str:
+    """Run `words` in so many processes to their end, and return what they print."""
+    process = start(ranks, *words, folder=folder)
+    told, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint
+    return told
