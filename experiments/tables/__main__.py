@@ -8,6 +8,7 @@ from experiments.results import ROOT, bare
 
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
+from .comparing import comparison
 from .delta import bounds, cuda
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
@@ -29,6 +30,8 @@ def pages() -> dict[Path, str]:
         fashion(),
         step(),
         cifar10(),
+        comparison("digits", "the digits"),
+        comparison("fashion-mnist", "Fashion-MNIST"),
         certified(*DIGITS),
         certified(*FASHION),
         srs(),

@@ -18,6 +18,11 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
+def measured(name: str) -> bool:
+    """Say whether there is a result of this name."""
+    return (RESULTS / f"{name}.json").exists()
+
+
 def command(name: str) -> str:
     """Return what makes a result today: scripts were called by their paths before."""
     said: str = result(name)["command"]

@@ -1,9 +1,10 @@
-"""The six results that the README leads with: a figure each, and the command that measures it."""
+"""The results that the README leads with: a figure each, and the command that measures it."""
 
 from __future__ import annotations
 
 from .certifying import CERTIFIED, COVERAGE
-from .markdown import anchor, command, result, table
+from .comparing import families, title
+from .markdown import anchor, command, measured, result, table
 from .solving import AGREEMENT, BENCH, DEMO, GAINS
 
 DIGITS = "certify_digits", "the digits, images of 16 channels"
@@ -20,6 +21,8 @@ def summary() -> str:
         (verified(), {name: f"{CERTIFIED}: {what}" for name, what in (DIGITS, FASHION)}),
         (coverage(), {"coverage": COVERAGE}),
     ]
+    if measured("compare_digits"):
+        rows.append((families(), {"compare_digits": title("the digits")}))
     lines = []
     for said, titles in rows:
         links = ", ".join(f"[table](docs/results.md#{anchor(t)})" for t in titles.values())

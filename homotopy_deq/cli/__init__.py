@@ -1,5 +1,5 @@
-"""The command line: train, evaluate, predict, plot, profile and info; certify and what goes with
-it; and studies of theory."""
+"""The command line: train, compare, evaluate, predict, plot, profile and info; certify and what
+goes with it; and studies of theory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .. import __version__
 from . import options
 from .certification import options as certified
 from .command import command
+from .comparison import options as comparing
 from .theory import options as studies
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def main(
 COMMANDS: Mapping[str, tuple[type, str]] = {
     "train": (options.Train, "train"),
     "finetune": (options.Finetune, "finetune"),
+    "compare": (comparing.Compare, "comparison.compare"),
     "evaluate": (options.Evaluate, "evaluation.evaluate"),
     "predict": (options.Predict, "evaluation.predict"),
     "plot": (options.Plot, "evaluation.plot"),

@@ -180,6 +180,15 @@ def _resumed(folder: Path, given: Mapping[str, Any]) -> tuple[ImageModel, Settin
         config = replace(config, epochs=epochs)
     config = replace(config, save_every=given.get("save_every", config.save_every))
     settings = replace(settings, training=config)
+    check_same(folder, settings, given)
+    about = trained.checkpoint.meta["about"]
+    kept = {name: part for name, part in about.items() if name not in MEASURED}
+    spec = {**about["spec"], "epochs": config.epochs}
+    return trained.model, settings, {**kept, "spec": spec}
+
+
+def check_same(folder: Path, settings: Settings, given: Mapping[str, Any]) -> None:
+    """Raise ValueError where the run in a folder has other settings than are given."""
     kept = values(settings)
     opposed = [
         f"{option(name)}: the run has {kept[name]}, got {value}"
@@ -192,10 +201,6 @@ def _resumed(folder: Path, given: Mapping[str, Any]) -> tuple[ImageModel, Settin
             + "\n  ".join(opposed)
             + "\nLeave them out to go on with the run, or choose another folder (--out)."
         )
-    about = trained.checkpoint.meta["about"]
-    kept = {name: part for name, part in about.items() if name not in MEASURED}
-    spec = {**about["spec"], "epochs": config.epochs}
-    return trained.model, settings, {**kept, "spec": spec}
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from .branch import branch_figure, largest, rms
 from .certified import certified_figure
 from .collapse import collapse_figure
+from .comparison import comparison_figure
 from .convergence import convergence_figure, tradeoff_figure
 from .paths import path_figure, project, residual_figure
 from .style import save
@@ -12,6 +13,7 @@ __all__ = [
     "branch_figure",
     "certified_figure",
     "collapse_figure",
+    "comparison_figure",
     "convergence_figure",
     "largest",
     "path_figure",

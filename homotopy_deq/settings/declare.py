@@ -153,7 +153,8 @@ def _leaves(
         inner = group(each, hints)
         if inner is not None:
             held = default if isinstance(default, inner) else None
-            yield from _leaves(inner, held, at, given or "of" in each.metadata)
+            below = _leaves(inner, held, at, given or "of" in each.metadata)
+            yield from (leaf for leaf in below if leaf.name not in each.metadata.get("but", ()))
         elif each.metadata:
             about = {**each.metadata, "panel": each.metadata["panel"] or panel}
             yield Leaf(about["option"] or each.name, at, hints[each.name], default, about, given)
@@ -165,9 +166,14 @@ def group(each: Field[Any], hints: Mapping[str, Any]) -> type | None:
     return next((kind for kind in found if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
-def given(kind: type) -> Any:
-    """Return a dataclass field for those settings of another dataclass that are given, by name."""
-    return field(default_factory=dict, metadata={"of": kind})
+def given(kind: type, but: Iterable[str] = ()) -> Any:
+    """Return a dataclass field for those settings of another dataclass that are given, by name.
+
+    Arguments:
+        kind: the other dataclass.
+        but: names of settings that cannot be given here.
+    """
+    return field(default_factory=dict, metadata={"of": kind, "but": tuple(but)})
 
 
 def described(kind: type[T]) -> type[T]:

@@ -1,0 +1,55 @@
+"""Families of models beside each other."""
+
+from __future__ import annotations
+
+from homotopy_deq.comparison import bands, cells
+from homotopy_deq.comparison.summary import HEAD
+
+from .markdown import measured, result, section, table
+
+
+def title(what: str) -> str:
+    """Return the heading of a comparison's table."""
+    return f"Families of models on {what}"
+
+
+def comparison(dataset: str, what: str) -> str:
+    """One budget for every family, or nothing where it is not measured."""
+    name = f"compare_{dataset}"
+    if not measured(name):
+        return ""
+    body = result(name)["result"]
+    models, images = body["models"], body["images"]
+    some = next(iter(models.values()))
+    training, seeds = some["settings"], len(some["seeds"])
+    rows = []
+    for model, row in models.items():
+        first, accuracy, *rest = cells(model, row)
+        rows.append((first, accuracy, *bands(row), *rest))
+    notes = "".join(f" {note}" for note in body["notes"])
+    return section(
+        title(what),
+        name,
+        f"{images['train']:,} images of {images['name']}, validation among them, "
+        f"{training['epochs']} epochs, {seeds} seed{'s' if seeds > 1 else ''}, each model with its "
+        f"own solver; tested on {images['test']:,} images. A training step: evaluations forward "
+        "(mean over the images) and products with the Jacobian's transpose back (for the batch), "
+        "median seconds, memory beyond model and images. Swapped: the same weights under the other "
+        f"solver that costs most accuracy.{notes}",
+        *table((*HEAD[:2], "of the seeds", "of the images (95%)", *HEAD[2:]), rows),
+    )
+
+
+def families() -> str:
+    """The best of the families, and what the cheapest step takes."""
+    body = result("compare_digits")["result"]
+    models = body["models"]
+    best = max(models, key=lambda name: models[name]["accuracy"]["mean"])
+    quick = min(models, key=lambda name: models[name]["step"]["seconds"])
+    seeds = len(models[best]["seeds"])
+    return (
+        f"{len(models)} families with one budget on the digits, {seeds} seeds: {best} "
+        f"{100 * models[best]['accuracy']['mean']:.2f}%; the quickest step, {quick}'s, "
+        f"{1000 * models[quick]['step']['seconds']:.0f} ms at "
+        f"{100 * models[quick]['accuracy']['mean']:.2f}%"
+    )
