@@ -123,8 +123,8 @@ def train(model: LanguageModel, text: Corpus, how: Training, file: Path) -> dict
                 _validate(model, text.validation, how, state)
                 _save(file, model, optimizer, state)
     model.load_state_dict(state["best"])
-    names = ("step", "seconds", "inexact gradients", "best validation", "curve")
-    return {name: state[name] for name in names}
+    names = ("seconds", "inexact gradients", "best validation", "curve")
+    return {"steps": state["step"], **{name: state[name] for name in names}}
 
 
 def learn(

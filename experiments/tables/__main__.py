@@ -10,6 +10,7 @@ from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
 from .comparing import comparison
 from .delta import bounds, cuda
+from .language import language
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
@@ -45,6 +46,7 @@ def pages() -> dict[Path, str]:
         heterogeneous(),
         inr(),
         flow(),
+        language(),
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from experiments.characters import batch, bits, corpus, summary
 from experiments.language import EXPLICIT, SWAPS, TIED, Config, built, main
 from experiments.language_training import Training, train
+from experiments.tables.language import language
 from experiments.transformers import parameters
 
 SMALL = Config(Training(batch=2, length=16), channels=8, heads=2, characters=2000)
@@ -111,7 +112,7 @@ def test_a_killed_training_ends_as_the_unbroken_one(tmp_path: Path) -> None:
     assert (tmp_path / "killed").exists()
     whole = run(Steps, tmp_path / "whole")
     assert run(Steps, tmp_path / "killed") == whole
-    assert whole[0]["step"] == 8 and len(whole[0]["curve"]) == 4
+    assert whole[0]["steps"] == 8 and len(whole[0]["curve"]) == 4
 
 
 def test_the_weights_that_are_left_are_those_that_were_best(tmp_path: Path) -> None:
@@ -125,7 +126,9 @@ def test_the_weights_that_are_left_are_those_that_were_best(tmp_path: Path) -> N
     assert float(left) == pytest.approx(best, abs=1e-3)
 
 
-def test_three_models_are_trained_judged_and_swapped(tmp_path: Path) -> None:
+def test_three_models_are_trained_judged_swapped_and_tabled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = Training(minutes=0.01, every=0.005, batch=2, length=16)
     config = replace(SMALL, training=training, work=tmp_path / "work")
     main(config, tmp_path)
@@ -137,11 +140,15 @@ def test_three_models_are_trained_judged_and_swapped(tmp_path: Path) -> None:
         assert row["step"]["evaluations forward"] >= 1 <= row["step"]["evaluations backward"]
     same, tied = rows["equilibrium"], rows["weight-tied"]
     assert tied["step"]["evaluations forward"] == round(same["evaluations"])
-    for row in (same, tied):
+    for row in (tied, same):
         to_the_root = [row["swaps"][name] for name in SWAPS if "1e-4" in name]
         assert len(to_the_root) == 4 and all(each["converged"] == 1 for each in to_the_root)
         found = [each["bits per character"] for each in to_the_root]
         assert max(found) - min(found) < 2e-3  # of logits that are 1e-4 apart
+    monkeypatch.setattr("experiments.tables.language.RESULTS", tmp_path)
+    monkeypatch.setattr("experiments.tables.markdown.RESULTS", tmp_path)
+    said = language()
+    assert f"| Picard, to 1e-4 | {found[0]:.4f} (" in said
     main(config, tmp_path)  # reads all of it
     assert json.loads((tmp_path / "language.json").read_text())["result"] == written["result"]
 
