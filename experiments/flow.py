@@ -1,23 +1,25 @@
 """Estimate optical flow at an equilibrium, and skip what has converged.
 
     python -m experiments.flow [--device cuda]
+    python -m experiments.flow --device cpu --small --minutes 8
 
 Sintel and KITTI are not here: views of real photographs are warped by known smooth flows
 (`experiments.warping`), which is easier. A small recurrent-equilibrium network
 (`experiments.flow_model`) is trained on crops of flower.jpg (scikit-learn) and grace_hopper.jpg
-(matplotlib) and tested on crops of china.jpg, which it never saw. As published: damped iteration
-with alpha = .9, 60 iterations, thresholds around .005, starts from the frame before.
+(matplotlib) and tested on crops of china.jpg, which it never saw, beside Lucas and Kanade's method
+(`experiments.lucas_kanade`). As published: damped iteration with alpha = .9, 60 iterations,
+thresholds around .005, starts from the frame before (`experiments.flow_sequence`).
 
 Multiply-adds of the update block alone, the kernels' areas included: of the entries that change by
-more than the threshold, or of all channels of the 4 x 4 tiles in which one does. The features,
+more than the threshold, or of all channels of the 4 x 4 tiles in which one does. The
 correlations and the context's part of the gates are computed once on all sides.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,8 @@ from torch import Tensor
 
 from experiments import flow_model
 from experiments.flow_model import FlowNet, errors, read
+from experiments.flow_sequence import follow
+from experiments.lucas_kanade import lucas_kanade
 from experiments.parts import Parts
 from experiments.results import RESULTS, ROOT, Record
 from experiments.signals import photograph
@@ -36,7 +40,7 @@ from experiments.warping import pairs, sequence
 from homotopy_deq import Anderson, Picard, plotting
 from homotopy_deq.acceleration import Account, Entrywise, account, delta
 from homotopy_deq.acceleration.convergence import settled
-from solvers import Solution, Solver
+from solvers import Solver
 from solvers.delta import Blocks, DeltaPicard
 
 NEVER = 1e-12  # a relative residual that float32 does not reach
@@ -51,16 +55,28 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Config:
-    """The network, its training, and what is tried on it."""
+    """The network, its training, and what is tried on it.
+
+    Arguments:
+        width: of the hidden state.
+        view: pixels a side.
+        reach: about the largest motion between the views of a pair, in pixels.
+        steps: of training, at most.
+        minutes: of training, at most.
+        free: iterations without gradients, at most.
+        motion: about the largest motion from frame to frame of a sequence, in pixels.
+    """
 
     width: int = 48
     view: int = 96
     reach: float = 12.0
-    steps: int = 3000
+    steps: int = 20000
+    minutes: float = 20.0
     batch: int = 32
-    lr: float = 8e-4
-    free: int = 40
+    lr: float = 3e-3
+    free: int = 12
     pairs: int = 128
+    motion: float = 3.0
     frames: int = 12
     sequences: int = 16
     iterations: int = 60
@@ -72,10 +88,10 @@ class Config:
 
 
 SMALL: dict[str, Any] = {
-    "width": 24, "view": 48, "reach": 8.0, "steps": 250, "batch": 8, "lr": 2e-3, "free": 24,
-    "pairs": 32, "frames": 8, "sequences": 4,
+    "width": 24, "view": 64, "reach": 8.0, "minutes": 8.0, "batch": 8, "free": 8,
+    "pairs": 32, "motion": 2.0, "frames": 8, "sequences": 4,
 }  # fmt: skip
-"""Sizes for a minute or two of one core."""
+"""Sizes for one core."""
 
 
 def trained(config: Config, parts: Parts) -> tuple[FlowNet, Any]:
@@ -83,24 +99,28 @@ def trained(config: Config, parts: Parts) -> tuple[FlowNet, Any]:
     torch.manual_seed(config.seed)
     net = FlowNet(config.width, damping=ALPHA, steps=config.iterations).to(config.device)
     photographs = [photograph(name).to(config.device) for name in ("flower", "hopper")]
-    turn = iter(range(config.steps))
+    turn = itertools.cycle(photographs)
 
     def batches() -> tuple[Tensor, Tensor]:
-        return pairs(photographs[next(turn) % 2], config.batch, config.view, config.reach)
+        return pairs(next(turn), config.batch, config.view, config.reach)
 
     def train() -> None:
         begun = time.perf_counter()
-        loss = flow_model.train(net, batches, steps=config.steps, lr=config.lr, free=config.free)
+        steps, loss = flow_model.train(
+            net, batches, steps=config.steps, lr=config.lr, free=config.free,
+            seconds=60 * config.minutes,
+        )  # fmt: skip
         seconds = round(time.perf_counter() - begun, 1)
-        parts("training", lambda: {"seconds": seconds, "loss of the last tenth": loss})
+        said = {"seconds": seconds, "steps": steps, "loss of the last tenth": loss}
+        parts("training", lambda: said)
 
     parts.weights("net", net, train)
     return net.eval(), parts("training", lambda: {"seconds": None})
 
 
-def scored(z: Tensor, true: Tensor) -> dict[str, float]:
+def scored(flow: Tensor, true: Tensor) -> dict[str, float]:
     """Return the end-point error in pixels and F1 in percent."""
-    return {name: round(float(each.mean()), 4) for name, each in errors(read(z), true).items()}
+    return {name: round(float(each.mean()), 4) for name, each in errors(flow, true).items()}
 
 
 def modules(found: Account, evaluations: float) -> dict[str, float]:
@@ -135,10 +155,15 @@ def on_pairs(net: FlowNet, config: Config, parts: Parts) -> dict[str, Any]:
     whole = float(sum(dense.values()))
     size = float(path.value.square().mean().sqrt())
     rest = settled(path.trajectory.z[:, : min(32, config.pairs)], 1e-2 * size)
-    at = {str(n): scored(path.trajectory.z[n], true)["EPE"] for n in (5, 10, 20, 40, 60) if n <= k}
+    at = {
+        str(n): scored(read(path.trajectory.z[n]), true)["EPE"]
+        for n in (5, 10, 20, 40, 60)
+        if n <= k
+    }
     rows: dict[str, Any] = {
-        f"{k} iterations": {**scored(path.value, true), "cut": 0.0},
-        "no motion": scored(torch.zeros_like(path.value), true),
+        f"{k} iterations": {**scored(read(path.value), true), "cut": 0.0},
+        "no motion": scored(torch.zeros_like(true), true),
+        "Lucas-Kanade": scored(lucas_kanade(views), true),
     }
 
     def way(solver: DeltaPicard) -> dict[str, float]:
@@ -146,10 +171,10 @@ def on_pairs(net: FlowNet, config: Config, parts: Parts) -> dict[str, Any]:
         entries = account(delta(layer, solver=solver, products=Entrywise()), views)
         tiles = account(delta(layer, solver=tiled, products=Entrywise()), views)
         return {
-            **scored(entries.solution.value, true),
+            **scored(read(entries.solution.value), true),
             **modules(entries, k),
             "cut in tiles": modules(tiles, k)["cut"],
-            "EPE in tiles": scored(tiles.solution.value, true)["EPE"],
+            "EPE in tiles": scored(read(tiles.solution.value), true)["EPE"],
             "steps": round(float(entries.solution.steps.double().mean()), 1),
         }
 
@@ -166,7 +191,7 @@ def on_pairs(net: FlowNet, config: Config, parts: Parts) -> dict[str, Any]:
             evals = float(found.evals.double().mean())
             cut = round(1 - evals / k, 4)
             rows[f"{name}, stopped at {rtol:g}"] = {
-                **scored(found.value, true), "cut": cut, "steps": round(evals, 1),
+                **scored(read(found.value), true), "cut": cut, "steps": round(evals, 1),
             }  # fmt: skip
     return {
         "pairs": config.pairs,
@@ -184,67 +209,22 @@ def on_pairs(net: FlowNet, config: Config, parts: Parts) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
 def on_sequence(net: FlowNet, config: Config, parts: Parts, *, local: bool) -> dict[str, Any]:
-    """Follow moving views: each way starts anew or where it ended for the frame before."""
+    """Follow moving views of the test photograph."""
     torch.manual_seed(config.seed + 2)
-    clip = sequence(
-        photograph("china").to(config.device),
-        config.sequences,
-        config.view,
-        config.reach / 2,
-        config.frames,
-        local=local,
-    )
-    layer = net.layer
-    rtol = config.rtols[0]
-
-    def plain(warm: bool, rtol: float) -> dict[str, float]:
-        solving = layer.with_solver(Picard(rtol=rtol, damping=ALPHA, max_steps=config.iterations))
-        last: Solution[Tensor] | None = None
-        evals, found = 0.0, []
-        for views, true in clip:
-            last = solving.solve(views, last if warm else None)
-            evals += float(last.evals.double().mean())
-            found.append(errors(read(last.value), true))
-        return summed(found, evals)
-
-    def updated(solver: DeltaPicard) -> dict[str, float]:
-        solving = delta(layer, solver=solver, products=Entrywise())
-        last: Solution[Tensor] | None = None
-        evals, found = 0.0, []
-        for views, true in clip:
-            took = account(solving, views, last)
-            last = took.solution
-            evals += took.spent / took.dense(1)
-            found.append(errors(read(last.value), true))
-        return summed(found, evals)
-
-    def summed(found: list[dict[str, Tensor]], evals: float) -> dict[str, float]:
-        mean = {
-            name: round(float(torch.stack([each[name] for each in found]).mean()), 4)
-            for name in ("EPE", "F1")
-        }
-        return {**mean, "effective evaluations a frame": round(evals / len(found), 3)}
-
-    ways: dict[str, Callable[[], dict[str, float]]] = {}
-    for each in config.rtols[:2]:
-        ways[f"cold, to {each:g}"] = partial(plain, False, each)
-        ways[f"warm, to {each:g}"] = partial(plain, True, each)
-    for tau in config.taus[1:]:
-        solver = thresholded(config, tau)
-        ways[f"warm, delta in entries, tau {tau:g}"] = partial(updated, solver)
-        tiled = replace(solver, together=Blocks(TILE))
-        ways[f"warm, delta in tiles, tau {tau:g}"] = partial(updated, tiled)
-    clips = "local" if local else "drift"
-    rows = {name: parts(f"{clips}, {name}", way) for name, way in ways.items()}
-    cold = rows[f"cold, to {rtol:g}"]
-    for row in rows.values():
-        row["of the cold evaluations"] = round(
-            row["effective evaluations a frame"] / cold["effective evaluations a frame"], 4
-        )
-        row["EPE lost, %"] = round(100 * (row["EPE"] / cold["EPE"] - 1), 2)
-    return {"frames": config.frames, "sequences": config.sequences, "rows": rows}
+    whole = photograph("china").to(config.device)
+    size, batch = config.view, config.sequences
+    clip = sequence(whole, batch, size, config.motion, config.frames, local=local)
+    plain = Picard(damping=ALPHA, max_steps=config.iterations)
+    solvers: dict[str, Solver[Any, Any]] = {
+        f"to {rtol:g}": replace(plain, rtol=rtol) for rtol in config.rtols
+    }
+    for tau in config.taus:
+        solvers[f"delta in entries, tau {tau:g}"] = solver = thresholded(config, tau)
+        solvers[f"delta in tiles, tau {tau:g}"] = replace(solver, together=Blocks(TILE))
+    name = "local" if local else "drift"
+    found = follow(net, clip, solvers, lambda way, make: parts(f"{name}, {way}", make))
+    return {"frames": config.frames, "sequences": batch, **found}
 
 
 def drawn(found: dict[str, Any], folder: Path) -> list[str]:
@@ -280,13 +260,12 @@ def main(config: Config, results: Path = RESULTS, images: Path = ROOT / "docs" /
     torch.backends.cudnn.allow_tf32 = False  # sums of changes and dense products must agree
     record, parts, console = Record("flow", config), Parts(config.work, config), Console()
     net, training = trained(config, parts)
-    found = {
-        "pairs": parts("pairs", lambda: on_pairs(net, config, parts)),
-        "a part moves before a still camera": parts(
-            "local", lambda: on_sequence(net, config, parts, local=True)
-        ),
-        "all drifts": parts("drift", lambda: on_sequence(net, config, parts, local=False)),
-    }
+    found = {"pairs": parts("pairs", lambda: on_pairs(net, config, parts))}
+    for name, local in {"a part moves before a still camera": True, "all drifts": False}.items():
+        found[name] = parts(
+            "local" if local else "drift",
+            lambda local=local: on_sequence(net, config, parts, local=local),  # type: ignore[misc]
+        )
     for name, each in found.items():
         console.print(name, each["rows"], highlight=False)
     result = {
@@ -305,7 +284,9 @@ if __name__ == "__main__":
     parser.add_argument("--device", default=Config.device)
     parser.add_argument("--work", type=Path, default=Config.work)
     parser.add_argument("--small", action="store_true", help="sizes for a core and some minutes")
-    parser.add_argument("--steps", type=int, help="of training")
+    parser.add_argument("--steps", type=int, help="of training, at most")
+    parser.add_argument("--minutes", type=float, help="of training, at most")
     chosen = parser.parse_args()
-    sizes = (SMALL if chosen.small else {}) | ({"steps": chosen.steps} if chosen.steps else {})
+    given = {"steps": chosen.steps, "minutes": chosen.minutes}
+    sizes = (SMALL if chosen.small else {}) | {k: v for k, v in given.items() if v is not None}
     main(Config(device=chosen.device, work=chosen.work, **sizes))

@@ -90,7 +90,8 @@ def fine(rows: list[dict[str, float]]) -> list[float]:
 def flow() -> str:
     """The cuts and the errors of pairs, and what warm starts take of the evaluations."""
     body = result("flow")
-    found, steps = body["result"], body["config"]["steps"]
+    found = body["result"]
+    steps = found["training"].get("steps", body["config"]["steps"])  # fewer where time was up
     pairs = found["pairs"]["rows"]
 
     def percent(row: Mapping[str, Any], name: str) -> str:
@@ -124,16 +125,15 @@ def flow() -> str:
         FLOW,
         "flow",
         f"Not here: {found['not here']}. A network of {found['parameters']:,} parameters after "
-        f"{steps:,} steps of training, far from what its like reach. End-point error "
-        "in pixels, F1 in percent; multiply-adds "
-        "of the update block cut against 60 damped iterations, by module and in tiles of 4 x 4 "
-        f"cells. The paper: {paper}.",
+        f"{steps:,} steps of training, and Lucas and Kanade's method. End-point error in pixels, "
+        "F1 in percent; multiply-adds of the update block cut against 60 damped iterations, by "
+        f"module and in tiles of 4 x 4 cells. The paper: {paper}.",
         *table(("pairs", "EPE", "F1", *modules), rows),
         "",
-        "It does not come to rest: after 60 iterations the median relative residual is "
-        f"{found['pairs']['relative residual after the last']:.1g}, and the error has grown since "
-        "the fifth. What saves iterations here also stops the drift, so that these cuts and errors "
-        "are of the method on a poor network, and no reproduction.",
+        "After 60 iterations the median relative residual is "
+        f"{found['pairs']['relative residual after the last']:.1g}; end-point errors after "
+        + ", ".join(f"{n}: {epe:.3f}" for n, epe in found["pairs"]["EPE after iterations"].items())
+        + " iterations.",
         "",
         "Moving views; evaluations are multiply-adds over those of a dense evaluation, in brackets "
         "as a part of those from a cold start:",

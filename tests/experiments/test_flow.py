@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from experiments.flow import Config, main
-from experiments.flow_model import FlowCell, errors, looked_up
+from experiments.flow_model import FlowCell, averaged, errors, looked_up, offsets, patches
+from experiments.lucas_kanade import lucas_kanade
 from experiments.warping import pairs, sequence
 
 SMALL = Config(
@@ -58,13 +59,37 @@ def test_a_part_that_moves_leaves_the_border_of_its_view_still() -> None:
 
 
 def test_correlations_are_looked_up_around_where_the_flow_points() -> None:
-    volume = torch.randn(1, 8 * 8, 8 * 8)
+    volume = torch.randn(1, 8 * 8, 15 * 15)  # places are half a cell apart
     w = torch.zeros(1, 2, 8, 8)
-    w[:, 0] = 1.0  # one cell to the right
-    seen = looked_up(volume, w)
-    middle = seen.shape[1] // 2
-    cell, target = 3 * 8 + 2, 3 * 8 + 3
-    assert seen[0, middle, 3, 2].item() == pytest.approx(volume[0, cell, target].item(), abs=1e-5)
+    w[:, 0] = 1.5  # cells to the right
+    seen, there = looked_up(volume, w), offsets(w)
+    for k in (there == 0).all(1).nonzero().flatten().tolist():
+        here, target = 3 * 8 + 2, 6 * 15 + 7
+        assert seen[0, k, 3, 2].item() == pytest.approx(volume[0, here, target].item(), abs=1e-5)
+
+
+def test_a_shifted_view_is_most_alike_where_it_was_shifted_to() -> None:
+    whole = torch.rand(1, 3, 40, 40)
+    one, other = whole[:, :, 4:36, 4:36], whole[:, :, 4:36, 2:34]  # w = 2 pixels to the right
+    volume = patches(one, 2).mT @ patches(other, 1)
+    at = offsets(volume)[looked_up(volume, torch.zeros(1, 2, 8, 8)).argmax(1)[0, 2:6, 2:6]]
+    assert torch.equal(at, torch.tensor([0.5, 0.0]).expand(4, 4, 2))  # cells
+
+
+def test_flows_are_averaged_by_their_weights() -> None:
+    t, weights = torch.zeros(1, 4, 6, 6), torch.zeros(1, 50, 6, 6)
+    t[0, 2, 2, 3] = 8.0  # x of the second flow
+    weights[:, 12], weights[:, 25 + 13] = 0.5, 0.5  # of the cell itself, and of its right neighbour
+    found = averaged(t, weights)
+    assert found[0, 0, 2, 2] == 4.0 and found.abs().sum() == 4.0
+
+
+def test_a_known_shift_is_found_by_lucas_and_kanade() -> None:
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(50.0), indexing="ij")
+    whole = torch.stack([(x / 5).sin(), (y / 6).cos(), ((x + y) / 7).sin()])[None]
+    views = torch.cat([whole[..., :48], whole[..., 2:50]], 1)  # the second moved left by 2
+    found = lucas_kanade(views)[:, :, 8:40, 8:40]
+    assert (found[:, 0] + 2).abs().max() < 0.1 and found[:, 1].abs().max() < 0.1
 
 
 def test_a_pixel_is_wrong_beyond_three_pixels_and_five_percent() -> None:
@@ -77,7 +102,7 @@ def test_a_pixel_is_wrong_beyond_three_pixels_and_five_percent() -> None:
 
 
 def test_rows_of_the_cell_are_independent() -> None:
-    cell = FlowCell(8)
+    cell = FlowCell(8).eval()
     x = torch.rand(3, 6, 16, 16)
     condition, z = cell.condition(x), torch.randn(3, 10, 4, 4)
     alone = cell(z[1:2], *(part[1:2] for part in condition))
