@@ -197,8 +197,8 @@ def _follow(
     if not equation:
         return found
     if state.modulus is not None:
-        bound = whole.error(found.value.detach(), state.modulus)
-        found = replace(found, error=bound, checks=found.checks + 2)
+        found = replace(found, bound=whole.bound(found.value.detach(), state.modulus))
+        found = replace(found, checks=found.checks + 2)
     solver = fitted(asked, whole.map, z0.dtype)  # again, as a ladder begins without an evaluation
     if solver is not asked:
         found = replace(found, raised_rtol=solver.rtol)

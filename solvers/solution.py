@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from .caller import warn_caller
 from .status import Status, summarize
 
 V = TypeVar("V", Tensor, tuple[Tensor, ...])
@@ -35,19 +36,23 @@ class Trajectory(Generic[V]):
 class ErrorBound:
     """Upper bounds of ||z - z*||, z the answer of a solve; inf where nothing is proved.
 
-    They hold for an f with ||f(a) - f(b)|| <= l ||a - b||, l < 1, in exact arithmetic.
+    They hold in exact arithmetic: for an f with ||f(a) - f(b)|| <= l ||a - b||, l < 1, or for an
+    inclusion with the moduli that it claims, see `MonotoneInclusion.bound`.
 
     Arguments:
-        posterior: ||f(z) - z|| / (1 - l), from the residual at z, (B,).
+        posterior: from z itself, (B,): of a contraction ||f(z) - z|| / (1 - l).
         prior: what was known before, from the settings alone, (B,).
-        contraction: l.
+        contraction: l; None of an inclusion.
         norm: which norm of a sample, 2 or inf.
+        metric: the diagonal D of the 2-norm sqrt(<D z, z>), as `MonotoneInclusion.metric`; None
+            where it is plain.
     """
 
     posterior: Tensor
     prior: Tensor
-    contraction: float
+    contraction: float | None
     norm: float
+    metric: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> ErrorBound:
         """Return the bounds with both tensors changed alike."""
@@ -71,16 +76,16 @@ class Solution(Generic[V]):
             the integration reached t1. inf where NONFINITE.
         trajectory: the iterates, where they were asked for.
         checks: evaluations on the full batch that held the answers to their claim once all rows
-            had stopped, or bounded their `error`; not in `evals`.
+            had stopped, or bounded their distance to it; not in `evals`.
         raised_rtol: the relative tolerance that was used, where the map computes in so little
             precision that the solver's own cannot be met, as under autocast; None elsewhere.
         work: multiply-adds of these evaluations, all samples together, where the map says them
             (`Structured.multiply_adds`) and the loop counted them; None elsewhere.
-        bound: upper bounds of the distance to the exact answer, where the solver proves any.
+        bound: upper bounds of the distance to the exact answer, and the norm, where the solver
+            proves any: a delta iteration of a known contraction, a splitting that chose its step
+            from the problem's moduli.
         states: where they were asked for, the samples that finished together, int64, and the
             solver's last state of these: what a backward pass may reuse, such as Broyden's factors.
-        error: a bound of ||value - z*||, (B,), of a splitting that chose its step from the
-            problem's moduli, see `MonotoneInclusion.error`; None elsewhere.
     """
 
     value: V
@@ -94,7 +99,12 @@ class Solution(Generic[V]):
     work: int | None = None
     bound: ErrorBound | None = None
     states: tuple[tuple[Tensor, Any], ...] = ()
-    error: Tensor | None = None
+
+    @property
+    def error(self) -> Tensor | None:
+        """`bound.posterior`, under its old name, for one version."""
+        warn_caller("Solution.error is Solution.bound.posterior now.", DeprecationWarning)
+        return None if self.bound is None else self.bound.posterior
 
     @property
     def converged(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .norms import relative
 from .problem import Equilibrium
+from .solution import ErrorBound
 from .solver import Evaluated, S, Solver
 from .structure import Counter, Map, Wrapped, offered
 
@@ -88,7 +90,7 @@ class MonotoneInclusion(Equilibrium):
         return (self.linear(z) + self.x).to(z.dtype)
 
     @torch.no_grad()
-    def error(self, z: Tensor, m: float) -> Tensor:
+    def bound(self, z: Tensor, m: float) -> ErrorBound:
         """Bound how far any state is from the answer, in the metric, by one evaluation f = f(z):
 
             ||z - z*|| <= ||f - z|| + ||W (f - z)|| / m,
@@ -101,7 +103,7 @@ class MonotoneInclusion(Equilibrium):
             m: as `moduli` has it, above 0; where it is not, the bound is infinite.
 
         Returns:
-            (B,), in double precision.
+            Its tensors in double precision.
         """
         gap = self.prox(self.image(z)) - z
         parts = gap, self.linear(gap)
@@ -110,8 +112,8 @@ class MonotoneInclusion(Equilibrium):
             torch.linalg.vector_norm((p if root is None else root * p).double().flatten(1), dim=1)
             for p in parts
         )
-        bound: Tensor = moved + (pushed / m if m > 0 else float("inf"))
-        return bound
+        size: Tensor = moved + (pushed / m if m > 0 else math.inf)
+        return ErrorBound(size, torch.full_like(size, math.inf), None, 2.0, self.metric)
 
     def wrapped(self, wrap: Callable[[Map], Map]) -> MonotoneInclusion:
         """Return the problem with its maps put through `wrap`."""

@@ -151,8 +151,9 @@ def test_an_answer_is_within_its_bound_forward_and_backward(
         case: Solved = pose(seed)  # type: ignore[operator]
         solver = kind(max_steps=tries, rtol=1e-10)
         found = solve(case.problem, solver, torch.zeros_like(case.answer))
-        assert found.error is not None
-        assert bool((case.size(found.value - case.answer) <= found.error + 1e-13).all())
+        assert found.bound is not None
+        bound = found.bound.posterior + 1e-13
+        assert bool((case.size(found.value - case.answer) <= bound).all())
 
 
 @pytest.mark.parametrize("depth", range(1, 7))

@@ -256,12 +256,12 @@ def test_the_error_of_an_answer_is_below_its_bound_however_early_the_solver_stop
 ) -> None:
     case = known(monotone(m, seed=seed), seed=seed)
     found = solve(case.problem, replace(solver, max_steps=tries), case.start)
-    assert found.error is not None
-    error = (found.value - case.answer).norm(dim=1)
-    assert bool((error <= found.error + 1e-13).all())
+    assert found.bound is not None and found.bound.norm == 2 and found.bound.contraction is None
+    error, bound = (found.value - case.answer).norm(dim=1), found.bound.posterior
+    assert bool((error <= bound + 1e-13).all()) and bool(found.bound.prior.isinf().all())
     least, norm = case.problem.moduli() if case.problem.moduli else (0, 0)
     # ||f - z|| <= l ||z - z*||, and the bound is at most 1 + ||W|| / m of that.
-    assert bool((found.error <= norm * (1 + (1 + norm) / least) * error + 1e-12).all())
+    assert bool((bound <= norm * (1 + (1 + norm) / least) * error + 1e-12).all())
 
 
 def test_the_error_is_bounded_in_the_metric_of_the_moduli() -> None:
@@ -272,14 +272,23 @@ def test_the_error_is_bounded_in_the_metric_of_the_moduli() -> None:
     problem = inclusion(w, answer - answer @ w.mT, metric=metric, moduli=lambda: (1.0, 1.25**0.5))
     found = solve(problem, PeacemanRachford(max_steps=2, rtol=1e-15), torch.zeros_like(answer))
     error = (metric * (found.value - answer).square()).sum(1).sqrt()
-    assert found.error is not None and bool((error <= found.error).all())
-    assert bool((found.error <= 3 * error).all())
+    assert found.bound is not None and found.bound.metric is metric
+    assert bool((error <= found.bound.posterior).all())
+    assert bool((found.bound.posterior <= 3 * error).all())
 
 
 def test_a_step_that_was_given_bounds_no_error() -> None:
     case = known(monotone(0.5))
     for solver in (PeacemanRachford(step_size=0.5), Picard(max_steps=1)):
-        assert solve(case.problem, solver, case.start).error is None
+        assert solve(case.problem, solver, case.start).bound is None
+
+
+def test_the_bound_answers_to_its_old_name_with_a_warning() -> None:
+    case = known(monotone(0.5))
+    found = solve(case.problem, PeacemanRachford(max_steps=3), case.start)
+    assert found.bound is not None
+    with pytest.warns(DeprecationWarning, match=r"Solution\.bound\.posterior"):
+        assert found.error is found.bound.posterior
 
 
 @every_splitting
