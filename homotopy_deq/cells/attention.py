@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,34 +79,57 @@ class AttentionCell(nn.Module):
         self.narrow = nn.Linear(width, channels)
         nn.init.constant_(self.norm1.weight, gain)
 
-    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return x and, while training, the mask of this solve.
+    def condition(self, x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Return x and, where there is one, the mask of this solve and which tokens are kept.
+
+        Arguments:
+            x: tokens, (B, T, C), or a pair of them and of bool (B, T): False where a token is
+                padding, which none but itself attends to and whose state stays x.
 
         Raises:
-            ValueError: x is not (B, T, C).
+            ValueError: a shape is another.
         """
+        x, keep = x if isinstance(x, tuple) else (x, None)
         if x.dim() != 3 or x.shape[2] != self.channels:
             raise ValueError(
                 f"x must be tokens of {self.channels} channels, (B, T, {self.channels}); got shape "
                 f"{tuple(x.shape)}. Embed the tokens first."
             )
-        if self.training and self.dropout > 0:
-            return x, dropout_mask(x.mT, self.channels, self.dropout).mT
-        return (x,)
+        if keep is not None and (keep.dtype != torch.bool or keep.shape != x.shape[:2]):
+            raise ValueError(
+                f"Which tokens are kept must be bool, {tuple(x.shape[:2])}; got {keep.dtype}, "
+                f"{tuple(keep.shape)}. Give True where a token is no padding."
+            )
+        drops = self.training and self.dropout > 0
+        if keep is None and not drops:
+            return (x,)
+        of_channels = dropout_mask(x.mT, self.channels, self.dropout if drops else 0.0).mT
+        return (x, of_channels) if keep is None else (x, of_channels, keep)
 
-    def initial(self, x: Tensor) -> Tensor:
-        """Return x, from which the first application is a transformer block."""
-        return x
+    def initial(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Return the tokens, from which the first application is a transformer block."""
+        return x[0] if isinstance(x, tuple) else x
 
-    def forward(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, x: Tensor, mask: Tensor | None = None, keep: Tensor | None = None
+    ) -> Tensor:
         """Evaluate f(z; x), (B, T, C)."""
-        h = x + self.attend(self.norm1(z))
-        out: Tensor = self.narrow(F.gelu(self.widen(self.norm2(h))))
-        return h + (out if mask is None else out * mask)
+        h = x + self.attend(self.norm1(z), keep)
+        change: Tensor = self.narrow(F.gelu(self.widen(self.norm2(h))))
+        out = h + (change if mask is None else change * mask)
+        return out if keep is None else torch.where(keep[..., None], out, x)
 
-    def attend(self, u: Tensor) -> Tensor:
+    def attend(self, u: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return what each token takes from the tokens that it attends to, (B, T, C)."""
-        shape = (*u.shape[:2], 3, self.heads, self.channels // self.heads)
-        q, k, v = self.qkv(u).view(shape).permute(2, 0, 3, 1, 4).unbind()
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        batch, length, _ = u.shape
+        parts = self.qkv(u).view(batch, length, 3, self.heads, -1)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()
+        seen = None
+        if keep is not None:  # a token sees itself, so that none sees nothing, which is NaN
+            seen = keep[:, None] | torch.eye(length, dtype=torch.bool, device=u.device)
+            seen = (seen.tril() if self.causal else seen)[:, None]
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, is_causal=self.causal and keep is None
+        )
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

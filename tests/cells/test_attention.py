@@ -130,6 +130,20 @@ def test_output_is_bounded_whatever_the_state_is() -> None:
     torch.testing.assert_close(still(z, x), still(x, x))  # LN1(z) is its bias
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_changes_no_equilibrium_and_keeps_its_own(causal: bool) -> None:
+    cell, x = made(causal=causal), tokens()
+    keep = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
+    layer = ImplicitLayer(cell, TIGHT)
+    found = layer.solve((x, keep)).check().value  # type: ignore[arg-type]
+    for row, kept, of, start in zip(found, keep, x, layer.initial((x, keep)), strict=True):  # type: ignore[arg-type]
+        torch.testing.assert_close(
+            row[kept], equilibrium(cell, of[kept][None])[0], atol=1e-9, rtol=0
+        )
+        torch.testing.assert_close(row[~kept], of[~kept], atol=1e-12, rtol=0)  # mixed by Anderson
+        assert torch.equal(start, of)
+
+
 def with_rule(rule: Any, cell: nn.Module) -> Callable[[Tensor], Tensor]:
     solver = Picard(rtol=1e-13) if isinstance(rule, Unroll) else TIGHT
     return ImplicitLayer(cell, solver, rule)
@@ -211,6 +225,10 @@ def test_one_mask_of_channels_serves_a_solve_of_a_training_cell() -> None:
         (lambda: AttentionCell(8, dropout=1.0), r"dropout must be in \[0, 1\); got 1.0"),
         (lambda: ImplicitLayer(made())(tokens()[..., :4]), r"tokens of 8 channels.*\(3, 5, 4\)"),
         (lambda: ImplicitLayer(made())(tokens()[:, 0]), r"tokens of 8 channels.*\(3, 8\)"),
+        (
+            lambda: ImplicitLayer(made())((tokens(), torch.ones(3, 4).bool())),  # type: ignore[arg-type]
+            r"kept must be bool, \(3, 5\); got torch.bool, \(3, 4\)",
+        ),
         (
             lambda: ImplicitLayer(made()).solve(tokens(), tokens()[:, :3]),
             r"AttentionCell cannot be evaluated at the start, z0 \(3, 3, 8\)",
