@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from solvers import Gradient, Solution, Solver
 from solvers.structure import Map, Wrapped
 
+from ..data.batches import Batch
 from ..machine import peak_memory
 from ..training import Run, Tally
 
@@ -57,9 +58,9 @@ def measure_step(run: Run, *, most: int = 20, seconds: float = 10.0) -> Step:
     for k in range(WARM + most):
         if k == WARM:
             run.tally, tally.calls, begun = Tally(), 0, time.perf_counter()
-        images, labels = next(batches)
+        step = next(batches)
         since = time.perf_counter()
-        run.learn(images, labels)
+        run.learn(step)
         if run.accelerator.device.type == "cuda":
             torch.cuda.synchronize(run.accelerator.device)
         times.append(time.perf_counter() - since)
@@ -76,12 +77,13 @@ def measure_step(run: Run, *, most: int = 20, seconds: float = 10.0) -> Step:
     )
 
 
-def _full_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of the train images for ever; a last one that is not full counts only alone."""
+def _full_batches(run: Run) -> Iterator[list[Batch]]:
+    """Yield steps for ever; the last batch of an epoch, which is not full, counts only alone."""
     while True:
-        for k, batch in enumerate(run.train_batches):
-            if k == 0 or len(batch[0]) == run.config.batch:
-                yield batch
+        run.place = replace(run.place, batch=0)
+        for k, step in enumerate(run.batches()):
+            if k == 0 or len(step[0][0]) == run.config.batch:
+                yield step
 
 
 class _Products:

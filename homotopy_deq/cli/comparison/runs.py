@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,7 +51,7 @@ def measure(run: Run, root: Path | None, swaps: Sequence[str] | None, machine: M
             continue
         try:
             objective = accelerator.prepare(Objective(pass_of(settings, name).put(model)))
-            swapped[name] = _plain(asdict(evaluate(objective, batches, accelerator)))
+            swapped[name] = evaluate(objective, batches, accelerator).figures()
         except ValueError as error:
             refused[name] = str(error)
     step = measure_step(TrainerRun(model, images, settings.training, accelerator, {}))
@@ -92,7 +91,3 @@ def figures(run: Run, swaps: Sequence[str] | None) -> dict[str, Any]:
 def epochs(run: Run) -> int:
     """Return how many epochs of a run are done."""
     return len(read_metrics(run.folder / METRICS)) if (run.folder / CHECKPOINT).exists() else 0
-
-
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
