@@ -1,6 +1,7 @@
 """Train bounded networks, make equilibrium networks of them, fine-tune these, and certify all.
 
     python -m experiments.lben --preset small --data DIR [--jobs 2]     (a quarter of an hour, CPU)
+    python -m experiments.lben --preset cifar-small --data DIR --jobs 2     (half an hour, CPU)
     python -m experiments.lben --preset fashion --data DIR [--jobs 6] [--device cuda]
     python -m experiments.lben --preset cifar --data DIR [--jobs 6]
     python -m experiments.lben --preset authors --data DIR --minutes 6      (twice)
@@ -38,10 +39,12 @@ from homotopy_deq.data import load
 from homotopy_deq.lipschitz import MonDEQ, MonDEQCell
 from homotopy_deq.models.lipschitz import BoundedModel, LBENNetwork
 from homotopy_deq.training.checkpoint import replace_file
-from solvers import PeacemanRachford, Unroll
+from solvers import Implicit, PeacemanRachford
 
 LOOSE = PeacemanRachford(step_size=1.0, rtol=1e-2, max_steps=200)
 """As the authors solve in training."""
+BACKWARD = Implicit(LOOSE)
+"""By a splitting too: Anderson diverges on u = J^T u + v of an equilibrium with ||W|| > 1."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Bench:
     def lben(self, kind: str) -> BoundedModel:
         """Return the LBEN of an explicit network, to be trained as the authors do."""
         made: BoundedModel = self.kept(f"{kind} explicit", kind).to_lben()  # type: ignore[operator]
-        made.layer = made.layer.with_solver(LOOSE, Unroll())
+        made.layer = made.layer.with_solver(LOOSE, BACKWARD)
         made.layer.on_failure = "ignore"
         return made
 
@@ -153,9 +156,7 @@ class Bench:
 
     def _scratch(self, kind: str) -> BoundedModel:
         model = self.make(kind)
-        # Not Implicit(): Anderson diverges on u = J^T u + v of an equilibrium with ||W|| > 1.
-        # All steps are in memory: these must be few.
-        model.layer = model.layer.with_solver(replace(LOOSE, max_steps=50), Unroll())
+        model.layer = model.layer.with_solver(LOOSE, BACKWARD)
         model.layer.on_failure = "ignore"
         return model
 

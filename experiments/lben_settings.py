@@ -84,6 +84,13 @@ PRESETS = {
         name="lben_cifar10", dataset="cifar10", limit=None, course=Course(steps=2000),
         pad=4, flip=True,
     ),
+    "cifar-small": Config(
+        name="lben_cifar10_small", dataset="cifar10", limit=5000, test_limit=1000,
+        course=Course(steps=400, batch=128), attack=100, pad=4, flip=True,
+        tuned=Course(steps=39, batch=128, constant=True, clip=1.0),
+        sizes={"channels": 4, "depth": 2, "kernel": 3, "patch": 4, "features": 64,
+               "dense_depth": 1},
+    ),
     "authors": Config(
         name="lben_authors", dataset="cifar10", limit=None, kinds=("sll",), sizes=AUTHORS,
         course=Course(seconds=720.0), tuned=Course(steps=390, constant=True, clip=1.0),

@@ -7,6 +7,7 @@ from .delta import DeltaAnderson, DeltaPicard
 from .driver import solve
 from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
+from .inclusion import MonotoneInclusion
 from .linear import GMRES, BySize, Dense
 from .newton import NewtonKrylov
 from .ode import (
@@ -30,7 +31,7 @@ from .pseudo_transient import PseudoTransient
 from .robust import Robust
 from .solution import Solution, SolveError, Trajectory
 from .solver import Evaluated, Solver, State, Tracked
-from .splitting import DouglasRachford, ForwardBackward, MonotoneInclusion, PeacemanRachford
+from .splitting import DouglasRachford, ForwardBackward, PeacemanRachford
 from .status import Status
 
 __all__ = [

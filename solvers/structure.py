@@ -66,6 +66,10 @@ class Structured(Protocol):
         """
         ...
 
+    def transposed(self) -> Map:
+        """Return the transposed map, where f is linear, W, and takes no condition."""
+        ...
+
     def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
         """Return how many an evaluation at z, (B, ...), takes, all samples together."""
         ...

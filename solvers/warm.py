@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .inclusion import MonotoneInclusion
 from .jacobian import Linearization
 from .linear import INVERSE
 from .problem import Equilibrium
 from .solution import Solution, Trajectory
-from .splitting import MonotoneInclusion
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Anchor:
         For a `MonotoneInclusion` it is prox(W z* + x_i) and W z* is there already.
         """
         if self.product is not None and isinstance(problem, MonotoneInclusion):
-            return problem.prox(self.product + problem.x)
+            return problem.project(self.product + problem.x)
         return problem(self.constant(len(problem.inputs[0])))
 
     def tangent(self, problem: Equilibrium) -> Tensor:

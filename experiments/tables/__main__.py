@@ -47,6 +47,7 @@ def pages() -> dict[Path, str]:
         inr(),
         flow(),
         language(),
+        lben("lben_cifar10_small", "Small bounded networks and their equilibria on CIFAR-10"),
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),

@@ -104,6 +104,10 @@ class Matrix(Linear):
     def resolvent(self, alpha: float) -> Map:
         return Matrix(torch.linalg.inv((1 + alpha) * _eye(self.weight) - alpha * self.weight))
 
+    def transposed(self) -> Matrix:
+        """Return W^T."""
+        return Matrix(self.weight.mT)
+
 
 @dataclass(frozen=True)
 class Circular(Linear):
@@ -125,7 +129,29 @@ class Circular(Linear):
     def resolvent(self, alpha: float) -> Map:
         blocks = self.blocks
         inverse = torch.linalg.inv((1 + alpha) * _eye(blocks) - alpha * blocks)
-        return lambda v: by_frequency(inverse, v)
+        return Frequencies(inverse)
+
+    def transposed(self) -> Circular:
+        """Return W^T."""
+        return replace(self, weight=self.weight.transpose(0, 1).flip(2, 3))
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """The circular convolution of images (B, n, H, W) with given blocks.
+
+    Arguments:
+        blocks: (H, W // 2 + 1, m, n), one a frequency.
+    """
+
+    blocks: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return by_frequency(self.blocks, z)
+
+    def transposed(self) -> Frequencies:
+        """Return the transposed map."""
+        return Frequencies(self.blocks.mH)
 
 
 def circular(kernel: Tensor, x: Tensor) -> Tensor:
@@ -140,8 +166,9 @@ def by_frequency(blocks: Tensor, x: Tensor) -> Tensor:
         return x.new_zeros(0, blocks.shape[-2], *x.shape[2:])
     if x.dtype.itemsize < 4:  # as under autocast, of which there is no transform either
         x = x.float()
-    waves = torch.fft.rfft2(x).permute(2, 3, 1, 0)  # (H, W', n, B)
-    waves = (blocks @ waves).permute(3, 2, 0, 1)
+    # (H, W', B, n), in that order in memory: else each frequency's product is one of its own.
+    waves = torch.fft.rfft2(x).permute(2, 3, 0, 1).contiguous()
+    waves = (waves @ blocks.mT).permute(2, 3, 0, 1)
     back: Tensor = torch.fft.irfft2(waves, s=x.shape[2:])
     return back
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from solvers import MonotoneInclusion
-from solvers.problem import Map
 
+from ..cells.linear import Frequencies, Matrix
 from .blocks import Grid, act, blocks_of, convolve, kernel_of, spectrum, spread
 from .form import Form
 from .parametrised import Parametrised
@@ -238,12 +238,18 @@ class LBENCell(EquilibriumCell):
         return MonotoneInclusion(
             rowwise=True,
             condition=condition,
-            linear=lambda z: act(weight, z),
-            resolvent=lambda alpha: _resolvent(weight, alpha),
+            linear=self._map(weight),
+            resolvent=lambda alpha: self._map(_inverse(weight, alpha)),
             moduli=lambda: self.form().moduli(),
             metric=spread((-self.psi.detach()).exp(), condition[0]),
             prox=self._phi,
         )
+
+    def _map(self, blocks: Tensor) -> Matrix | Frequencies:
+        if self.grid is None:
+            return Matrix(blocks[0])
+        height, width = self.grid
+        return Frequencies(blocks.view(height, width // 2 + 1, *blocks.shape[1:]))
 
     def _phi(self, v: Tensor) -> Tensor:
         if self.full:  # only a form brings linear neurons
@@ -258,8 +264,7 @@ def departure(network: nn.Module) -> Tensor:
     return sum((cell.departure() for cell in cells), none)
 
 
-def _resolvent(weight: Tensor, alpha: float) -> Map:
-    """Return v -> (I + alpha (I - W))^-1 v."""
+def _inverse(weight: Tensor, alpha: float) -> Tensor:
+    """Return the blocks of (I + alpha (I - W))^-1."""
     eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
-    inverse = torch.linalg.inv((1 + alpha) * eye - alpha * weight)
-    return lambda v: act(inverse, v)
+    return torch.linalg.inv((1 + alpha) * eye - alpha * weight)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..caller import warn_caller
 from ..driver import run
+from ..inclusion import MonotoneInclusion
 from ..norms import expand
 from ..precision import fitted
-from ..problem import Equilibrium, Map
+from ..problem import Equilibrium
 from ..solver import Solver
 from ..transforms import check_untransformed
 from ..twice import as_written, by_formula
@@ -54,7 +55,7 @@ def attach(
     if image.grad_fn is None:
         return z
     solver = fitted(solver, problem.map, z.dtype)  # the products J^T u are rounded like f
-    call = _Root(problem.map, solver, root, inputs, hidden, image)
+    call = _Root(replace(problem, condition=inputs or None), solver, root, hidden, image)
     return call.attached((*problem.inputs, *hidden))
 
 
@@ -63,20 +64,23 @@ class _Root:
     """A root and the graph of one evaluation at it, for the backward pass.
 
     Arguments:
-        map: f.
+        problem: the equation, of a condition that leads to nothing else.
         solver: of the linear equation.
         z: the root.
-        inputs: the condition.
         hidden: the parameters and fast weights that f closes over.
         image: f(z), whose graph leads to z, the inputs and what is hidden.
     """
 
-    map: Map
+    problem: Equilibrium
     solver: Solver[Equilibrium, Any]
     z: Tensor
-    inputs: Tensors
     hidden: Tensors
     image: Tensor
+
+    @property
+    def inputs(self) -> Tensors:
+        """The condition."""
+        return self.problem.inputs
 
     def attached(self, sources: Tensors) -> Tensor:
         """Return the root as a function of the inputs and what is hidden, which `sources` are."""
@@ -85,34 +89,53 @@ class _Root:
     def backward(self, v: Tensor, saved: Callable[[], Tensors]) -> Sequence[Tensor | None]:
         """Return the gradients in the sources, where autograd is on as functions of them and v."""
         if not torch.is_grad_enabled():  # the condition may have been changed where f allows it
-            return self.pull(self.adjoint(v))
+            return self.pull(self.whole(self.adjoint(v), v))
         sources = saved()
         inputs, hidden = sources[: len(self.inputs)], sources[len(self.inputs) :]
         z = self.attached(sources)  # again: the output may have been changed
-        image = by_formula(self.map)(z, *inputs).to(z.dtype)
+        problem = replace(self.problem.wrapped(by_formula), condition=inputs or None)
+        image = problem.map(z, *inputs).to(z.dtype)
         check_same(closure(self.image, self.z, *self.inputs), closure(image, z, *inputs))
-        again = replace(self, z=z, inputs=inputs, hidden=hidden, image=image)
-        linear = Equilibrium(lambda u, v: v + again.vjp(u), (v,))
-        u = attach(linear, again.adjoint(v.detach()), self.solver, (z, *sources))
-        return again.pull(u)
+        again = replace(self, problem=problem, z=z, hidden=hidden, image=image)
+        closed = (z, *sources, v)
+        w = attach(again.linear(v), again.adjoint(v.detach()), self.solver, closed)
+        return again.pull(again.whole(w, v))
 
     def vjp(self, u: Tensor) -> Tensor:
         """Return J^T u."""
         (pulled,) = self._grad((self.z,), u)
         return torch.zeros_like(u) if pulled is None else pulled
 
+    @property
+    def split(self) -> bool:
+        """Whether the solver of the linear equation is a splitting."""
+        return not issubclass(Equilibrium, self.solver.answers)
+
+    def linear(self, v: Tensor) -> Equilibrium:
+        """Return u = J^T u + v, or for a splitting w = D (W^T w + v), of which u is W^T w + v."""
+        if self.split:
+            assert isinstance(self.problem, MonotoneInclusion)
+            return self.problem.adjoint(self.z, v)
+        # J^T mixes rows where f does, of which the forward pass has told.
+        return Equilibrium(lambda u: v + self.vjp(u), rowwise=True)
+
+    def whole(self, w: Tensor, v: Tensor) -> Tensor:
+        """Return u, given the answer of `linear`: W^T w = J^T w, as w = D w."""
+        return v + self.vjp(w) if self.split else w
+
     def adjoint(self, v: Tensor) -> Tensor:
-        """Return u = J^T u + v, without a graph."""
+        """Return the answer of `linear`, without a graph."""
         check_untransformed(v)
         # Each sample is solved for v of size 1, as the equation is linear: the cotangent of a
         # sample that is classified with confidence is near the smallest numbers.
         size = v.flatten(1).abs().amax(1)
         size = expand(torch.where(size > 0, size, 1), v)
         unit = v / size
-        # J^T mixes rows where f does, of which the forward pass has told.
-        linear = Equilibrium(lambda u: unit + self.vjp(u), rowwise=True)
         with torch.no_grad():
-            found = run(linear, self.solver, unit)
+            linear = self.linear(unit)
+            # A state of 0 gives the way from it a size; where w = 0 is the answer D v is 0, too.
+            begin = linear.project(unit) if isinstance(linear, MonotoneInclusion) else unit
+            found = run(linear, self.solver, begin)
         if not bool(found.converged.all()):
             warn_caller(
                 f"Implicit gradient: {found.report()} Its gradient is approximate.",

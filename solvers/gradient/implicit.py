@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..anderson import Anderson
+from ..driver import check_kind
 from ..problem import Equilibrium
 from ..solver import Solver, named
 from .function import attach
@@ -27,7 +28,8 @@ class Implicit(RootGradient):
     used twice before backward.
 
     Arguments:
-        solver: solver of the linear equation above.
+        solver: solver of the linear equation above. A splitting, which the equation of a
+            `MonotoneInclusion` admits, solves `MonotoneInclusion.adjoint` at its proved rate.
 
     References:
         S. Bai, J. Z. Kolter, V. Koltun (2019), Deep equilibrium models.
@@ -36,11 +38,12 @@ class Implicit(RootGradient):
     solver: Solver[Equilibrium, Any] = field(default_factory=lambda: Anderson(rtol=1e-6))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.solver, Solver) or not issubclass(Equilibrium, self.solver.answers):
+        if not isinstance(self.solver, Solver) or not issubclass(self.solver.answers, Equilibrium):
             raise TypeError(
                 "Implicit solves u = J^T u + v by a solver of an Equilibrium such as Anderson(); "
                 f"got {named(self.solver)}."
             )
 
     def at(self, problem: Equilibrium, z: Tensor) -> Tensor:
+        check_kind(problem, self.solver)
         return attach(problem, z, self.solver)

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers import Anderson, Equilibrium, Picard, Status, solve
+from solvers import Anderson, Equilibrium, MonotoneInclusion, Picard, Status, solve
 from solvers.linear import INVERSE
 from solvers.solver import State
-from solvers.splitting import MonotoneInclusion
 from solvers.until import Until
 from solvers.warm import Anchor
 
