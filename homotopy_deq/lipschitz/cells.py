@@ -267,4 +267,5 @@ def departure(network: nn.Module) -> Tensor:
 def _inverse(weight: Tensor, alpha: float) -> Tensor:
     """Return the blocks of (I + alpha (I - W))^-1."""
     eye = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
-    return torch.linalg.inv((1 + alpha) * eye - alpha * weight)
+    inverse: Tensor = torch.linalg.inv((1 + alpha) * eye - alpha * weight)
+    return inverse

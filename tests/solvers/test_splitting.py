@@ -346,3 +346,49 @@ def test_what_a_problem_lacks_is_named() -> None:
         MonotoneInclusion(condition=(start,))
     with pytest.raises(ValueError, match=r"needs condition=\(x,\)"):
         MonotoneInclusion(linear=lambda z: z)
+
+
+@every_splitting
+def test_an_answer_is_differentiated_by_the_splitting_that_solves_it(
+    solver: Solver[Equilibrium, Any],
+) -> None:
+    case = known(monotone(0.3, twist=1.5), batch=4)
+    w, x = case.w.clone().requires_grad_(), case.problem.x.clone().requires_grad_()
+    assert float(torch.linalg.matrix_norm(case.w, 2)) > 1.5  # u <- J^T u + v need not contract
+    problem = inclusion(w, x)
+    weights = normal(9, *case.answer.shape)
+    z = Implicit(solver).apply(problem, SPLITTINGS[1], case.start).value
+    found = torch.autograd.grad((weights * z).sum(), (w, x))
+    on = (case.answer > 0).double()
+    eye = torch.eye(len(w), dtype=DOUBLE)
+    # u = (I - D W)^-T v of each sample; dL/dx = D u and dL/dW = sum D u z^T.
+    u = on * torch.stack([torch.linalg.solve((eye - d[:, None] * case.w).mT, v)
+                          for d, v in zip(on, weights, strict=True)])  # fmt: skip
+    # The residual 1e-10 is to be multiplied by (1 + ||I - W||) / m < 50.
+    torch.testing.assert_close(found, (u.mT @ case.answer, u), rtol=5e-8, atol=5e-8)
+
+
+def test_a_gradient_by_a_splitting_has_a_second_derivative() -> None:
+    w, x = monotone(0.5, n=4), normal(3, 2, 4)
+    tight = PeacemanRachford(rtol=1e-13, max_steps=2000)
+
+    def answer(w: Tensor, x: Tensor) -> Tensor:
+        return Implicit(tight).apply(inclusion(w, x), tight, torch.zeros_like(x)).value
+
+    inputs = (w.requires_grad_(), x.requires_grad_())
+    assert torch.autograd.gradcheck(answer, inputs)
+    assert torch.autograd.gradgradcheck(answer, inputs)
+
+
+def test_a_gradient_by_a_splitting_is_refused_where_there_is_no_inclusion() -> None:
+    x = normal(0, 2, 4).requires_grad_()
+    rule = Implicit(PeacemanRachford())
+    plain = Equilibrium(lambda z, x: 0.5 * torch.tanh(z) + x, (x,))
+    with pytest.raises(TypeError, match="PeacemanRachford answers a MonotoneInclusion"):
+        rule.apply(plain, Picard(), torch.zeros_like(x))
+    # A ball is no box: its projection moves one entry by another.
+    ball = MonotoneInclusion(condition=(x,), linear=lambda z: 0.5 * z, moduli=lambda: (0.5, 0.5),
+                             resolvent=lambda a: lambda v: v / (1 + 0.5 * a),
+                             prox=lambda v: v / v.norm(dim=1, keepdim=True).clamp_min(1))  # fmt: skip
+    with pytest.raises(ValueError, match="does not clamp entry by entry"):
+        rule.apply(ball, PeacemanRachford(), torch.zeros_like(x)).value.sum().backward()
