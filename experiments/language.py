@@ -6,10 +6,11 @@
 One block, `homotopy_deq.cells.AttentionCell`, and the characters of the help texts that come with
 Python. The equilibrium transformer solves for the block's fixed point; the explicit one is a stack
 of narrower blocks, with as many parameters; the weight-tied one applies the one block as many times
-as the equilibrium takes evaluations forward. All see the same windows for the same minutes. Then
-each is judged on the whole held-out text, and the cells of the two that have one cell are handed to
-other solvers. Everything is kept in --work, minute by minute, and gone on with when the command is
-given again.
+as the equilibrium takes evaluations forward. All see the same windows for the same minutes; the
+equilibrium has a penalty on its Jacobian in its loss, without which it soon takes ever more
+evaluations and leaves some solves unfinished. Then each is judged on the whole held-out text, and
+the cells of the two that have one cell are handed to other solvers. Everything is kept in --work,
+minute by minute, and gone on with when the command is given again.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Config:
     """The models' sizes, how they are trained and what is tried on them."""
 
     training: Training = field(default_factory=Training)
-    channels: int = 128
+    channels: int = 96
     heads: int = 4
     depth: int = 4
     dropout: float = 0.1
@@ -190,6 +191,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=Training.batch)
     parser.add_argument("--length", type=int, default=Training.length)
     parser.add_argument("--lr", type=float, default=Training.lr)
+    parser.add_argument("--penalty", type=float, default=Training.penalty, help="of the Jacobian")
     parser.add_argument("--every", type=float, default=Training.every, help="minutes a checkpoint")
     parser.add_argument("--device", default=Training.device)
     parser.add_argument("--seed", type=int, default=0)

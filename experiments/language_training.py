@@ -17,7 +17,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from experiments.characters import Corpus, batch, bits
 from experiments.transformers import LanguageModel
-from homotopy_deq.layers import Layer
+from homotopy_deq.layers import ImplicitLayer, Layer
+from homotopy_deq.regularization import jacobian_penalty
 from homotopy_deq.training.backward import FailedBackward
 from homotopy_deq.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -36,6 +37,8 @@ class Training:
         lr: highest learning rate; it rises over the first 3% of the time and falls to 0 along a
             cosine.
         decay: weight decay of the matrices.
+        penalty: weight of ||J||_F^2 / n at an equilibrium in the loss; of no meaning to a model
+            that solves nothing.
         clip: largest norm of a gradient.
         every: minutes from one validation and checkpoint to the next.
         device: where.
@@ -44,9 +47,10 @@ class Training:
 
     minutes: float = 15.0
     batch: int = 8
-    length: int = 128
+    length: int = 96
     lr: float = 2e-3
     decay: float = 0.1
+    penalty: float = 2.0
     clip: float = 1.0
     every: float = 1.0
     device: str = "cpu"
@@ -134,13 +138,23 @@ def learn(
     torch.manual_seed(how.seed * 1_000_003 + step)  # of the dropout
     seen, wanted = batch(text, how.batch, how.length, how.seed, step)
     model.train()
-    logits = model(seen.to(how.device))
-    loss = F.cross_entropy(logits.flatten(0, 1), wanted.to(how.device).flatten())
+    x = model.embedded(seen.to(how.device))
+    z, extra = answer(model.body, x, how.penalty)
+    loss = F.cross_entropy(model.read(z).flatten(0, 1), wanted.to(how.device).flatten())
     optimizer.zero_grad()
-    loss.backward()
+    (loss + extra).backward()
     clip_grad_norm_(model.parameters(), how.clip, error_if_nonfinite=True)
     optimizer.step()
     return loss.item() / math.log(2)
+
+
+def answer(body: nn.Module, x: Tensor, weight: float) -> tuple[Tensor, Tensor | float]:
+    """Return a body's output, and the weighted Jacobian penalty of one that solves."""
+    if not isinstance(body, ImplicitLayer) or not weight:
+        return body(x), 0.0
+    condition = body.condition(x)  # with one mask for the solve and the penalty
+    z = body.answer(condition, body.initial(x)).value
+    return z, weight * jacobian_penalty(body.cell, z.detach(), *condition)
 
 
 def cost(model: LanguageModel, text: Tensor, how: Training, steps: int = 5) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from experiments.characters import batch, bits, corpus, summary
 from experiments.language import EXPLICIT, SWAPS, TIED, Config, built, main
-from experiments.language_training import Training, train
+from experiments.language_training import Training, answer, train
 from experiments.tables.language import language
 from experiments.transformers import parameters
 
@@ -77,6 +77,20 @@ def test_rate_rises_and_falls_to_nothing() -> None:
     rates = [Training(lr=0.5).rate(part / 100) for part in range(101)]
     assert rates[0] == 0 and rates[100] == pytest.approx(0)
     assert max(rates) == rates[3] == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_penalty_makes_the_equilibrium_contract_and_leaves_a_loop_as_it_is() -> None:
+    text = corpus(2000)
+    x = torch.randn(2, 16, 8)
+    body: Any = built("equilibrium", SMALL, len(text.alphabet), 0).body.eval()
+    z, extra = answer(body, x, 3.0)
+    (j,) = torch.autograd.functional.jacobian(lambda z: (body.cell(z, x),), z.detach())
+    exact = torch.einsum("btcbsd,btcbsd->", j, j) / z.numel()
+    draws = torch.stack([answer(body, x, 3.0)[1] for _ in range(400)]).detach()  # type: ignore[arg-type]
+    assert abs(draws.mean() - 3 * exact) < 5 * draws.std() / 20
+    assert torch.as_tensor(extra).requires_grad
+    loop = built("weight-tied", SMALL, len(text.alphabet), 2).body
+    assert answer(loop, x, 3.0)[1] == 0
 
 
 @dataclass(frozen=True)
