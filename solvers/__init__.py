@@ -5,7 +5,7 @@ from .broyden import Broyden
 from .compose import Then, solved_by
 from .delta import DeltaAnderson, DeltaPicard
 from .driver import solve
-from .gradient import Adjoint, Gradient, Implicit, Phantom, Unroll
+from .gradient import Adjoint, Gradient, Implicit, Phantom, Reversible, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
 from .inclusion import MonotoneInclusion
 from .linear import GMRES, BySize, Dense
@@ -69,6 +69,7 @@ __all__ = [
     "Phantom",
     "Picard",
     "PseudoTransient",
+    "Reversible",
     "Robust",
     "RungeKutta",
     "Solution",

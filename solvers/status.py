@@ -36,7 +36,7 @@ _ADVICE = {
     "PseudoTransient; the value returned for them is their start)",
     Status.STEP_TOO_SMALL: "needed a step below the smallest allowed (a fold or a stiff field: "
     "loosen the tolerance, or use a solver that passes folds)",
-    Status.LOST_PATH: "lost the homotopy path (try another anchor or homotopy, or a smaller step)",
+    Status.LOST_PATH: "lost their path (try a smaller step, or another anchor or homotopy)",
     Status.MIXED_ROWS: "solved a part of the batch but not the whole, as the map's rows depend on "
     "each other (attention over dimension 0 of an input that is not batch-first, BatchNorm in "
     "training: put the batch first, call eval(), or say coupled=True if the rows are one system)",

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,10 +24,12 @@ from homotopy_deq import (
     ImplicitLayer,
     Phantom,
     Picard,
+    Reversible,
     Unroll,
 )
 from homotopy_deq.layers import Layer
 from solvers import Equilibrium, Flow, InitialValue, RungeKutta
+from solvers.gradient.coupled import CoupledPicard
 
 PAGE = (Path(__file__).parents[1] / "docs" / "transforms.md").read_text()
 Case = Callable[[Layer], object]
@@ -59,6 +61,10 @@ LAYERS["Unroll(checkpoint=k)"] = lambda cell: ImplicitLayer(
     cell, Picard(rtol=1e-11), Unroll(checkpoint=4)
 )
 COLUMNS["Unroll(checkpoint=k)"] = COLUMNS["Unroll"]
+LAYERS["Reversible"] = lambda cell: ImplicitLayer(
+    cell, Picard(damping=0.5, max_steps=8), Reversible(), on_failure="ignore"
+)
+COLUMNS["Reversible"] = COLUMNS["Adjoint"]
 # The same answers by solves that torch differentiates itself, in reverse.
 ORACLES = LAYERS | {
     "Adjoint": lambda cell: FlowLayer(cell, ODE("dopri5", rtol=1e-9, atol=1e-11), Unroll())
@@ -80,6 +86,8 @@ def data() -> Tensor:
 
 def reference(layer: Layer) -> Layer:
     """Return the layer whose gradients the others are compared with."""
+    if isinstance(layer.gradient, Reversible):
+        return layer.with_solver(CoupledPicard.of(cast("Picard", layer.solver)), Unroll())
     kind = "Adjoint" if isinstance(layer, FlowLayer) else "Unroll"
     return ORACLES[kind](layer.cell)
 

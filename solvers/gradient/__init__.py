@@ -4,6 +4,7 @@ from .adjoint import Adjoint
 from .gradient import Gradient, RootGradient
 from .implicit import Implicit
 from .phantom import Phantom
+from .reversible import Reversible
 from .unroll import Unroll
 
-__all__ = ["Adjoint", "Gradient", "Implicit", "Phantom", "RootGradient", "Unroll"]
+__all__ = ["Adjoint", "Gradient", "Implicit", "Phantom", "Reversible", "RootGradient", "Unroll"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ from ..ode.initial_value import SCIPY, SLIVER, given_up
 from ..packing import pack
 from ..problem import Counter, InitialValue
 from ..solution import Solution, V
-from ..transforms import check_untransformed, uncompiled
+from ..transforms import uncompiled
 from ..twice import by_formula
-from .function import pulled
-from .graph import check_same, closure, cut, detached, evaluated, tied_to_nothing
+from .graph import tied_to_nothing
+from .path import tied
 from .rows import BackwardWarning
 
 MARKS = 32
@@ -37,8 +36,6 @@ LONGER = 1.3  # times the last step: what the next one is tried with
 
 Mark: TypeAlias = tuple[float, Tensor]
 """s = t - t0, and z there, (B, ...)."""
-
-ONCE = "The gradient of Adjoint has no derivative itself; use Unroll() for a second one."
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ class Adjoint:
             if len(good) == 0:
                 value = tied_to_nothing(found.value, packed, start)
             elif len(good) == len(start):
-                value = _attach(packed, solver, start, marks)
+                value = _attach(self, packed, solver, start, marks)
             else:
-                part = _attach(packed.rows(good), solver, start[good], _rows(marks, good))
+                part = _attach(self, packed.rows(good), solver, start[good], _rows(marks, good))
                 value = found.value.index_copy(0, good, part)
             found = replace(found, value=value)
         return unpack(found)
@@ -103,34 +100,13 @@ def _rows(marks: list[Mark], index: Tensor) -> list[Mark]:
     return [(s, z.index_select(0, index)) for s, z in marks]
 
 
-def _attach(problem: InitialValue, solver: ODE, z0: Tensor, marks: list[Mark]) -> Tensor:
+def _attach(
+    rule: Adjoint, problem: InitialValue, solver: ODE, z0: Tensor, marks: list[Mark]
+) -> Tensor:
     """Return z(t1), the last of the marks, as a function of start, condition and parameters."""
-    originals = (z0, *problem.inputs)
-    # Reached through the condition, a parameter shared with what computed it would count twice.
-    copies = detached(originals)
-    problem = replace(problem.wrapped(by_formula), condition=copies[1:])
-    clock = Clock(problem)
 
-    def evaluate() -> Tensor:
-        return clock(z0.new_zeros(()), copies[0])
-
-    image, closed = evaluated(evaluate)
-    before = closure(image, *copies)
-    known = {id(x) for x in copies}
-    hidden = tuple(p for p in closed if id(p) not in known)
-    del image, closed
-    places = [0, *(k for k, x in enumerate((*copies, *hidden)) if k and x.requires_grad)]
-
-    def refuse(v: Tensor, saved: object) -> NoReturn:
-        raise RuntimeError(ONCE)
-
-    def pull(v: Tensor, saved: Callable[[], tuple[Tensor, ...]]) -> Sequence[Tensor | None]:
-        check_untransformed(v)
-        sources = saved()
-        with torch.enable_grad():  # the field is evaluated again
-            check_same(before, closure(evaluate(), *copies))
-        with torch.no_grad(), cut(hidden):
-            values, lost, missed = _Way(problem, solver, hidden).back(marks, v)
+    def back(problem: InitialValue, hidden: tuple[Tensor, ...], v: Tensor) -> list[Tensor]:
+        values, lost, missed = _Way(problem, solver, hidden).back(marks, v)
         if lost + missed:
             warn_caller(
                 f"Adjoint: integrated back from t1 to t0, {lost + missed} of {len(v)} samples miss "
@@ -138,12 +114,9 @@ def _attach(problem: InitialValue, solver: ODE, z0: Tensor, marks: list[Mark]) -
                 "approximate one). Use Unroll(), or another tolerance.",
                 BackwardWarning,
             )
-        if torch.is_grad_enabled():  # create_graph
-            values = [pulled(value, (*sources, v), refuse) for value in values]
-        kept = dict(zip(places, values, strict=True))
-        return [kept.get(k) for k in range(len(sources))]
+        return values
 
-    return pulled(marks[-1][1], (*originals, *hidden), pull)
+    return tied(rule, problem.wrapped(by_formula), z0, marks[-1][1], back)
 
 
 class _Way:

@@ -31,7 +31,7 @@ def on_usable_rows(
     without it; its value is a constant.
     """
     z = found.value
-    rows = _usable(problem, found)
+    rows = usable(problem, found)
     if rows is None:
         return attach(problem, z)
     if len(rows) == 0:
@@ -39,7 +39,7 @@ def on_usable_rows(
     return z.index_copy(0, rows, attach(problem.rows(rows), z.index_select(0, rows)))
 
 
-def _usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
+def usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
     """Return the samples that can be differentiated, int64, or None for all of them."""
     gone = (found.status == Status.NONFINITE) | ~torch.isfinite(found.residual.detach())
     doubtful = torch.zeros_like(gone)

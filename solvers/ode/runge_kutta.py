@@ -121,6 +121,10 @@ class RungeKutta(Solver[InitialValue, PathState]):
     def tolerance(self, state: State) -> float:
         return 0.0  # the residual is what is left of the way
 
+    def equal_steps(self, problem: InitialValue) -> int:
+        """Return how many steps a tableau without an error estimate takes."""
+        return math.ceil(abs(problem.t1 - problem.t0) / self.step_size - SLIVER)
+
     def _state(
         self, problem: InitialValue, z: Tensor, slope: Tensor, t: Tensor, h: Tensor, sound: Tensor
     ) -> PathState:
@@ -155,8 +159,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
         return new, slopes[-1], ratio
 
     def _equal_steps(self, problem: InitialValue, time: Tensor) -> Tensor:
-        span = problem.t1 - problem.t0
-        return torch.full_like(time, span / math.ceil(abs(span) / self.step_size - SLIVER))
+        return torch.full_like(time, (problem.t1 - problem.t0) / self.equal_steps(problem))
 
     def _first_step(self, problem: InitialValue, z0: Tensor, slope: Tensor) -> Tensor:
         """Choose each sample's first step by one more evaluation: Hairer et al., II.4."""
