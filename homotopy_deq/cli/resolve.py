@@ -29,7 +29,7 @@ DENSE_HIDDEN = 128
 RESIDUAL_PENALTY = 0.1
 """Default for a flow that has a rest point to be drawn to."""
 CONSISTENCY_SAMPLES = 2  # Jeong & Shin 2020, section 4
-SIZES = ("hidden", "head", "pool", "groups", "dropout")
+SIZES = ("hidden", "head", "pool", "groups", "dropout", "stride")
 """Settings that a model may do without: those of all models and recipes."""
 SIDE = 64  # of images whose size is not known before they are read
 

@@ -17,6 +17,7 @@ from .image_files import Shape
 from .image_folder import folder_places, named_places
 from .source import TEST_FRACTION, TEST_SEED, Found, Place, Split, in_memory
 from .stratified import split, subset
+from .tiny_imagenet import SHAPE, tiny_imagenet_places
 from .torchvision_sets import cifar_place, download, svhn_place
 
 DEFAULT_ROOT = Path("data")
@@ -109,6 +110,7 @@ DATASETS: dict[str, DataSet] = {
         "CIFAR100",
     ),
     "svhn": DataSet("SVHN", (3, 32, 32), _svhn, "SVHN"),
+    "tiny-imagenet": DataSet("Tiny-ImageNet", SHAPE, tiny_imagenet_places),
     "imagefolder": DataSet("image folder", None, lambda root: folder_places(root, None)),
 }
 

@@ -146,16 +146,25 @@ def _found(
         shape = _shape([(train_tree, train), (test_tree, test)], size)
     where = train_path.name if test_path is None else f"{train_path.name} and {test_path.name}"
     return Found(
-        _split(train_tree, train, names, shape, exact),
-        _split(test_tree, test, names, shape, exact) if test else None,
+        split_of(train_tree, train, names, shape, exact=exact),
+        split_of(test_tree, test, names, shape, exact=exact) if test else None,
         names,
         f"the image files of {where}",
     )
 
 
-def _split(
-    tree: Tree, by_class: ByClass, classes: tuple[str, ...], shape: Shape, exact: bool
+def split_of(
+    tree: Tree, by_class: ByClass, classes: tuple[str, ...], shape: Shape, *, exact: bool
 ) -> Split:
+    """Return the images of a tree with the number of their class, to be decoded when asked for.
+
+    Arguments:
+        tree: where they lie.
+        by_class: names of files by class.
+        classes: in the order of their numbers.
+        shape: (C, H, W).
+        exact: refuse an image of another size.
+    """
     files = [(name, label) for label, key in enumerate(classes) for name in by_class.get(key, [])]
 
     def read(index: Tensor) -> Tensor:

@@ -61,13 +61,18 @@ def _check_sizes(shape: Sequence[int], num_classes: int, pool: int) -> None:
         raise ValueError(f"num_classes and pool must be at least 1; got {num_classes} and {pool}.")
 
 
-def stem(channels: int, hidden: int) -> nn.Sequential:
-    """Map images (B, channels, H, W) to the condition, (B, hidden, ceil(H/2), ceil(W/2))."""
+STRIDES = {1: (1, 1), 2: (1, 2), 4: (2, 2)}
+"""Of the stem's two convolutions, by the stride of the whole."""
+
+
+def stem(channels: int, hidden: int, stride: int = 2) -> nn.Sequential:
+    """Map images (B, channels, H, W) to the condition, (B, hidden, ceil(H/stride), ...)."""
+    first, second = STRIDES[stride]
     return nn.Sequential(
-        nn.Conv2d(channels, hidden, 3, padding=1),
+        nn.Conv2d(channels, hidden, 3, stride=first, padding=1),
         nn.BatchNorm2d(hidden),
         nn.ReLU(),
-        nn.Conv2d(hidden, hidden, 3, stride=2, padding=1),
+        nn.Conv2d(hidden, hidden, 3, stride=second, padding=1),
         nn.BatchNorm2d(hidden),
         nn.ReLU(),
     )
@@ -81,11 +86,14 @@ def conv_blocks(
     pool: int,
     groups: int,
     augment: int = 0,
-) -> tuple[nn.Module, nn.Module]:
+    stride: int = 2,
+) -> tuple[nn.Module, nn.Sequential, tuple[int, int, int]]:
     """Return `stem`, and a head that maps answers (B, hidden + augment, H, W), averaged on a
-    pool x pool grid, to logits (B, num_classes)."""
+    pool x pool grid, to logits (B, num_classes); and the shape of the condition, (hidden, H, W)."""
     _check_sizes(shape, num_classes, pool)
-    return stem(shape[0], hidden), nn.Sequential(
+    state = image_state(shape, hidden, stride)
+    first = stem(shape[0], hidden, stride)
+    last = nn.Sequential(
         group_norm(hidden + augment, groups),
         nn.ReLU(),
         nn.Conv2d(hidden + augment, head, 1),
@@ -95,10 +103,24 @@ def conv_blocks(
         nn.Flatten(),
         nn.Linear(head * pool**2, num_classes),
     )
+    return first, last, state
+
+
+def image_state(shape: Sequence[int], hidden: int, stride: int) -> tuple[int, int, int]:
+    """Return the shape of `stem`'s condition, or raise ValueError if there is none."""
+    check_shape(shape)
+    if stride not in STRIDES:
+        raise ValueError(f"stride must be one of {', '.join(map(str, STRIDES))}; got {stride}.")
+    return hidden, -(-shape[1] // stride), -(-shape[2] // stride)
 
 
 def linear_blocks(
-    shape: Sequence[int], num_classes: int, hidden: int, pool: int, kernel: int | None
+    shape: Sequence[int],
+    num_classes: int,
+    hidden: int,
+    pool: int,
+    kernel: int | None,
+    stride: int = 2,
 ) -> tuple[nn.Module, LinearHead, tuple[int, ...]]:
     """Return the stem and the head of a model whose votes can be verified, and its state's shape.
 
@@ -110,8 +132,9 @@ def linear_blocks(
     if not kernel:
         flat = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden))
         return flat, LinearHead(hidden, None, num_classes), (hidden,)
-    state = (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
-    return stem(shape[0], hidden)[:-1], LinearHead(hidden, pool, num_classes), state
+    state = image_state(shape, hidden, stride)
+    first = stem(shape[0], hidden, stride)[:-1]
+    return first, LinearHead(hidden, pool, num_classes), state
 
 
 @runtime_checkable

@@ -41,6 +41,8 @@ class HomoODE(ImageModel):
             published 1 it sees where things are, which suits small centred images.
         groups: at most so many groups in each GroupNorm.
         dropout: probability of dropping a channel of the cell, one mask per solve.
+        stride: of the stem, 1, 2 or 4: the state is so many times less high and wide than the
+            images. The release has 4 for images of 64 x 64, else 2.
         mean: of the images, one number or one a channel; applied inside the model.
         std: likewise.
         rest_point: which flow.
@@ -76,6 +78,7 @@ class HomoODE(ImageModel):
         pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
         rest_point: bool = True,
@@ -102,6 +105,7 @@ class HomoODE(ImageModel):
             contraction,
             kernel,
             start,
+            stride,
         )
         flow = FlowLayer(cell, rest_point=rest_point, t1=horizon, on_failure=on_failure)
         layer = flow.with_solver(solver or integrator(gradient), gradient)
@@ -135,6 +139,7 @@ class DEQ(ImageModel):
         pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
         horizon: float = HORIZON,
@@ -157,6 +162,7 @@ class DEQ(ImageModel):
             contraction,
             kernel,
             start,
+            stride,
         )
         root = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
         layer = root.with_solver(solver or Anderson(), gradient)
@@ -190,6 +196,7 @@ class MonotoneDEQ(ImageModel):
         hidden: int = 64,
         pool: int = 1,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
         monotonicity: float = 0.1,
@@ -200,7 +207,7 @@ class MonotoneDEQ(ImageModel):
         start: str = "none",
         on_failure: OnFailure = "warn",
     ) -> None:
-        stem, head, state = linear_blocks(shape, num_classes, hidden, pool, kernel)
+        stem, head, state = linear_blocks(shape, num_classes, hidden, pool, kernel, stride)
         cell = MonotoneCell(state, monotonicity=monotonicity, kernel=kernel or 1, dropout=dropout)
         root = ImplicitLayer(cell, t1=horizon, on_failure=on_failure)
         layer = root.with_solver(solver or Anderson(), gradient)
@@ -220,6 +227,7 @@ def _parts(
     contraction: float | None,
     kernel: int | None,
     start: str,
+    stride: int,
 ) -> tuple[nn.Module, nn.Module, nn.Module, StartPoint | None]:
     """Return stem, head, cell and start, their weights drawn in this order."""
     stem: nn.Module
@@ -231,10 +239,10 @@ def _parts(
             raise ValueError(
                 f"kernel={kernel} needs a contraction; ConvCell's kernels have side 3."
             )
-        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups)
+        sizes = (shape, num_classes, hidden, head, pool, groups)
+        stem, out, state = conv_blocks(*sizes, stride=stride)
         cell = ConvCell(hidden, groups=groups, dropout=dropout, gain=gain)
-        state = (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
         return stem, out, cell, start_point(start, state, groups)
-    stem, out, state = linear_blocks(shape, num_classes, hidden, pool, kernel)
+    stem, out, state = linear_blocks(shape, num_classes, hidden, pool, kernel, stride)
     cell = ContractiveCell(state, contraction=contraction, kernel=kernel or 1, dropout=dropout)
     return stem, out, cell, start_point(start, state, groups)

@@ -15,7 +15,7 @@ from ..cells import Joined, MultiscaleCell
 from ..cells.joined import join, split
 from ..cells.multiscale import pyramid, resolutions
 from ..layers import HORIZON, ImplicitLayer, OnFailure
-from .blocks import conv_blocks
+from .blocks import conv_blocks, image_state
 from .equilibrium import GAIN
 from .image import ImageModel, Statistic, configured
 from .start import StartPoint, start_point
@@ -55,6 +55,7 @@ class MDEQ(ImageModel):
         pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
         scales: int | None = None,
@@ -64,9 +65,9 @@ class MDEQ(ImageModel):
         start: str = "shared",
         on_failure: OnFailure = "warn",
     ) -> None:
-        sizes = _sizes(shape, scales)
+        sizes = _sizes(image_state(shape, hidden, stride)[1:], scales)
         more = (len(sizes) - 1) * hidden
-        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups, more)
+        stem, out, _ = conv_blocks(shape, num_classes, hidden, head, pool, groups, more, stride)
         cell = MultiscaleCell(hidden, len(sizes), groups=groups, dropout=dropout, gain=GAIN)
         states = [(hidden, *size) for size in sizes]
         joined = Joined(cell, states)
@@ -74,7 +75,6 @@ class MDEQ(ImageModel):
         layer = root.with_solver(solver or Anderson(), gradient)
         points = [start_point(start, state, groups) for state in states]
         point = PyramidPoint([p for p in points if p is not None], states) if any(points) else None
-        assert isinstance(out, nn.Sequential)
         whole = nn.Sequential(Stacked(states), *out)
         super().__init__(shape, stem, layer, whole, point, mean=mean, std=std)
         self.config = {"scales": len(sizes)}
@@ -133,16 +133,16 @@ class PyramidPoint(StartPoint):
         return pyramid(x, len(self.states))
 
 
-def _sizes(shape: Sequence[int], scales: int | None) -> list[tuple[int, int]]:
-    """Return height and width of each resolution."""
-    finest = -(-shape[1] // 2), -(-shape[2] // 2)
-    some = [size for size in resolutions(finest, MOST) if min(size) >= 2]
+def _sizes(finest: Sequence[int], scales: int | None) -> list[tuple[int, int]]:
+    """Return height and width of each resolution, given the finest's."""
+    height, width = finest
+    some = [size for size in resolutions((height, width), MOST) if min(size) >= 2]
     wanted = max(len(some), 1) if scales is None else scales
-    most = max(finest).bit_length() + 1
-    found = resolutions(finest, wanted) if 1 <= wanted <= most else []
+    most = max(height, width, 1).bit_length() + 1
+    found = resolutions((height, width), wanted) if 1 <= wanted <= most else []
     if not found or len(set(found)) < len(found):
         raise ValueError(
-            f"scales must be at least 1 and leave something to halve of {finest[0]} x {finest[1]} "
+            f"scales must be at least 1 and leave something to halve of {height} x {width} "
             f"pixels; got {scales}."
         )
     return found

@@ -41,6 +41,7 @@ class AugmentedNeuralODE(ImageModel):
         pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
         horizon: float = 1.0,
@@ -48,7 +49,8 @@ class AugmentedNeuralODE(ImageModel):
         gradient: Gradient[Any] | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups, augment)
+        sizes = (shape, num_classes, hidden, head, pool, groups)
+        stem, out, _ = conv_blocks(*sizes, augment, stride)
         field = ConvField(hidden, augment=augment, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
         layer = flow.with_solver(solver or integrator(gradient), gradient)
@@ -75,6 +77,7 @@ class NeuralODE(ImageModel):
         pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
         horizon: float = 1.0,
@@ -82,7 +85,8 @@ class NeuralODE(ImageModel):
         gradient: Gradient[Any] | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups)
+        sizes = (shape, num_classes, hidden, head, pool, groups)
+        stem, out, _ = conv_blocks(*sizes, stride=stride)
         field = ConvField(hidden, groups=groups, dropout=dropout)
         flow = FlowLayer(field, rest_point=False, t1=horizon, on_failure=on_failure)
         layer = flow.with_solver(solver or integrator(gradient), gradient)

@@ -16,6 +16,8 @@ from .blocks import conv_blocks, linear_blocks
 from .image import ImageModel, Statistic, configured
 from .stack import Stack
 
+DEPTH = 4
+
 
 class ResidualBlock(nn.Module):
     """Add to a state what two maps make of it:
@@ -62,7 +64,7 @@ class ResidualNetwork(ImageModel):
 
     Arguments:
         hidden: channels of the state.
-        depth: number of blocks.
+        depth: number of blocks; by default 4, or fewer where a cell has not the parameters for 4.
         kernel: 3, or 0 or None for a state that is a vector of `hidden` numbers, as in
             `MonotoneDEQ`; the cell is then two matrices and their norms, the head affine.
         parameters: of the whole model at most, for one beside an `MDEQ`, say. By default those of a
@@ -86,14 +88,15 @@ class ResidualNetwork(ImageModel):
         pool: int = 1,
         groups: int = 32,
         dropout: float = 0.1,
+        stride: int = 2,
         mean: Statistic = 0.0,
         std: Statistic = 1.0,
-        depth: int = 4,
+        depth: int | None = None,
         kernel: int | None = 3,
         parameters: int | None = None,
         on_failure: OnFailure = "warn",
     ) -> None:
-        if depth < 1 or kernel not in (0, 3, None):
+        if (depth is not None and depth < 1) or kernel not in (0, 3, None):
             raise ValueError(
                 f"depth must be at least 1, and kernel 3, or 0 for vectors; got {depth} and "
                 f"{kernel}."
@@ -102,34 +105,38 @@ class ResidualNetwork(ImageModel):
         out: nn.Module
         state: tuple[int, ...]
         if kernel:
-            stem, out = conv_blocks(shape, num_classes, hidden, head, pool, groups)
-            state = (hidden, -(-shape[1] // 2), -(-shape[2] // 2))
+            sizes = (shape, num_classes, hidden, head, pool, groups)
+            stem, out, state = conv_blocks(*sizes, stride=stride)
         else:
             stem, out, state = linear_blocks(shape, num_classes, hidden, pool, None)
         around = _count(stem) + _count(out)
         entries = 9 if kernel else 1
         budget = _block(hidden, hidden, entries) if parameters is None else parameters - around
+        widths = _inner(hidden, depth, entries, budget, around)
         blocks = nn.Sequential(
             *(
                 ResidualBlock(hidden, inner, images=bool(kernel), groups=groups, dropout=dropout)
-                for inner in _inner(hidden, depth, entries, budget, around)
+                for inner in widths
             )
         )
         layer = Stack(blocks, state, on_failure=on_failure)
         super().__init__(shape, stem, layer, out, mean=mean, std=std)
+        self.config = {"depth": len(widths)}
 
 
-def _inner(channels: int, depth: int, entries: int, budget: int, around: int) -> list[int]:
+def _inner(channels: int, depth: int | None, entries: int, budget: int, around: int) -> list[int]:
     """Return the inner channels of each block, together as many as the budget pays for."""
     fixed = _block(channels, 0, entries)
     a_channel = _block(channels, 1, entries) - fixed
+    if depth is None:
+        depth = min(DEPTH, max(budget // (fixed + a_channel), 1))
     total = (budget - depth * fixed) // a_channel
     if total < depth:
         least = depth * (fixed + a_channel)
         raise ValueError(
             f"{depth} blocks of {channels} channels have at least {least:,} parameters, beside "
-            f"{around:,} of stem and head; {budget:,} are left for them. Give a smaller depth, or "
-            "more parameters."
+            f"{around:,} of stem and head; {budget:,} are left for them. Give fewer blocks (depth), "
+            "or more parameters."
         )
     return [total // depth + (k < total % depth) for k in range(depth)]
 

@@ -34,8 +34,8 @@ class DataSettings:
 
     name: str = setting(
         "digits",
-        "digits (built in), mnist, fashion-mnist, cifar10, cifar100, svhn, ... (homotopy-deq info "
-        "lists them), or imagefolder for your own.",
+        "digits (built in), mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, ... "
+        "(homotopy-deq info lists them), or imagefolder for your own.",
         option="dataset",
     )
     place: Place = Place()

@@ -111,6 +111,10 @@ class ModelSettings:
     pool: int | None = setting(None, "Side of the head's pooling grid.")
     groups: int | None = setting(None, "GroupNorm groups at most.")
     dropout: float | None = setting(None, "Probability of dropping a channel, one mask a solve.")
+    stride: int | None = setting(
+        None,
+        "Of the stem, 1, 2 or 4: the state is so many times less high and wide than the images.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +192,11 @@ RECIPES: Mapping[str, Mapping[str, float]] = MappingProxyType(
         "cifar100": {
             "hidden": 128, "head": 512, "dropout": 0.15,
             "flip": 0.5, "pad": 4,
+        },
+        # So is this, but for the rate of its start, see docs/start.md.
+        "tiny-imagenet": {
+            "hidden": 128, "head": 512, "groups": 8, "dropout": 0.15, "stride": 4,
+            "flip": 0.5, "pad": 8,
         },
     }
 )  # fmt: skip
