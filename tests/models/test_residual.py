@@ -73,7 +73,10 @@ def test_nothing_is_solved_for() -> None:
     [
         ({"depth": 0}, "depth must be at least 1"),
         ({"kernel": 5}, "kernel 3, or 0"),
-        ({"parameters": 3_000, "depth": 4}, "4 blocks of 16 channels have at least 1,356 parameters"),
+        (
+            {"parameters": 3_000, "depth": 4},
+            "4 blocks of 16 channels have at least 1,356 parameters",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, Any], told: str) -> None:
