@@ -135,8 +135,8 @@ def _inner(channels: int, depth: int | None, entries: int, budget: int, around: 
         least = depth * (fixed + a_channel)
         raise ValueError(
             f"{depth} blocks of {channels} channels have at least {least:,} parameters, beside "
-            f"{around:,} of stem and head; {budget:,} are left for them. Give fewer blocks (depth), "
-            "or more parameters."
+            f"{around:,} of stem and head; {budget:,} are left for them. Give fewer blocks "
+            "(depth), or more parameters."
         )
     return [total // depth + (k < total % depth) for k in range(depth)]
 
