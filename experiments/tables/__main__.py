@@ -10,6 +10,7 @@ from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
 from .comparing import comparison
 from .delta import bounds, cuda
+from .families import augmented
 from .language import language
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
@@ -31,6 +32,7 @@ def pages() -> dict[Path, str]:
         fashion(),
         step(),
         cifar10(),
+        augmented(),
         comparison("digits", "the digits"),
         comparison("fashion-mnist", "Fashion-MNIST"),
         certified(*DIGITS),
