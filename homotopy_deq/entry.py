@@ -40,11 +40,27 @@ def check_choice(name: str, value: object, valid: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
 
 
-def check_horizon(t1: float) -> None:
-    """Raise TypeError or ValueError unless a flow can run from 0 to t1."""
-    check_time("t1", t1)
-    if not t1 > 0:
-        raise ValueError(f"t1 must be above 0; got {t1}.")
+def check_horizon(t1: float | Tensor, t0: float = 0.0) -> None:
+    """Raise TypeError or ValueError unless a flow can run from t0 to t1, which may be learned."""
+    check_time("t0", t0)
+    if isinstance(t1, Tensor) and (t1.dim() or not t1.is_floating_point()):
+        raise ValueError(
+            "a t1 that is learned must be one floating-point number, nn.Parameter(torch.tensor"
+            f"(1.0)); got {t1.dtype} of shape {tuple(t1.shape)}. All samples share it."
+        )
+    end = float(t1.detach()) if isinstance(t1, Tensor) else t1
+    check_time("t1", end)
+    if not end > t0:
+        raise ValueError(f"t1 must be above {f'{t0:g}' if t0 == 0 else f't0 = {t0:g}'}; got {end}.")
+
+
+def check_still(cell: nn.Module) -> None:
+    """Raise TypeError where a cell changes in time, as nothing rests in its flow."""
+    if hook(cell, "velocity") is not None:
+        raise TypeError(
+            f"{type(cell).__name__} has a velocity(t, z, ...), which changes in time and has no "
+            "equilibrium: use FlowLayer(cell, rest_point=False)."
+        )
 
 
 def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
@@ -97,6 +113,8 @@ def explain(
     """
     if type(error) not in (RuntimeError, ValueError) or not isinstance(z0, Tensor):
         return  # not memory, a status or a transform
+    if hook(cell, "velocity") is not None:
+        return  # it is evaluated at a time, too
     try:
         problem = equation()
     except (RuntimeError, ValueError):

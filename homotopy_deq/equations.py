@@ -49,7 +49,11 @@ def equation_of(
 
 
 def flow_of(equation: Equilibrium, t0: float, t1: float, rest_point: bool) -> InitialValue:
-    """Return the flow of an equation's map: dz/dt = f(z) - z with a rest point, f(z) without."""
+    """Return the flow of an equation's map: dz/dt = f(z) - z with a rest point, f(z) without.
+
+    That of a cell that changes in time is its own `velocity`.
+    """
+    velocity = hook(equation.map, "velocity") if isinstance(equation.map, nn.Module) else None
     f = Guard(equation.map, trusted=equation.rowwise)  # f(z) - z needs z as it was
 
     def field(t: Tensor, z: Any, *condition: Tensor) -> Any:
@@ -60,9 +64,9 @@ def flow_of(equation: Equilibrium, t0: float, t1: float, rest_point: bool) -> In
             return image
         return tuple(part - of_z for part, of_z in zip(image, z, strict=True))
 
-    return InitialValue(
-        field, t0, t1, equation.condition, coupled=equation.coupled, rowwise=equation.rowwise
-    )
+    f_of_t = velocity or field
+    coupled, rowwise = equation.coupled, equation.rowwise
+    return InitialValue(f_of_t, t0, t1, equation.condition, coupled=coupled, rowwise=rowwise)
 
 
 def rest_residual(flow: InitialValue, z: Any) -> Tensor:

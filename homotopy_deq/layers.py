@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,191 +18,18 @@ from solvers import (
     Solver,
     Unroll,
 )
-from solvers.driver import answered_by, check_answers
-from solvers.transforms import check_untransformed, uncompiled
+from solvers.driver import check_answers
+from solvers.times import Times, check_times, solve_at, stretched
+from solvers.transforms import uncompiled
 
-from .cells.cell import check_cell
 from .entry import ConvergenceWarning as ConvergenceWarning
-from .entry import check_choice, check_horizon, check_rule, condition_of, explain, start_of, tell
-from .equations import equation_of, flow_of, posed_by, rest_residual, restless
-from .finite import finite_rows, put_back, rows_of
-from .polish import polished, polished_layer
+from .entry import check_horizon, check_still
+from .equations import flow_of, posed_by, rest_residual
+from .layer import HORIZON as HORIZON
+from .layer import Layer as Layer
+from .layer import OnFailure as OnFailure
+from .polish import polished_layer
 from .twin import twin
-
-OnFailure = Literal["warn", "raise", "ignore"]
-
-HORIZON = 5.0
-"""How long a flow with a rest point runs: a slowest mode e^-t has then decayed to below 1%."""
-
-
-class Layer(nn.Module):
-    """A cell, where its solves start, and what is done about samples that fail.
-
-    `layer(x)` returns the answer as a tensor and acts on failures by `on_failure`. `layer.solve`
-    returns the `Solution`, which carries every sample's status, and neither warns nor raises.
-
-    Arguments:
-        cell: a module `cell(z, x)`; see `homotopy_deq.cells.Cell` for what else it may define.
-        solver: of the layer's kind of problem.
-        gradient: a rule for that kind.
-        t1: where the flow ends, or where one ends that `with_solver` puts in its place.
-        on_failure: what `layer(x)` does if a sample did not converge: "warn" (a
-            `ConvergenceWarning`), "raise" (a `SolveError`) or "ignore".
-        coupled: the rows are one system, as the nodes of a graph are or samples that share
-            batch statistics: one norm and one status for all, and none is ever dropped.
-    """
-
-    rest_point: bool = True
-    one_equation: bool = True
-    """Whether `solver` finds the answer to `equation`, alone: a stack of layers has several."""
-    spare: Gradient[Any] | None = None
-    """The gradient of the other kind of answer, root or z(t1), for a swap back to it."""
-
-    def __init__(
-        self,
-        cell: nn.Module,
-        solver: Solver[Any, Any],
-        gradient: Gradient[Any],
-        *,
-        t1: float,
-        on_failure: OnFailure,
-        coupled: bool,
-    ) -> None:
-        super().__init__()
-        check_cell(cell)
-        check_choice("on_failure", on_failure, get_args(OnFailure))
-        check_rule(gradient)
-        check_horizon(t1)
-        self.cell = cell
-        self.solver = solver
-        self.gradient = gradient
-        self.t1 = t1
-        self.on_failure = on_failure
-        self.coupled = coupled
-
-    @abstractmethod
-    def problem(self, condition: tuple[Tensor, ...]) -> Any:
-        """Return what the layer's solver answers, for a condition."""
-
-    @uncompiled
-    def answer(
-        self,
-        condition: tuple[Tensor, ...],
-        z0: Tensor | Solution[Tensor],
-        *,
-        record: bool = False,
-    ) -> Solution[Tensor]:
-        """Solve the layer's problem for a condition from a start, with the gradient attached."""
-        return self.gradient.apply(self.problem(condition), self.solver, z0, record=record)
-
-    def with_solver(
-        self,
-        solver: Solver[Any, Any],
-        gradient: Gradient[Any] | None = None,
-        *,
-        t1: float | None = None,
-        polish: Solver[Equilibrium, Any] | None = None,
-    ) -> Layer:
-        """Return a layer with this cell's weights, shared, and another forward pass.
-
-        A solver of initial value problems gives a `FlowLayer`: of an `ImplicitLayer`, the flow
-        dz/dt = f(z; x) - z that rests at its equilibrium. Any other solver gives an
-        `ImplicitLayer`.
-
-        Arguments:
-            solver: the other path.
-            gradient: by default this layer's, or that of the layer which this one was made from,
-                where it fits the other equation; else the other layer's default.
-            t1: where the flow ends; this layer's by default.
-            polish: goes; `with_solver(Then(Flow(), polish))` is what to write.
-
-        Raises:
-            TypeError: this flow has no rest point, and the solver is one of equilibria.
-        """
-        if polish is not None:
-            solver = polished(solver, polish)
-        flows = issubclass(answered_by(solver), InitialValue)
-        if not flows and not self.rest_point:
-            raise restless(solver)
-        same = isinstance(self, FlowLayer) == flows
-        rule = gradient or (self.gradient if same else self.spare)
-        settings: dict[str, Any] = {
-            "t1": self.t1 if t1 is None else t1,
-            "on_failure": self.on_failure,
-            "coupled": self.coupled,
-            **({"rest_point": self.rest_point} if flows else {}),
-            **({} if rule is None else {"gradient": rule}),
-        }
-        kind: type[Any] = FlowLayer if flows else ImplicitLayer
-        other: Layer = kind(twin(self.cell), solver, **settings)
-        other.training = self.training  # train() would reach into the cell, whose mode is its own
-        other.spare = self.spare if same else self.gradient
-        return other
-
-    def condition(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what the cell is iterated with: once per solve, so it may draw a mask."""
-        return condition_of(self.cell, x)
-
-    def equation(self, condition: tuple[Tensor, ...]) -> Equilibrium:
-        """Return the equation z = f(z, *condition) of one solve: the cell's own, where it has one.
-
-        Its map is what a solve evaluates, with all that the cell computes once per solve in it.
-        """
-        return equation_of(self.cell, condition, coupled=self.coupled)
-
-    def initial(self, x: Tensor) -> Any:
-        """Return the start of a solve: the cell's, a tensor or a tuple, or zero of x's shape."""
-        return start_of(self.cell, x)
-
-    @uncompiled
-    def solve(
-        self, x: Tensor, z0: Tensor | Solution[Tensor] | None = None, *, record: bool = False
-    ) -> Solution[Tensor]:
-        """Return the solution for the condition x, its gradient attached to `value`.
-
-        A sample of x that is not finite is not solved: it ends NONFINITE, holds its start (0 where
-        none is given), and the others' gradient is that of the batch without it.
-
-        Arguments:
-            x: the condition, (B, ...).
-            z0: the start, (B, ...), or an earlier `Solution`; the cell's own by default.
-            record: keep the iterates in `Solution.trajectory`.
-        """
-        check_untransformed(x)
-        rows = None if self.coupled else finite_rows(x)
-        if rows is not None:
-            some = self.solve(x.index_select(0, rows), rows_of(z0, rows), record=record)
-            return put_back(some, rows, len(x), z0)
-        condition = self.condition(x)
-        start = self.initial(x) if z0 is None else z0
-        try:
-            return self.answer(condition, start, record=record)
-        except (RuntimeError, ValueError) as error:
-            equation = partial(self.equation, condition)
-            explain(self.cell, equation, start, z0 is not None, error)
-            raise
-
-    @uncompiled
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the answer for the condition x."""
-        return self.accept(self.solve(x))
-
-    def accept(self, solution: Solution[Tensor]) -> Tensor:
-        """Return a solution's value; if a sample failed, first do what `on_failure` says."""
-        tell(solution, self.on_failure)
-        return solution.value
-
-    def __prepare_scriptable__(self) -> Layer:
-        """Refuse `torch.jit.script`, which would look into the solver."""
-        raise NotImplementedError(
-            "torch.jit.script cannot compile a solve. Script the cell, layer.cell, and solve "
-            "around it; for speed use torch.compile(cell)."
-        )
-
-    def extra_repr(self) -> str:
-        """Show the settings in `print(layer)`."""
-        names = ("solver", "gradient", "t1", "rest_point", "on_failure", "coupled")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
 class ImplicitLayer(Layer):
@@ -230,11 +55,13 @@ class ImplicitLayer(Layer):
         solver: Solver[Equilibrium, Any] = Anderson(),  # noqa: B008  (frozen)
         gradient: Gradient[Equilibrium] = Implicit(),  # noqa: B008
         *,
-        t1: float = HORIZON,
+        t1: float | Tensor = HORIZON,
         on_failure: OnFailure = "warn",
         coupled: bool = False,
     ) -> None:
         super().__init__(cell, solver, gradient, t1=t1, on_failure=on_failure, coupled=coupled)
+        check_horizon(t1)
+        check_still(cell)
         check_answers(solver, posed_by(cell), "a FlowLayer for this solver")
 
     def problem(self, condition: tuple[Tensor, ...]) -> Equilibrium:
@@ -246,16 +73,30 @@ class FlowLayer(Layer):
     """Return z(t1) of the flow of a cell f:
 
         dz/dt = f(z; x) - z  (with a rest point: z(t1) nears the equilibrium z* = f(z*; x)),
-        dz/dt = f(z; x)      (without one: neural ODEs, HomoODE as published).
+        dz/dt = f(z; x)      (without one: neural ODEs, HomoODE as published),
+        dz/dt = f(t, z; x)   (of a cell with a `velocity`, which changes in time).
+
+    With `times` it returns z at each of them, (T, B, ...), from one way through all, and the
+    solution's `trajectory` holds these states; `value` is the last. All are differentiable.
 
     Arguments:
         cell: a module `cell(z, x)` -> Tensor of z's shape.
         solver: the integrator.
         gradient: how the answer is differentiated: `Unroll()`, the default, or `Adjoint()`.
-        rest_point: which of the two flows.
-        t1: where the flow ends; by default 5 with a rest point, 1 without.
+        rest_point: which of the first two flows.
+        t0: where the flow begins.
+        t1: where it ends, a number or an `nn.Parameter` that is learned; by default 5 after t0 with
+            a rest point, 1 without, or the last of the times.
+        times: in [t0, t1], in order: numbers, or a tensor (T,) that may require a gradient. A call
+            may have others: `layer(x, times=...)`.
+        interpolate: see `solvers.solve_at`.
         on_failure: see `Layer`.
         coupled: see `Layer`.
+
+    Example:
+        >>> layer = FlowLayer(DenseCell(8, 16), RungeKutta(), times=[0.5, 1.0, 5.0])
+        >>> layer(torch.randn(4, 8)).shape
+        torch.Size([3, 4, 16])
     """
 
     def __new__(cls, *args: Any, polish: Any = None, **settings: Any) -> FlowLayer:
@@ -271,27 +112,105 @@ class FlowLayer(Layer):
         gradient: Gradient[InitialValue] | None = None,
         *,
         rest_point: bool = True,
-        t1: float | None = None,
+        t0: float = 0.0,
+        t1: float | Tensor | None = None,
+        times: Times | None = None,
+        interpolate: bool = False,
         on_failure: OnFailure = "warn",
         coupled: bool = False,
     ) -> None:
-        end = (HORIZON if rest_point else 1.0) if t1 is None else t1
+        if t1 is None:
+            t1 = t0 + (HORIZON if rest_point else 1.0) if times is None else float(times[-1])
         rule = Unroll() if gradient is None else gradient
-        super().__init__(cell, solver, rule, t1=end, on_failure=on_failure, coupled=coupled)
+        super().__init__(cell, solver, rule, t1=t1, on_failure=on_failure, coupled=coupled)
+        check_horizon(t1, t0)
         check_answers(solver, InitialValue, "an ImplicitLayer for this solver")
-        self.rest_point = rest_point
+        if rest_point:
+            check_still(cell)
+        self.rest_point, self.t0, self.interpolate = rest_point, t0, interpolate
+        self.times = times
+        self._check_times()
 
     def field(self, t: Tensor, z: Any, *condition: Tensor) -> Any:
         """Evaluate dz/dt. To evaluate it more than once, take the field of `flow`."""
         return self.flow(self.equation(condition)).field(t, z, *condition)
 
-    def flow(self, equation: Equilibrium, t0: float = 0.0) -> InitialValue:
-        """Return the flow of an equation's map f from t0 to t1."""
-        return flow_of(equation, t0, self.t1, self.rest_point)
+    def flow(self, equation: Equilibrium, t0: float | None = None) -> InitialValue:
+        """Return the flow of an equation's map f to t1, from the layer's t0 or another."""
+        begin, end = self.t0 if t0 is None else t0, self.t1
+        if not isinstance(end, Tensor):
+            return flow_of(equation, begin, end, self.rest_point)
+        check_horizon(end, begin)  # it may have been learned away
+        flow = flow_of(equation, begin, float(end.detach()), self.rest_point)
+        return stretched(flow, begin, end)
 
     def problem(self, condition: tuple[Tensor, ...]) -> InitialValue:
-        """Return the flow from 0 to t1."""
+        """Return the flow from t0 to t1."""
         return self.flow(self.equation(condition))
+
+    @uncompiled
+    def answer(
+        self,
+        condition: tuple[Tensor, ...],
+        z0: Tensor | Solution[Tensor],
+        *,
+        record: bool = False,
+    ) -> Solution[Tensor]:
+        """Return the solution at t1, or at the last of the times with the states at all."""
+        if self.times is None:
+            return super().answer(condition, z0, record=record)
+        if record:
+            raise ValueError("record keeps the states at all steps, and times at these: give one.")
+        problem, rule = self.problem(condition), self.gradient
+        times, between = self.times, self.interpolate
+        return solve_at(problem, self.solver, z0, times, rule, interpolate=between)
+
+    @uncompiled
+    def solve(
+        self,
+        x: Tensor,
+        z0: Tensor | Solution[Tensor] | None = None,
+        *,
+        record: bool = False,
+        times: Times | None = None,
+    ) -> Solution[Tensor]:
+        """Return the solution as `Layer.solve` does, with the states at the times of this call."""
+        return Layer.solve(self._at(times), x, z0, record=record)
+
+    @uncompiled
+    def forward(self, x: Tensor, times: Times | None = None) -> Tensor:
+        """Return z(t1) for the condition x, or z at the times, (T, B, ...)."""
+        layer = self._at(times)
+        solution = layer.solve(x)
+        last = layer.accept(solution)
+        return last if layer.times is None else cast("Any", solution.trajectory).z
+
+    def _at(self, times: Times | None) -> FlowLayer:
+        """Return this layer, with other times where they are given."""
+        if times is None:
+            return self
+        other = twin(self)
+        other._parameters = {k: v for k, v in self._parameters.items() if k != "times"}
+        other.times = times
+        other._check_times()
+        return other
+
+    def _check_times(self) -> None:
+        if self.times is None:
+            return
+        if isinstance(self.t1, Tensor) and self.t1.requires_grad:
+            raise ValueError(
+                "a t1 that is learned ends the flow, and times end it as well: give a number for "
+                "t1, and times that require a gradient, such as torch.stack([t, end])."
+            )
+        check_times(self.times, self.t0, float(self.t1))
+
+    def extra_repr(self) -> str:
+        """Show the settings in `print(layer)`, t0 and times where they are not those by default."""
+        told = [super().extra_repr()]
+        told += [f"t0={self.t0}"] if self.t0 else []
+        told += [] if self.times is None else [f"times={self.times}"]
+        return ", ".join(told)
 
     def residual(self, z: Any, condition: tuple[Tensor, ...]) -> Tensor:
         """Return how far a state is from rest, ||f(z) - z|| / ||f(z)||, (B,); NaN if none rests.

@@ -33,6 +33,7 @@ from .solution import Solution, SolveError, Trajectory
 from .solver import Evaluated, Solver, State, Tracked
 from .splitting import DouglasRachford, ForwardBackward, PeacemanRachford
 from .status import Status
+from .times import solve_at
 
 __all__ = [
     "BOSH3",
@@ -84,5 +85,6 @@ __all__ = [
     "Trajectory",
     "Unroll",
     "solve",
+    "solve_at",
     "solved_by",
 ]

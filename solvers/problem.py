@@ -169,8 +169,8 @@ def check_time(name: str, value: object) -> None:
     """Raise TypeError unless a time is a number, and ValueError unless it is finite."""
     if not isinstance(value, Real):
         raise TypeError(
-            f"{name} must be a number; got a {type(value).__name__}. Use float({name}); to learn "
-            "an end time T, integrate T f(T s, z) from s = 0 to 1, with T in the condition."
+            f"{name} must be a number; got a {type(value).__name__}. Use float({name}); times that "
+            "are learned are those of solve_at, or t1 of a FlowLayer."
         )
     if not math.isfinite(value):
         raise ValueError(

@@ -346,7 +346,7 @@ def test_failures_warn_raise_or_pass_as_asked() -> None:
         ("cell must", lambda cell: ImplicitLayer(lambda z, x: z)),
         ("above 0", lambda cell: FlowLayer(cell, t1=-1)),
         ("finite", lambda cell: FlowLayer(cell, t1=float("inf"))),
-        ("Parameter", lambda cell: FlowLayer(cell, t1=nn.Parameter(torch.ones(())))),
+        ("one floating", lambda cell: FlowLayer(cell, t1=nn.Parameter(torch.ones(2)))),
         ("polish", lambda cell: ImplicitLayer(cell).with_solver(Picard(), polish=Picard())),
     ],
 )

@@ -55,6 +55,13 @@ class Cell(Protocol):
         """
         ...
 
+    def velocity(self, t: Tensor, z: Tensor, *condition: Tensor) -> Tensor:
+        """Evaluate dz/dt = f(t, z; x), of z's shape, in the place of `forward`: a `FlowLayer`'s.
+
+        t has z's dtype; it is 0-d where all samples share it, else (B, 1, ..., 1).
+        """
+        ...
+
 
 @runtime_checkable
 class ProvableCell(Protocol):
@@ -75,7 +82,7 @@ class ProvableCell(Protocol):
         ...
 
 
-HOOKS = ("condition", "initial", "equation")
+HOOKS = ("condition", "initial", "equation", "velocity")
 
 
 def hook(cell: nn.Module, name: str) -> Callable[..., Any] | None:

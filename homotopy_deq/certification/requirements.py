@@ -52,7 +52,7 @@ def check_start(model: ImageModel, start: Start) -> None:
             )
         if flow and not start.time < model.layer.t1:
             raise ValueError(
-                f"start=Along({start.time:g}) is past the flow's end at {model.layer.t1:g}."
+                f"start=Along({start.time:g}) is past the flow's end at {float(model.layer.t1):g}."
             )
 
 

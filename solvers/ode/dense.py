@@ -11,7 +11,9 @@ from ..solution import Trajectory
 from .runge_kutta import together
 
 
-def between(problem: InitialValue, path: Trajectory[Tensor], times: Tensor) -> Tensor:
+def between(
+    problem: InitialValue, path: Trajectory[Tensor], times: Tensor, *, hold: bool = False
+) -> Tensor:
     """Return z at times on the way, (T, B, ...), by the cubic through the two steps about each.
 
     With theta = (t - a) / h in the step from a to a + h = b,
@@ -26,6 +28,7 @@ def between(problem: InitialValue, path: Trajectory[Tensor], times: Tensor) -> T
         problem: whose path it is.
         path: recorded with times by an integrator.
         times: between t0 and t1, (T,).
+        hold: a sample whose path ends early holds its last state from then on.
 
     Raises:
         ValueError: the path has no times, or a time lies beyond its ends.
@@ -38,14 +41,15 @@ def between(problem: InitialValue, path: Trajectory[Tensor], times: Tensor) -> T
     sign = 1 if problem.t1 > problem.t0 else -1
     knots, wanted = sign * path.time.mT.contiguous(), sign * times
     ends = knots[:, [0, -1]].to(wanted)  # an end in single precision is an end
-    if not bool(((wanted >= ends[:, :1]) & (wanted <= ends[:, 1:])).all()):
+    if not hold and not bool(((wanted >= ends[:, :1]) & (wanted <= ends[:, 1:])).all()):
         raise ValueError(
             f"times must lie on the path, in [{problem.t0}, {problem.t1}], of each sample; "
             f"the shortest ends at {sign * float(ends[:, 1].min())}."
         )
     rows, found = torch.arange(len(knots), device=knots.device), []
     for t in wanted.to(knots):
-        at = t + (t.clamp(knots[:, 0], knots[:, -1]) - t).detach()  # no kink at the ends
+        held = t.clamp(knots[:, 0], knots[:, -1]).detach()
+        at = held + (t - t.detach())  # no kink at the ends
         after = torch.searchsorted(knots, at[:, None]).squeeze(1).clamp_min(1)
         after = after.clamp_max(knots.shape[1] - 1)  # of a path of one state
         (a, z_a), (b, z_b) = ((path.time[n, rows], path.z[n, rows]) for n in (after - 1, after))
