@@ -38,9 +38,12 @@ def measure(run: Run, root: Path | None, swaps: Sequence[str] | None, machine: M
     """Write down what a trained run takes a step, and its accuracy under other solvers."""
     machine.use()
     trained = Trained.of(run.folder)
-    settings, model = trained.settings, trained.model
+    settings = trained.settings
     images = images_of(settings, root)
     accelerator = accelerator_for(settings.training, cpu=machine.cpu)
+    # First, while the process is young (see `peak_memory`), and of a model that learns by it.
+    step = measure_step(TrainerRun(trained.model, images, settings.training, accelerator, {}))
+    model = Trained.of(run.folder).model
     batches = accelerator.prepare(
         loader(images.test_images, images.test_labels, BATCH, shuffle=False)
     )
@@ -54,7 +57,6 @@ def measure(run: Run, root: Path | None, swaps: Sequence[str] | None, machine: M
             swapped[name] = evaluate(objective, batches, accelerator).figures()
         except ValueError as error:
             refused[name] = str(error)
-    step = measure_step(TrainerRun(model, images, settings.training, accelerator, {}))
     found = {
         "asked": None if swaps is None else list(swaps),
         "swapped": swapped,
