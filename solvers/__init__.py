@@ -5,7 +5,7 @@ from .broyden import Broyden
 from .compose import Then, solved_by
 from .delta import DeltaAnderson, DeltaPicard
 from .driver import solve
-from .gradient import Adjoint, Gradient, Implicit, Phantom, Reversible, Unroll
+from .gradient import SHINE, Adjoint, Gradient, Implicit, Phantom, Reversible, Unroll
 from .homotopy import ArcLength, Continuation, Davidenko
 from .inclusion import MonotoneInclusion
 from .linear import GMRES, BySize, Dense
@@ -45,6 +45,7 @@ __all__ = [
     "MIDPOINT",
     "ODE",
     "RK4",
+    "SHINE",
     "TSIT5",
     "Adjoint",
     "Anderson",

@@ -75,7 +75,7 @@ class Broyden(Solver[Equilibrium, BroydenState]):
     def step(self, problem: Equilibrium, state: BroydenState) -> BroydenState:
         left, right, count = state.left, state.right, state.count
         gap = (state.fz - state.z).flatten(1)
-        dz = -_apply(left[:, :count], right[:, :count], gap)
+        dz = -apply(left[:, :count], right[:, :count], gap)
         z = state.z + dz.view_as(state.z)
         fz = problem(z)
         new_gap = (fz - z).flatten(1)
@@ -84,8 +84,8 @@ class Broyden(Solver[Equilibrium, BroydenState]):
         dF = new_gap - gap
         if count == left.shape[1]:
             left, right, count = torch.zeros_like(left), torch.zeros_like(right), 0
-        HdF = _apply(left[:, :count], right[:, :count], dF)
-        dzH = _apply(right[:, :count], left[:, :count], dz)  # H^T dz
+        HdF = apply(left[:, :count], right[:, :count], dF)
+        dzH = apply(right[:, :count], left[:, :count], dz)  # H^T dz
         scale = dot(dz, HdF)
         small = scale.abs() <= torch.finfo(z.dtype).eps * norm(dz) * norm(HdF)
         inverse = torch.where(small, 0, 1 / torch.where(small, 1, scale))
@@ -102,7 +102,7 @@ class Broyden(Solver[Equilibrium, BroydenState]):
         return BroydenState(z, residual, fz, left, right, best, count + 1)
 
 
-def _apply(left: Tensor, right: Tensor, v: Tensor) -> Tensor:
+def apply(left: Tensor, right: Tensor, v: Tensor) -> Tensor:
     """Return (-I + sum left_i right_i^T) v, (B, n)."""
     if left.shape[1] == 0:
         return -v

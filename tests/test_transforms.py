@@ -17,8 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from homotopy_deq import (
     ODE,
+    SHINE,
     Adjoint,
     Anderson,
+    Broyden,
     FlowLayer,
     Implicit,
     ImplicitLayer,
@@ -65,6 +67,10 @@ LAYERS["Reversible"] = lambda cell: ImplicitLayer(
     cell, Picard(damping=0.5, max_steps=8), Reversible(), on_failure="ignore"
 )
 COLUMNS["Reversible"] = COLUMNS["Adjoint"]
+LAYERS["SHINE(solver)"] = lambda cell: ImplicitLayer(
+    cell, Broyden(rtol=1e-11), SHINE(Anderson(rtol=1e-11))
+)
+COLUMNS["SHINE(solver)"] = COLUMNS["Implicit"]
 # The same answers by solves that torch differentiates itself, in reverse.
 ORACLES = LAYERS | {
     "Adjoint": lambda cell: FlowLayer(cell, ODE("dopri5", rtol=1e-9, atol=1e-11), Unroll())

@@ -11,6 +11,7 @@ from .collapse import neural_collapse
 from .comparing import comparison
 from .delta import bounds, cuda
 from .families import augmented
+from .gradients import gradients
 from .language import language
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
@@ -31,6 +32,7 @@ def pages() -> dict[Path, str]:
         bench(),
         fashion(),
         step(),
+        gradients(),
         cifar10(),
         augmented(),
         comparison("digits", "the digits"),

@@ -5,6 +5,16 @@ from .gradient import Gradient, RootGradient
 from .implicit import Implicit
 from .phantom import Phantom
 from .reversible import Reversible
+from .shine import SHINE
 from .unroll import Unroll
 
-__all__ = ["Adjoint", "Gradient", "Implicit", "Phantom", "Reversible", "RootGradient", "Unroll"]
+__all__ = [
+    "SHINE",
+    "Adjoint",
+    "Gradient",
+    "Implicit",
+    "Phantom",
+    "Reversible",
+    "RootGradient",
+    "Unroll",
+]

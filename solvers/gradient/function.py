@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,21 +23,24 @@ from .rows import BackwardWarning
 
 Tensors = tuple[Tensor, ...]
 Pull = Callable[[Tensor, Callable[[], Tensors]], Sequence[Tensor | None]]
+Guess = Callable[[Tensor], Tensor]
 
 
 def attach(
     problem: Equilibrium,
     z: Tensor,
-    solver: Solver[Equilibrium, Any],
+    solver: Solver[Equilibrium, Any] | None,
     closed: Tensors | None = None,
+    guess: Guess | None = None,
 ) -> Tensor:
     """Return the root z of z = f(z, *condition) with the implicit gradient attached.
 
     Arguments:
         problem: the equation.
         z: its root, (B, ...).
-        solver: solver of the linear equation in backward.
+        solver: solver of the linear equation in backward; None takes the guess for its answer.
         closed: the tensors that the map closes over, by default found from its graph.
+        guess: maps v to where that solver begins; v itself by default.
     """
     root = z.detach().requires_grad_()
     inputs = detached(problem.inputs)
@@ -54,8 +57,9 @@ def attach(
     hidden = tuple(t for t in closed if t.requires_grad and id(t) not in known)
     if image.grad_fn is None:
         return z
-    solver = fitted(solver, problem.map, z.dtype)  # the products J^T u are rounded like f
-    call = _Root(replace(problem, condition=inputs or None), solver, root, hidden, image)
+    if solver is not None:  # the products J^T u are rounded like f
+        solver = fitted(solver, problem.map, z.dtype)
+    call = _Root(replace(problem, condition=inputs or None), solver, root, hidden, image, guess)
     return call.attached((*problem.inputs, *hidden))
 
 
@@ -69,13 +73,15 @@ class _Root:
         z: the root.
         hidden: the parameters and fast weights that f closes over.
         image: f(z), whose graph leads to z, the inputs and what is hidden.
+        guess: as `attach` has it.
     """
 
     problem: Equilibrium
-    solver: Solver[Equilibrium, Any]
+    solver: Solver[Equilibrium, Any] | None
     z: Tensor
     hidden: Tensors
     image: Tensor
+    guess: Guess | None
 
     @property
     def inputs(self) -> Tensors:
@@ -91,6 +97,10 @@ class _Root:
         if not torch.is_grad_enabled():  # the condition may have been changed where f allows it
             return self.pull(self.whole(self.adjoint(v), v))
         sources = saved()
+        if self.solver is None:
+            with torch.no_grad():
+                values = self.pull(self.adjoint(v))
+            return once(values, (*sources, v), "SHINE()")
         inputs, hidden = sources[: len(self.inputs)], sources[len(self.inputs) :]
         z = self.attached(sources)  # again: the output may have been changed
         problem = replace(self.problem.wrapped(by_formula), condition=inputs or None)
@@ -109,7 +119,7 @@ class _Root:
     @property
     def split(self) -> bool:
         """Whether the solver of the linear equation is a splitting."""
-        return not issubclass(Equilibrium, self.solver.answers)
+        return self.solver is not None and not issubclass(Equilibrium, self.solver.answers)
 
     def linear(self, v: Tensor) -> Equilibrium:
         """Return u = J^T u + v, or for a splitting w = D (W^T w + v), of which u is W^T w + v."""
@@ -135,6 +145,9 @@ class _Root:
             linear = self.linear(unit)
             # A state of 0 gives the way from it a size; where w = 0 is the answer D v is 0, too.
             begin = linear.project(unit) if isinstance(linear, MonotoneInclusion) else unit
+            begin = begin if self.guess is None else self.guess(unit)
+            if self.solver is None:
+                return begin * size
             found = run(linear, self.solver, begin)
         if not bool(found.converged.all()):
             warn_caller(
@@ -169,6 +182,23 @@ def pulled(output: Tensor, originals: Tensors, pull: Pull) -> Tensor:
     """
     tied: Tensor = _Pulled.apply((output, pull), *originals)
     return tied
+
+
+def once(values: Sequence[Tensor | None], sources: Tensors, rule: str) -> list[Tensor | None]:
+    """Return gradients that lead to their sources, and raise RuntimeError where that way is gone.
+
+    Arguments:
+        values: the gradients, without a graph.
+        sources: all that they depend on.
+        rule: whose gradient has no derivative itself.
+    """
+
+    def refuse(v: Tensor, saved: object) -> NoReturn:
+        raise RuntimeError(
+            f"The gradient of {rule} has no derivative itself; use Unroll() for a second one."
+        )
+
+    return [None if value is None else pulled(value, sources, refuse) for value in values]
 
 
 class _Pulled(torch.autograd.Function):

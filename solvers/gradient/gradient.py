@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -38,9 +38,14 @@ class Gradient(Protocol[P]):
 class RootGradient(ABC):
     """Differentiate an equation at its root, whoever found it: a rule says how in `at`.
 
+    Attributes:
+        reuses: whether it needs the solver's last states, as `knowing` is then given them.
+
     Raises:
         TypeError: the problem is an `InitialValue`, whose answer satisfies no such equation.
     """
+
+    reuses: ClassVar[bool] = False
 
     @abstractmethod
     def at(self, problem: Equilibrium, z: Tensor) -> Tensor:
@@ -50,6 +55,19 @@ class RootGradient(ABC):
             problem: of samples that have a gradient.
             z: its root; one tensor, whatever the form of the caller's state.
         """
+
+    def knowing(
+        self, problem: Equilibrium, z: Tensor, solution: Solution[Any], rows: Tensor | None
+    ) -> Tensor:
+        """Do what `at` does, for a rule that makes use of what the solver knew.
+
+        Arguments:
+            problem: as in `at`.
+            z: likewise.
+            solution: of all samples, with its `states`.
+            rows: the samples that these are, int64; None for all.
+        """
+        return self.at(problem, z)
 
     @uncompiled
     def attach(self, problem: Equilibrium, solution: Solution[V]) -> Solution[V]:
@@ -73,8 +91,12 @@ class RootGradient(ABC):
             residual=solution.residual[: len(z)],
             trajectory=None,
         )
-        found = replace(found, value=on_usable_rows(packed, found, self.at))
-        return replace(solution, value=unpack(found).value)
+
+        def knowing(problem: Equilibrium, z: Tensor, rows: Tensor | None) -> Tensor:
+            return self.knowing(problem, z, solution, rows)
+
+        found = replace(found, value=on_usable_rows(packed, found, knowing))
+        return replace(solution, value=unpack(found).value, states=())
 
     @uncompiled
     def apply(
@@ -87,9 +109,11 @@ class RootGradient(ABC):
     ) -> Solution[V]:
         """Return the solution of `solve`, with the gradient attached."""
         self._check(problem)
+        watched = torch.is_grad_enabled()
         packed, start, unpack = pack(problem, z0)  # once, so that both know how the map behaves
         with torch.no_grad():
-            found = run(packed, solver, start.detach(), record=record)
+            keep = self.reuses and watched
+            found = run(packed, solver, start.detach(), record=record, keep_states=keep)
         return unpack(self.attach(packed, found))
 
     def _check(self, problem: object) -> None:

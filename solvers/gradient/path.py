@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..problem import Equilibrium, InitialValue
 from ..transforms import check_untransformed
-from .function import pulled
+from .function import once, pulled
 from .graph import check_same, closure, cut, detached, evaluated
 
 P = TypeVar("P", Equilibrium, InitialValue)
@@ -50,21 +50,15 @@ def tied(rule: object, problem: P, z0: Tensor, end: Tensor, back: Back[P]) -> Te
     del image, closed
     places = [0, *(k for k, x in enumerate((*copies, *hidden)) if k and x.requires_grad)]
 
-    def refuse(v: Tensor, saved: object) -> NoReturn:
-        raise RuntimeError(
-            f"The gradient of {type(rule).__name__} has no derivative itself; use Unroll() for a "
-            "second one."
-        )
-
     def pull(v: Tensor, saved: Callable[[], tuple[Tensor, ...]]) -> Sequence[Tensor | None]:
         check_untransformed(v)
         sources: tuple[Tensor, ...] = saved()
         with torch.enable_grad():  # the map is evaluated again
             check_same(before, closure(evaluate(problem, copies[0]), *copies))
         with torch.no_grad(), cut(hidden):
-            values = back(problem, hidden, v)
+            values: Sequence[Tensor | None] = back(problem, hidden, v)
         if torch.is_grad_enabled():  # create_graph
-            values = [pulled(value, (*sources, v), refuse) for value in values]
+            values = once(values, (*sources, v), type(rule).__name__)
         kept = dict(zip(places, values, strict=True))
         return [kept.get(k) for k in range(len(sources))]
 

@@ -22,21 +22,22 @@ class BackwardWarning(UserWarning):
 def on_usable_rows(
     problem: Equilibrium,
     found: Solution[Tensor],
-    attach: Callable[[Equilibrium, Tensor], Tensor],
+    attach: Callable[[Equilibrium, Tensor, Tensor | None], Tensor],
 ) -> Tensor:
     """Return the solution's value, differentiable as `attach` makes it for the usable samples.
 
     A sample of cotangent 0 still gives 0 * inf to the parameters that all share where its image
     or its condition is not finite. So it is left out, and the gradient is that of the batch
-    without it; its value is a constant.
+    without it; its value is a constant. `attach` is given the problem and the root of some
+    samples, and their numbers, None for all.
     """
     z = found.value
     rows = usable(problem, found)
     if rows is None:
-        return attach(problem, z)
+        return attach(problem, z, None)
     if len(rows) == 0:
         return tied_to_nothing(z, problem, z)
-    return z.index_copy(0, rows, attach(problem.rows(rows), z.index_select(0, rows)))
+    return z.index_copy(0, rows, attach(problem.rows(rows), z.index_select(0, rows), rows))
 
 
 def usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
