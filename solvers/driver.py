@@ -85,7 +85,7 @@ def run(
     if z.shape[0] == 0:
         return unpack(Results(z, None).solution())
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
-        path = solver.recorded() if record else solver
+        path = (solver.recorded() if record else solver).suited(problem, z)
         return unpack(_follow(problem, path, z, record, keep_states, first, take or _step))
 
 

@@ -131,6 +131,10 @@ class Solver(ABC, Generic[P, S]):
         """Return the solver to use when the path is kept: one that takes the same steps."""
         return self
 
+    def suited(self, problem: P, z0: Tensor) -> Solver[P, Any]:
+        """Return the solver to use for a problem: one that reaches the same for less, or this."""
+        return self
+
     @property
     def compacts_below(self) -> float:
         """Drop finished samples from the batch once the running ones are this share or less."""

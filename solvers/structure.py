@@ -20,12 +20,14 @@ class Cached:
         parts: what else, such as references and products, tensors with the batch first.
         work: multiply-adds that the evaluation took, all samples together.
         exact: whether the value is that of f, to rounding: nothing was skipped within.
+        idle: evaluations to come that had better be dense, as the last changes were too many.
     """
 
     image: Tensor
     parts: tuple[Tensor, ...]
     work: int
     exact: bool
+    idle: int = 0
 
     def rows(self, index: Tensor) -> Cached:
         """Return what belongs to the samples `index` alone."""
@@ -72,6 +74,15 @@ class Structured(Protocol):
 
     def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
         """Return how many an evaluation at z, (B, ...), takes, all samples together."""
+        ...
+
+    def pays(self, z: Tensor, *condition: Tensor) -> bool:
+        """Say whether bringing f up to date by changes may cost less than calls, for such states.
+
+        Arguments:
+            z: any, (B, ...).
+            condition: what f receives beside it.
+        """
         ...
 
     def updated(

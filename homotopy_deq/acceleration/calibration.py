@@ -26,7 +26,7 @@ from ..machine import processor
 from .cost import Costs, Line, Point
 
 KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32", "planes cpu float32")
-FORMAT = 2
+FORMAT = 3
 
 
 def folder() -> Path:
@@ -128,10 +128,10 @@ def write(kinds: dict[str, Sequence[Point]]) -> None:
 def _point(row: dict[str, Any]) -> Point:
     given = row["costs"]
     lines = {name: Line(**given[name]) for name in ("fresh", "kept", "run")}
-    costs = Costs(dense=given["dense"], look=given["look"], **lines)
+    costs = Costs(given["dense"], given["book"], given["look"], **lines)
     point = Point(row["batch"], row["units"], row["work"], costs)
     sizes = point.batch, point.units, point.work, costs.dense
-    others = costs.look, *(n for line in lines.values() for n in (line.call, line.unit))
+    others = costs.book, costs.look, *(n for line in lines.values() for n in (line.call, line.unit))
     if not all(isinstance(n, int | float) and 0 <= n < math.inf for n in (*sizes, *others)):
         raise ValueError("costs must be finite numbers")
     if not all(sizes):

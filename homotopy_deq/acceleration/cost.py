@@ -9,6 +9,9 @@ from dataclasses import dataclass
 MARGIN = 0.85
 """A sparse step is taken where it is said to cost at most this share of the dense one: timings on a
 machine that others use are no better than that."""
+WORTH = 0.6
+"""A solve follows changes where a step of next to nothing costs at most this share of a dense one:
+with more, the steps in which much changes lose what those in which little does save."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Costs:
 
     Arguments:
         dense: the product with everything.
+        book: what a solver's step by changes takes beside products, more than its plain step.
         look: what every other way takes for its size alone: to find what has changed, to copy.
         fresh: to gather some columns or tiles and multiply with them.
         kept: to multiply with some that were gathered before.
@@ -35,6 +39,7 @@ class Costs:
     """
 
     dense: float
+    book: float
     look: float
     fresh: Line
     kept: Line
@@ -44,6 +49,11 @@ class Costs:
     def looks(self) -> bool:
         """Whether it pays to look at all: not where next to nothing costs as much as everything."""
         return self.pays(self.fresh(1))
+
+    @property
+    def worth(self) -> bool:
+        """Whether a solve may gain by following changes."""
+        return self.looks and self.book + self.look + self.fresh(1) <= WORTH * self.dense
 
     def pays(self, seconds: float) -> bool:
         """Say whether to look and take a way of so many seconds in the place of the dense one."""
@@ -67,7 +77,7 @@ class Point:
     costs: Costs
 
 
-ALWAYS = Costs(math.inf, 0.0, *3 * (Line(0.0, 0.0),))
+ALWAYS = Costs(math.inf, 0.0, 0.0, *3 * (Line(0.0, 0.0),))
 """Costs by which every step is sparse."""
 
 
@@ -95,6 +105,7 @@ def scaled(points: Sequence[Point], batch: int, units: int, work: int) -> Costs 
     kept = found.kept.unit * scale
     return Costs(
         dense=found.dense * scale * units / near.units,
+        book=found.book * max(1.0, batch * units / (near.batch * near.units)),
         look=found.look * max(1.0, batch * units / (near.batch * near.units)),
         fresh=Line(found.fresh.call, kept + (found.fresh.unit - found.kept.unit) * moved),
         kept=Line(found.kept.call, kept),

@@ -74,7 +74,9 @@ class Convolution:
 class Product(Protocol):
     """W r of one layer during one solve. It may keep what it gathered of W from call to call.
 
-    One whose `moved` is less precise than `dense` has an attribute `rounds`, True.
+    One whose `moved` is less precise than `dense` has an attribute `rounds`, True. One that is
+    dense where that is faster may have `pays(like)`, whether it ever looks for changes in inputs of
+    a shape, and a `patience` (see `kernels.patience`).
     """
 
     def dense(self, reference: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -13,6 +14,7 @@ from solvers.gradient.graph import leaves
 from solvers.guard import LATE
 from solvers.structure import Cached, Map, Threshold, Wrapped
 
+from .kernels.layout import LAST, layout
 from .layers import Memory, Site, Tape
 
 
@@ -24,13 +26,20 @@ class Plan:
         work: multiply-adds of each layer a sample.
         hoisted: the layers whose input no step changes.
         free: those, and the ones that are fed by the state: all changes pass.
+        inputs: the shape of what each layer is given of a sample.
         copies: whether the cell writes into what its layers are given or return.
     """
 
     work: dict[str, int]
     hoisted: frozenset[str]
     free: frozenset[str]
+    inputs: dict[str, torch.Size]
     copies: bool
+
+    @cached_property
+    def total(self) -> int:
+        """The multiply-adds of all layers a sample."""
+        return sum(self.work.values())
 
 
 class Updating(Wrapped):
@@ -43,7 +52,6 @@ class Updating(Wrapped):
         plans: what is known of the cell, by the shapes of its arguments; it is added to.
 
     Attributes:
-        spent: multiply-adds of each layer so far, all samples together.
         rows: samples evaluated so far.
     """
 
@@ -58,21 +66,30 @@ class Updating(Wrapped):
         self.evaluate = evaluate
         self.sites = sites
         self.plans = plans
-        self.spent = dict.fromkeys(sites, 0)
         self.rows = 0
+        self._dense = 0  # rows of these that were evaluated by the user's map
+        self._moved = dict.fromkeys(sites, 0)
+        self._plan: tuple[Any, Plan] | None = None
         self._alone = Lock()
 
     def __call__(self, z: Tensor, *condition: Tensor) -> Tensor:
         """Evaluate the user's map."""
-        if len(z):
-            for name, each in self.plan(z, *condition).work.items():
-                self.spent[name] += each * len(z)
-            self.rows += len(z)
+        rows = z.shape[0]
+        if rows:
+            self.plan(z, *condition)
+            self._dense += rows
+            self.rows += rows
         return self.function(z, *condition)
+
+    @property
+    def spent(self) -> dict[str, int]:
+        """The multiply-adds of each layer so far, all samples together."""
+        work = {} if self._plan is None else self._plan[1].work
+        return {name: n + self._dense * work.get(name, 0) for name, n in self._moved.items()}
 
     def multiply_adds(self, z: Tensor, *condition: Tensor) -> int:
         """Return how many the user's map takes in its linear layers and convolutions."""
-        return len(z) * sum(self.plan(z, *condition).work.values())
+        return z.shape[0] * self.plan(z, *condition).total
 
     def updated(
         self, last: Cached | None, within: Threshold, z: Tensor, *condition: Tensor
@@ -96,20 +113,49 @@ class Updating(Wrapped):
                 "not known. Leave those that are not always called dense: delta(..., skip=...)."
             )
         for name, each in tape.work.items():
-            self.spent[name] += each
+            self._moved[name] += each
         self.rows += len(z)
         memories = [tape.kept[n] if n in tape.kept else kept[n] for n in names]
         parts = tuple(part for m in memories for part in (m.reference, m.product))
         rounded = any(getattr(site.product, "rounds", False) for site in self.sites.values())
         exact = not rounded and plan.free >= set(names)
-        return Cached(image, parts, sum(tape.work.values()), exact)
+        return Cached(image, parts, sum(tape.work.values()), exact, self._idle(plan))
+
+    def pays(self, z: Tensor, *condition: Tensor) -> bool:
+        """Say whether the product of any layer may gain, see `solvers.structure.Structured`."""
+        plan = self.plan(z, *condition)
+        last = z.dim() == 4 and layout(z) is LAST
+        format = torch.channels_last if last else torch.contiguous_format
+        for name in plan.work.keys() - plan.hoisted:
+            pays = getattr(self.sites[name].product, "pays", None)
+            shape = len(z), *plan.inputs[name]
+            like = torch.empty(
+                shape, device="meta", memory_format=format if len(shape) == 4 else None
+            )
+            if pays is None or pays(like):
+                return True
+        return False
+
+    def _idle(self, plan: Plan) -> int:
+        """Return for how many evaluations no layer is going to look, and take them off."""
+        products = [self.sites[name].product for name in plan.work.keys() - plan.hoisted]
+        waits = [getattr(product, "patience", None) for product in products]
+        idle = min((0 if each is None else max(each.left, 0) for each in waits), default=0)
+        for each in waits:
+            if each is not None:
+                each.left -= idle
+        return idle
 
     def plan(self, z: Tensor, *condition: Tensor) -> Plan:
         """Return what is known of the cell; where that is nothing, evaluate its first sample."""
+        shown = z.shape[1:], z.dtype  # the rest does not change in a solve
+        if self._plan is not None and self._plan[0] == shown:
+            return self._plan[1]
         training = getattr(self.function, "training", False)
         key = (training, *((x.shape[1:], x.dtype) for x in (z, *condition)))
         if key not in self.plans:
             self.plans[key] = self._planned(z, *condition)
+        self._plan = shown, self.plans[key]
         return self.plans[key]
 
     def _planned(self, z: Tensor, *condition: Tensor) -> Plan:
@@ -139,7 +185,8 @@ class Updating(Wrapped):
                 "layer of the cell can be brought up to date by changes; delta is of no use to it."
             )
         wrote = tape.spoilt() or before != [x._version for x in (state, *given)]
-        return Plan(tape.work, fixed, fixed | fed, wrote)
+        shapes = {name: x.shape[1:] for name, x in tape.inputs.items()}
+        return Plan(tape.work, fixed, fixed | fed, shapes, wrote)
 
     def _run(self, tape: Tape, z: Tensor, *condition: Tensor) -> Tensor:
         with self._alone:  # two threads may solve one problem

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..anderson import EMPTY, VOID
+from ..anderson import EMPTY, VOID, Anderson
 from ..buffer import write
 from ..problem import Equilibrium
-from ..solver import residual_norm
+from ..solver import Solver, residual_norm
 from .picard import DeltaPicard, DeltaState
 
 
@@ -65,6 +66,12 @@ class DeltaAnderson(DeltaPicard):
             raise ValueError(f"growth must be above 1; got {self.growth}.")
         if not 0 <= self.regularization < 1:
             raise ValueError(f"regularization must be in [0, 1); got {self.regularization}.")
+
+    def _plain(self) -> Solver[Equilibrium, Any]:
+        return Anderson(
+            rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, damping=self.damping,
+            memory=self.memory, growth=self.growth, regularization=self.regularization,
+        )  # fmt: skip
 
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaAndersonState:
         plain = super().init(problem, z0)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..norms import expand, relative
+from ..picard import Picard
 from ..problem import Equilibrium
 from ..solution import ErrorBound
-from ..solver import Evaluated, Solver, earned, judged, residual_norm, start
+from ..solver import Evaluated, Solver, earned, judged, residual_norm, start, verdict
 from ..status import Status
 from ..structure import Cached, offered
-from .evaluate import evaluate
+from .evaluate import evaluate, updating
 from .together import Entries, Limit, Together, peak
 
 THETA = 0.3
@@ -34,6 +36,7 @@ class DeltaState(Evaluated):
         count: steps taken, shared by the batch.
         contraction: l of the bounds, or None where none is claimed.
         held: which samples have ended, bool (B,), or None where all run.
+        idle: steps to come that move all entries, as looking which change did not pay.
     """
 
     gap: Tensor
@@ -44,6 +47,7 @@ class DeltaState(Evaluated):
     count: int
     contraction: float | None
     held: Tensor | None
+    idle: int = field(default=0, kw_only=True)
     status: Tensor = field(kw_only=True)
 
 
@@ -61,7 +65,9 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     and r_i stays elsewhere. r is what was last propagated, so f(r) is exact and no change is ever
     lost: skipped ones add up until they pass the threshold. A map that offers `updated` (see
     `solvers.structure.Structured` and `homotopy_deq.acceleration`) pays for the entries that move;
-    any other is evaluated densely, along the same path.
+    any other is evaluated densely, along the same path. Such a map may say that it does not pay to
+    look for changes, in this solve or for some steps: where no threshold is fixed and no bound
+    wanted, these steps move all entries, as those of `Picard` do.
 
     With `tau` a sample comes to rest where no entry moves. For an l-contraction the answer
     z = f(r) is then within l tau / (1 - l) of the exact one in the maximum norm, and within
@@ -134,6 +140,25 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         theta = THETA if self.theta is None else self.theta
         return Limit(self.together.relative(change, theta, met), self.together)
 
+    def suited(self, problem: Equilibrium, z0: Tensor) -> Solver[Equilibrium, Any]:
+        pays = offered(problem.map, "pays")
+        if pays is None or not self._free:
+            return self
+        worth = updating(problem)[1] is not None and pays(z0, *problem.inputs)
+        return self if worth else self._plain()
+
+    @property
+    def _free(self) -> bool:
+        """Whether all entries may move as well: nothing is promised of those that need not."""
+        fixed = self.tau is not None or self.previous
+        return not fixed and self.contraction is None and not self.bounded
+
+    def _plain(self) -> Solver[Equilibrium, Any]:
+        """Return the solver whose steps move all entries."""
+        return Picard(
+            rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, damping=self.damping
+        )
+
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaState:
         there = start(problem, z0)
         first, code = residual_norm(there), judged(self, there)
@@ -155,6 +180,27 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         return replace(state, bound=self._bound(state, done, torch.zeros_like(done)))
 
     def step(self, problem: Equilibrium, state: DeltaState) -> DeltaState:
+        return self._whole(problem, state) if state.idle else self._some(problem, state)
+
+    def _whole(self, problem: Equilibrium, state: DeltaState) -> DeltaState:
+        """Take a step of all entries, to where the map is evaluated as the user wrote it."""
+        held, every = state.held, torch.ones((), dtype=torch.bool, device=state.z.device)
+        z, state = self._target(state, state.gap, every)
+        if held is not None:
+            z = torch.where(expand(held, z), state.z, z)
+        fz = problem(z)
+        gap = fz - z
+        new = replace(
+            state, z=z, residual=relative(gap, fz), fz=fz, gap=gap, before=state.fz, sent=z,
+            cached=None, count=state.count + 1, idle=state.idle - 1,
+        )  # fmt: skip
+        if verdict(self, Evaluated(z, new.residual, fz)) is None:
+            return new
+        none = torch.zeros_like(new.residual, dtype=torch.bool)
+        return self._judged(new, ~none, none, exact=True)
+
+    def _some(self, problem: Equilibrium, state: DeltaState) -> DeltaState:
+        """Take a step of the entries that change by more than the threshold."""
         count, held = state.count + 1, state.held
         change = state.fz - state.before if self.previous else state.gap
         if held is not None:  # what has ended moves nothing
@@ -182,19 +228,26 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             sent=sent,
             cached=cached,
             count=count,
+            idle=0 if cached is None or not self._free else cached.idle,
             bound=None,
         )
         if ends is None and held is None and bool(torch.isfinite(new.residual).all()):
             return new
+        exact = state.cached is None or state.cached.exact  # f(r), which the answers are
+        return self._judged(new, ends, rest, exact)
+
+    def _judged(
+        self, new: DeltaState, ends: Tensor | None, rest: Tensor | None, exact: bool
+    ) -> DeltaState:
+        """Return the state with the status of its samples, of which some were evaluated densely."""
         finite = torch.isfinite(new.residual)
         code = torch.where(finite, Status.RUNNING, Status.NONFINITE)
         if ends is not None:
             rest = torch.zeros_like(ends) if rest is None else rest
             code = torch.where(ends & finite, self._verdict(new, rest), code)
-            exact = state.cached is None or state.cached.exact  # f(r), which the answers are
             new = replace(new, bound=self._bound(new, ends, rest & exact))
-        if held is not None:
-            code = torch.where(held, state.status, code)
+        if new.held is not None:
+            code = torch.where(new.held, new.status, code)
         code = code.to(torch.int8)
         return replace(new, status=code, held=_ended(code))
 

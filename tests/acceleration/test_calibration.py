@@ -19,7 +19,7 @@ KIND = "matrix cpu float64"
 
 def point(batch: int = 4, units: int = 100, work: int = 50, dense: float = 1.0) -> Point:
     lines = Line(0.01, 0.02), Line(0.01, 0.005), Line(0.02, 0.004)
-    return Point(batch, units, work, Costs(dense, 0.125, *lines))
+    return Point(batch, units, work, Costs(dense, 0.25, 0.125, *lines))
 
 
 @pytest.fixture

@@ -254,9 +254,9 @@ class Moody(Perceptron):
 def test_cell_that_changes_its_ways_is_told_so() -> None:
     x = normal(3, 6, 5)
     with pytest.raises(RuntimeError, match="calls other layers than in its first"):
-        delta(ImplicitLayer(Moody(3, 99)), theta=0.1)(x)
+        delta(ImplicitLayer(Moody(3, 99)), theta=0.1, products=Gathered())(x)
     with pytest.raises(RuntimeError, match="wrote into its argument"):
-        delta(ImplicitLayer(Moody(99, 3)), theta=0.1)(x)
+        delta(ImplicitLayer(Moody(99, 3)), theta=0.1, products=Gathered())(x)
 
 
 def test_layers_may_be_skipped_by_the_module_that_holds_them() -> None:

@@ -175,7 +175,7 @@ def test_one_pixel_reaches_the_tiles_of_its_kernel_and_no_other() -> None:
 
 
 def test_a_product_waits_longer_each_time_a_look_was_in_vain() -> None:
-    dear = Costs(1.0, 0.1, Line(0.0, 0.1), Line(0.0, 0.1), DEAR)
+    dear = Costs(1.0, 0.0, 0.1, Line(0.0, 0.1), Line(0.0, 0.1), DEAR)
     r = random(2, 64, dtype=torch.float64)
     kernel = auto(dear).linear(random(64, 64, dtype=torch.float64))
     y, one = kernel.dense(r), torch.zeros_like(r)
@@ -184,8 +184,8 @@ def test_a_product_waits_longer_each_time_a_look_was_in_vain() -> None:
     # Everything changes: a look at steps 1, 3, 7 and 15. Then one column: seen at the next look.
     for _ in range(15):
         assert kernel.moved(y, full, r)[1] == kernel.multiply_adds(r)
-    works = [kernel.moved(y, one, r + one)[1] for _ in range(10)]
-    assert works.index(2 * 64) == 8 and works[8:] == [2 * 64] * 2
+    works = [kernel.moved(y, one, r + one)[1] for _ in range(17)]
+    assert works.index(2 * 64) == 15 and works[15:] == [2 * 64] * 2
 
 
 def test_where_nothing_is_known_of_a_size_every_step_is_dense() -> None:

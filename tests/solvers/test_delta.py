@@ -13,7 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from solvers import DeltaAnderson, DeltaPicard, Equilibrium, Implicit, Picard, Status, Unroll, solve
+from solvers import (
+    Anderson,
+    DeltaAnderson,
+    DeltaPicard,
+    Equilibrium,
+    Implicit,
+    Picard,
+    Solver,
+    Status,
+    Unroll,
+    solve,
+)
 from solvers.delta import Blocks, Entries
 from solvers.structure import Cached, Threshold
 from tests.problems import (
@@ -234,6 +245,8 @@ class Follower:
         weight: W, (n, n).
         drift: added to the product by each update.
         stretch: what it says of its Lipschitz constant.
+        idle: for how many evaluations it asks to be left alone after each update.
+        worth: what it says of whether following changes pays.
     """
 
     weight: Tensor
@@ -242,6 +255,11 @@ class Follower:
     dense: int = 0
     columns: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    idle: int = 0
+    worth: bool = True
+
+    def pays(self, z: Tensor, x: Tensor) -> bool:
+        return self.worth
 
     def __call__(self, z: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(z @ self.weight.mT + x)
@@ -264,7 +282,7 @@ class Follower:
             product = product + change @ self.weight[:, index].mT + self.drift
             work = len(z) * len(index) * len(self.weight)
             self.columns.append(len(index))
-        return Cached(torch.tanh(product + x), (z, product), work, True)
+        return Cached(torch.tanh(product + x), (z, product), work, True, self.idle)
 
 
 def followed(**given: Any) -> tuple[Follower, Equilibrium, Equilibrium]:
@@ -292,6 +310,42 @@ def test_map_that_follows_changes_is_led_along_the_path_of_one_that_does_not(
     assert found.evals.equal(1 + found.steps)  # each sample is evaluated once a step
     assert found.work is not None and found.work < int(found.evals.sum()) * 24 * 24
     assert min(map.rows) < 6  # what has finished was dropped, with what was kept of it
+
+
+@pytest.mark.parametrize(
+    ("delta", "plain"),
+    [(DeltaPicard(damping=0.9), Picard(damping=0.9)), (DeltaAnderson(), Anderson(memory=5))],
+)
+def test_where_following_changes_does_not_pay_the_steps_are_plain(
+    delta: DeltaPicard, plain: Solver[Equilibrium, Any]
+) -> None:
+    map, problem, _ = followed(worth=False)
+    start = torch.zeros(6, 24, dtype=DOUBLE)
+    tight = {"rtol": 1e-9, "max_steps": 200}
+    found = solve(problem, replace(delta, **tight), start).check()
+    assert map.rows == []
+    wanted = solve(problem, replace(plain, **tight), start)
+    assert found.value.equal(wanted.value) and found.evals.equal(wanted.evals)
+    assert found.work == wanted.work
+    for promise in ({"tau": 1e-3}, {"contraction": 0.9}, {"bounded": True}):  # kept all the same
+        solve(problem, replace(delta, theta=None, **tight, **promise), start)
+        assert map.rows
+        map.rows.clear()
+
+
+@pytest.mark.parametrize("kind", [DeltaPicard, DeltaAnderson])
+def test_map_that_asks_for_it_is_left_alone_for_some_steps(kind: type[DeltaPicard]) -> None:
+    map, problem, plain = followed(idle=3)
+    start = torch.zeros(6, 24, dtype=DOUBLE)
+    start[:2] = solve(plain, Picard(rtol=1e-8), start).value[:2]
+    solver = kind(theta=0.3, rtol=1e-10)
+    found = solve(problem, solver, start).check()
+    # Each update is dense, as all has moved since the one before; one in four steps is one.
+    assert map.columns == [] and map.dense <= -(-int(found.steps.max()) // 4)
+    assert found.evals.equal(1 + found.steps)
+    assert (relative_residual(plain, found.value) <= 1e-10).all()
+    patient = solve(problem, replace(solver, tau=1e-12, theta=None), start)
+    assert map.columns and patient.converged.all()  # a threshold that is fixed is kept to
 
 
 def test_finished_samples_move_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cost import Costs
-from .patience import Patience
+from .patience import LONGEST, Patience
 
 WIDTH = 32
 """Neighbouring columns that are taken in place together."""
@@ -77,7 +78,7 @@ class MatrixProduct:
         self._turned: Tensor | None = None
         self._panel: Panel | None = None
         self._known: tuple[int, Costs | None] = (-1, None)
-        self._patience = Patience()
+        self.patience = Patience()
 
     def dense(self, reference: Tensor) -> Tensor:
         """Return W r of r (B, ..., n)."""
@@ -91,7 +92,9 @@ class MatrixProduct:
         """Return W r and the multiply-adds that it took; see `products.Product`."""
         rows = change.reshape(-1, change.shape[-1])
         costs = self._of(len(rows))
-        if costs is None or torch.is_grad_enabled() or self._patience.waits():
+        if costs is None:
+            self.patience.left = LONGEST
+        if costs is None or torch.is_grad_enabled() or self.patience.waits():
             return self.dense(reference), self.multiply_adds(reference)
         active = changed(rows)
         count = int(active.sum())
@@ -103,9 +106,9 @@ class MatrixProduct:
             runs = _runs(active)
             span = sum(stop - start for start, stop in runs)
             in_place = len(runs) * costs.run.call + span * costs.run.unit
-            if in_place < seconds and self._patience.pays(costs, in_place):
+            if in_place < seconds and self.patience.pays(costs, in_place):
                 return self._in_place(before, rows, runs).view_as(product), self._work(rows, span)
-        if not self._patience.pays(costs, seconds):
+        if not self.patience.pays(costs, seconds):
             return self.dense(reference), self.multiply_adds(reference)
         if panel is None:
             index = active.nonzero().squeeze(1)
@@ -115,6 +118,11 @@ class MatrixProduct:
             self._panel = panel
         new = self.columns.add(before, rows, panel.index, panel.gathered)
         return new.view_as(product), self._work(rows, len(panel.index))
+
+    def pays(self, like: Tensor) -> bool:
+        """Say whether it may pay to look for changes in inputs of a shape."""
+        costs = self._of(math.prod(like.shape[:-1]))
+        return costs is not None and costs.worth
 
     def forget(self) -> None:
         """Let go of the gathered columns: the next step gathers anew."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..cost import Costs
 from ..products import Convolution
 from .layout import FIRST, LAST, layout
-from .patience import Patience
+from .patience import LONGEST, Patience
 
 SIDE = 8
 """Pixels of a tile's side, where that divides the image: larger ones find less that is at rest,
@@ -91,7 +91,7 @@ class TiledProduct:
         self.costs = costs
         self._known: tuple[Any, Costs | None] = None, None
         self._grid: Any = None, None
-        self._patience = Patience()
+        self.patience = Patience()
 
     def dense(self, reference: Tensor) -> Tensor:
         """Return W r of images r (B, n, H, W)."""
@@ -105,7 +105,9 @@ class TiledProduct:
     def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
         """Return W r and the multiply-adds that it took; see `products.Product`."""
         costs = self._costs(reference)
-        if costs is None or torch.is_grad_enabled() or self._patience.waits():
+        if costs is None:
+            self.patience.left = LONGEST
+        if costs is None or torch.is_grad_enabled() or self.patience.waits():
             return self.dense(reference), self.multiply_adds(reference)
         grid = self._tiles(reference)
         batch, tiles = len(change), len(grid.read)
@@ -114,7 +116,7 @@ class TiledProduct:
         found = active.flatten().nonzero().squeeze(1)
         if len(found) == 0:
             return product, 0
-        if not self._patience.pays(costs, costs.fresh(len(found))):
+        if not self.patience.pays(costs, costs.fresh(len(found))):
             return self.dense(reference), self.multiply_adds(reference)
         sample, tile = found // tiles, found % tiles
         source = grid.read.index_select(0, tile)
@@ -128,6 +130,11 @@ class TiledProduct:
         target = grid.write.index_select(0, tile)
         new = layout(product).written(product, sample, target, computed)
         return new, bare.multiply_adds(images)
+
+    def pays(self, like: Tensor) -> bool:
+        """Say whether it may pay to look for changes in images of a shape and layout."""
+        costs = self._costs(like)
+        return costs is not None and costs.worth
 
     def _costs(self, image: Tensor) -> Costs | None:
         """Return the costs for images like this one, None where it never pays to look."""

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solvers import Equilibrium, Picard
+from solvers.delta import Blocks, DeltaPicard
+from solvers.structure import Cached
+
 from ..cost import ALWAYS, Costs, Line, Point
 from ..products import Convolution
 from .auto import TILES, Auto
@@ -68,14 +72,16 @@ def _matrix(size: int, batch: int, kernels: Auto, make: Callable[..., Tensor]) -
     def run(count: int) -> Callable[[], Any]:
         return lambda: torch.addmm(y, r[:, :count], weight[:, :count].mT)
 
-    dense, look, *rest = _least(
+    dense, look, plain, followed, *rest = _least(
         lambda: whole.dense(r),
         lambda: int(changed(r).sum()),
+        *_steps(r),
         *(way(count) for way in (fresh, kept, run) for count in (few, many)),
     )
     fresh_few, fresh_many, kept_few, kept_many, run_few, run_many = rest
     costs = Costs(
         dense,
+        max(0.0, followed - plain),
         look,
         _line(few, fresh_few - look, many, fresh_many - look, dense / size),
         _line(few, kept_few - look, many, kept_many - look, dense / size),
@@ -102,10 +108,37 @@ def _tiles(channels: int, last: bool, make: Callable[..., Tensor]) -> Point:
 
     one, half = SAMPLES // 4, SAMPLES // 2
     each = tiles // SAMPLES
-    dense, quarter, most = _least(lambda: product.dense(r), some(one), some(half))
+    dense, plain, followed, quarter, most = _least(
+        lambda: product.dense(r), *_steps(r), some(one), some(half)
+    )
     line = _line(one * each, quarter, half * each, most, dense / tiles)
-    costs = Costs(dense, line.call, *3 * (Line(0.0, line.unit),))
+    costs = Costs(dense, max(0.0, followed - plain), line.call, *3 * (Line(0.0, line.unit),))
     return Point(1, tiles, weight.numel() * SIDE * SIDE, costs)
+
+
+class _Nothing:
+    """A map whose value costs nothing, so that a step of a solver takes what it takes itself."""
+
+    def __init__(self, z: Tensor) -> None:
+        self.image = z / 2
+
+    def __call__(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.image
+
+    def updated(self, last: Cached | None, within: Any, z: Tensor, condition: Tensor) -> Cached:
+        """Return the same value; as a layer does, see what has changed."""
+        reference = z if last is None else last.parts[0]
+        torch.where(within.far(z - reference), z, reference)
+        return Cached(self.image, (z,), 0, True)
+
+
+def _steps(z: Tensor) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a plain step of a solver, and one by changes, of a map that costs nothing."""
+    problem = Equilibrium(_Nothing(z), (z,))
+    plain, delta = Picard(), DeltaPicard(together=Blocks())
+    here = plain.init(problem, z)
+    state = delta.step(problem, delta.init(problem, z))
+    return lambda: plain.step(problem, here), lambda: delta.step(problem, state)
 
 
 def _first(r: Tensor, count: int) -> Tensor:
