@@ -13,6 +13,7 @@ from ..cells import FixedCell, MonotoneCell
 from ..cells.bounds import SLACK, UNIT
 from ..layers import ImplicitLayer
 from .cells import LBENCell
+from .convolution import convolution_norm
 from .form import Form
 from .layers import AOL, CPL, SLL, BoundedLayer, Sandwich, explicit
 from .lben import LBEN, EquilibriumNetwork, MonDEQ
@@ -202,21 +203,6 @@ def _linear_norm(module: nn.Module) -> float | str:
     return norm if math.isfinite(norm) else "its weight is not finite"
 
 
-def _convolution_norm(module: nn.Module) -> float | str:
-    """Bound the norm by the sum of the taps', which holds with zeros and with circular padding."""
-    assert isinstance(module, nn.Conv2d)
-    if module.groups != 1 or module.padding_mode not in ("zeros", "circular"):
-        return "only convolutions of one group, padded by zeros or circularly, are bounded here"
-    taps = module.weight.detach().double().flatten(2).permute(2, 0, 1)
-    if not bool(taps.isfinite().all()):
-        return "its weight is not finite"
-    if module.padding_mode == "circular" and not isinstance(module.padding, str):
-        sides = zip(module.padding, module.dilation, module.kernel_size, strict=True)
-        if any(2 * p > d * (k - 1) for p, d, k in sides):
-            return "circular padding to more than the images' size repeats pixels"
-    return math.fsum(norm_bound(tap) for tap in taps) * ROUND
-
-
 def _pool_norm(module: nn.Module) -> float | str:
     assert isinstance(module, nn.AvgPool2d)
     size, stride = pair(module.kernel_size), pair(module.stride)
@@ -249,7 +235,7 @@ def _dropout(module: nn.Module) -> float | str:
 
 _BOUNDS: dict[type, Callable[[nn.Module], float | str]] = {
     nn.Linear: _linear_norm,
-    nn.Conv2d: _convolution_norm,
+    nn.Conv2d: lambda module: convolution_norm(module),  # type: ignore[arg-type]
     nn.AvgPool2d: _pool_norm,
     nn.ReLU: lambda module: 1.0,
     nn.LeakyReLU: _leaky,

@@ -45,6 +45,13 @@ class NoiseSettings:
     )
 
 
+PROVED = (
+    "verified (count what a bound proves of the exact equilibrium), converged (count what is "
+    "solved to the tolerance) or truncated (certify the network of --steps steps itself)"
+)
+QUALIFIES = "Default: verified where the model qualifies, else converged."
+
+
 @described
 @dataclass(frozen=True)
 class Votes:
@@ -52,28 +59,22 @@ class Votes:
 
     PANEL: ClassVar[str] = "Which votes count, and what they cost"
 
-    policy: str | None = setting(
-        None,
-        "verified (count what a bound proves of the exact equilibrium), converged (count what is "
-        "solved to the tolerance), audited (short solves, a random part done again in full) or "
-        "truncated (certify the network of --steps steps itself). Default: verified where the "
-        "model qualifies, else converged.",
-    )
+    policy: str | None = setting(None, f"{PROVED}. {QUALIFIES}")
     warm_start: str | None = setting(
         None,
         "Where a sample's solve starts: none (the model's own start), clean (the image's "
         "equilibrium), tangent (its first-order prediction), serial (where the batch before "
-        "ended) or along:T (the image's own path at time T). Default: the policy's: serial for "
-        "audited, one from the clean image for verified, else none.",
+        "ended) or along:T (the image's own path at time T). Default: the policy's: one from the "
+        "clean image for verified, none for converged and truncated.",
     )
     steps: int | None = setting(
-        None, "Solver steps of truncated and audited. Default: 3.", metavar="S"
+        None, "Solver steps of a policy that stops there. Default: 3.", metavar="S"
     )
     solver: str | None = setting(
         None,
-        "Forward pass, as in evaluate. It is part of what converged, audited and truncated "
-        "certify; verified certifies the exact equilibrium, by whatever solver evaluates the map "
-        "at its iterates. Default: that of the training; for verified anderson.",
+        "Forward pass, as in evaluate. It is part of what is certified; but verified certifies the "
+        "exact equilibrium, by whatever solver evaluates the map at its iterates. Default: that of "
+        "the training; for verified anderson.",
     )
     rtol: float | None = like(Limits, "rtol")
     max_steps: int | None = like(Limits, "max_steps")
@@ -81,4 +82,19 @@ class Votes:
         None,
         "Noise samples solved for at a time. Default: by the size of a state, 100 to 4000.",
         at_least(1),
+    )
+
+
+@described
+@dataclass(frozen=True)
+class AuditedVotes(Votes):
+    """As `Votes`, where all samples are drawn before they are judged."""
+
+    policy: str | None = setting(
+        None,
+        f"{PROVED}; or audited (short solves from where the batch before ended, a random part done "
+        f"again in full). {QUALIFIES}",
+    )
+    audit: int | None = setting(
+        None, "Samples that audited solves again in full. Default: 1000.", metavar="K"
     )

@@ -160,3 +160,9 @@ def test_an_attack_passes_true_certificates_and_finds_a_false_one(
     assert re.search(r"([1-3]) of \1 certificates are violated", found.output)
     other = altered(run, tmp_path / "other", 1.01)
     assert "other weights" in refused("attack", other, *flags)
+
+
+def test_only_certify_offers_the_policy_that_judges_all_votes_together() -> None:
+    assert "audited" in done("certify", "--help")
+    for name in ("decide", "smooth-predict"):
+        assert "audit" not in done(name, "--help")

@@ -48,7 +48,7 @@ def _work(chosen: Certify | Decide) -> tuple[Sequence[Part], str, str]:
         chosen.votes,
         chosen.images,
         skip=chosen.skip,
-        audit=chosen.audit if isinstance(chosen, Certify) else None,
+        audit=chosen.votes.audit if isinstance(chosen, Certify) else None,
         cpu=chosen.machine.cpu,
         few=radius is not None,
     )

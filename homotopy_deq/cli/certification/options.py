@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...settings.certification import SELECTING, NoiseSettings, Votes
+from ...settings.certification import SELECTING, AuditedVotes, NoiseSettings, Votes
 from ...settings.data import Place
 from ...settings.declare import above, at_least, between, like, setting
 from ..options import Begun, ImagesToTest, Machine, Predict, Run
@@ -58,12 +58,7 @@ class Certify(Sampled):
         "smoothing (votes under noise), lipschitz (margins of the logits over a proved Lipschitz "
         "constant) or ibp (interval bounds).",
     )
-    audit: int | None = setting(
-        None,
-        "Samples that audited solves again in full. Default: 1000.",
-        metavar="K",
-        panel=Votes.PANEL,
-    )
+    votes: AuditedVotes = AuditedVotes()
 
 
 @dataclass(frozen=True, kw_only=True)
