@@ -239,6 +239,18 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a trained model into a folder that `from_pretrained` reads, in Python or from a hub.
+
+    It receives model.safetensors, config.json and a model card with the settings and figures of the
+    run, README.md.
+    """
+
+    run: Run
+    out: Path | None = setting(None, "Folder to write to. Default: RUN/pretrained.", metavar="DIR")
+
+
+@dataclass(frozen=True)
 class Info:
     """Show versions, devices, and the valid names; or what a checkpoint holds."""
 

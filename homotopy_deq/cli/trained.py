@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from .. import __version__
 from ..create import create_model
 from ..models import ImageModel
@@ -50,20 +48,11 @@ class Trained:
         config = checkpoint.meta["about"]["model"]["config"]
 
         def build() -> ImageModel:
-            try:
-                return put(create_model(settings.model.name, **config), settings)
-            except Exception as error:  # a header may say anything
-                line = str(error).strip().split("\n")[0] or type(error).__name__
-                raise checkpoint.fault(f"its header describes no model ({line})") from error
+            return put(create_model(settings.model.name, **config), settings)
 
-        with torch.device("meta"):  # shapes alone: a size that is no size must not ask for memory
-            sketch = build()
-        trained = checkpoint.state("model", sketch)
-        if checkpoint.under("best") or checkpoint.meta["best"]:
-            trained = checkpoint.state("best", sketch)
-        model = build()
-        model.load_state_dict(trained)
-        return cls(checkpoint, settings, model.eval())
+        best = checkpoint.under("best") or checkpoint.meta["best"]
+        groups = ("model", "best") if best else ("model",)
+        return cls(checkpoint, settings, checkpoint.module(build, *groups))
 
     @property
     def classes(self) -> Sequence[str]:

@@ -17,6 +17,7 @@ from ..cells import Bounds, FixedCell, ProvableCell
 from ..finite import finite_rows, put_back, rows_of, spread_rows
 from ..layers import Layer
 from ..lipschitz import LipschitzBound, certify_lipschitz
+from ..pretrained import Pretrained
 from ..regularization import relative_residual
 from ..twin import twin
 from .blocks import AffineHead, Normalize, check_shape
@@ -71,7 +72,7 @@ def configured(init: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[
     return cast(Callable[Concatenate[M, P], None], __init__)
 
 
-class ImageModel(nn.Module):
+class ImageModel(Pretrained, nn.Module):
     """Classify images: normalise, stem, implicit layer, head.
 
     `model(images)` returns logits and acts on samples that did not converge by `on_failure`;

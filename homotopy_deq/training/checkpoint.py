@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from .folder import writing
 
 FORMAT = 2
 UNHASHED = 1  # the format before checksums, which is still read
+M = TypeVar("M", bound=nn.Module)
 _KEY = "homotopy-deq"  # of the JSON text in the safetensors header; the format of both is public
 
 
@@ -87,6 +89,34 @@ class Checkpoint:
             if not bool(torch.isfinite(stored[name]).all()):
                 raise self.fault(f"{group}.{name} is not finite")
         return stored
+
+    def module(self, build: Callable[[], M], *groups: str) -> M:
+        """Return the module whose state the last of some groups is, in eval mode.
+
+        Arguments:
+            build: makes one with fresh weights, of what the header says; may fail.
+            groups: as in `state`; all are looked at. Weights keep the precision that they have.
+
+        Raises:
+            CheckpointError: there is no such module, or it has another state.
+        """
+
+        def built() -> M:
+            try:
+                return build()
+            except Exception as error:  # a header may say anything
+                line = str(error).strip().split("\n")[0] or type(error).__name__
+                raise self.fault(f"its header describes no model ({line})") from error
+
+        with torch.device("meta"):  # shapes alone: a size that is no size must not ask for memory
+            sketch = built()
+        states = [self.state(group, sketch) for group in groups]
+        model = built()
+        kinds = {t.dtype for t in states[-1].values() if t.is_floating_point()}
+        if kinds:
+            model.to(reduce(torch.promote_types, kinds))
+        model.load_state_dict(states[-1])
+        return model.eval()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
