@@ -17,6 +17,8 @@ from .image import ImageModel, Statistic, configured
 from .stack import Stack
 
 DEPTH = 4
+LEAST = {9: 1, 1: 4}
+"""Inner channels of a block, by a kernel's entries: the norm of a vector of few says only signs."""
 
 
 class ResidualBlock(nn.Module):
@@ -30,7 +32,7 @@ class ResidualBlock(nn.Module):
         channels: of z, (B, C, H, W), or size of z, (B, n).
         inner: channels between the two maps.
         images: whether z is an image.
-        groups: at most so many groups in each GroupNorm.
+        groups: at most so many groups in each GroupNorm; vectors have a LayerNorm.
         dropout: probability of dropping a channel of a sample, while training.
     """
 
@@ -40,7 +42,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.dropout = check_dropout(dropout)
         self.map1, self.map2 = _map(channels, inner, images), _map(inner, channels, images)
-        self.norm1, self.norm2 = group_norm(inner, groups), group_norm(channels, groups)
+        self.norm1, self.norm2 = (
+            # A group of a vector may be one number, which a norm takes to zero.
+            group_norm(width, groups) if images else nn.LayerNorm(width)
+            for width in (inner, channels)
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the next state, of z's shape."""
@@ -71,7 +77,7 @@ class ResidualNetwork(ImageModel):
             `HomoODE` without its start.
 
     Raises:
-        ValueError: so few parameters leave no block an inner channel.
+        ValueError: so few parameters leave a block no inner channel (4 of a vector).
 
     References:
         K. He, X. Zhang, S. Ren, J. Sun (2016), Deep residual learning for image recognition.
@@ -129,10 +135,10 @@ def _inner(channels: int, depth: int | None, entries: int, budget: int, around: 
     fixed = _block(channels, 0, entries)
     a_channel = _block(channels, 1, entries) - fixed
     if depth is None:
-        depth = min(DEPTH, max(budget // (fixed + a_channel), 1))
+        depth = min(DEPTH, max(budget // (fixed + LEAST[entries] * a_channel), 1))
     total = (budget - depth * fixed) // a_channel
-    if total < depth:
-        least = depth * (fixed + a_channel)
+    if total < depth * LEAST[entries]:
+        least = depth * (fixed + LEAST[entries] * a_channel)
         raise ValueError(
             f"{depth} blocks of {channels} channels have at least {least:,} parameters, beside "
             f"{around:,} of stem and head; {budget:,} are left for them. Give fewer blocks "
