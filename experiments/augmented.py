@@ -41,7 +41,7 @@ from homotopy_deq.data import ImageData, load
 from homotopy_deq.models import ImageModel
 from homotopy_deq.training import TrainConfig, accelerator_for, train
 
-FINE = RungeKutta(rtol=1e-5, atol=1e-5, max_steps=500)
+FINE = RungeKutta(rtol=1e-4, atol=1e-4, max_steps=1000)  # ten times finer than in training
 PIECES = 10  # of the way, in each of which the speed is taken
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean eigenvalue, chosen on held-out images
 HELD_OUT = 5  # every fifth train image
