@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from homotopy_deq import (
 )
 from homotopy_deq.data import load
 from homotopy_deq.training import TrainConfig, train
-from solvers import Solver
+from solvers import Solution, Solver
 
 SOLVERS: dict[str, Solver[Any, Any]] = {
     "Picard": Picard(max_steps=2000),
@@ -74,31 +75,48 @@ def main(config: Config) -> dict[str, Any]:
     result: dict[str, Any] = {"data": data.source, "test accuracy": outcome.test["accuracy"]}
     for dtype, rtol in ((torch.float32, config.rtol32), (torch.float64, config.rtol64)):
         name = str(dtype).removeprefix("torch.")
-        result[name] = compare(model.to(dtype), images.to(dtype), rtol, name)
+        of, seen = model.to(dtype), images.to(dtype)
+        result[name] = compare(lambda s, of=of, seen=seen: of.with_solver(s).solve(seen).solution,
+                               rtol, name)  # fmt: skip
     table(result)
     Console().print(f"Written to {record.write(result)}")
     return result
 
 
 @torch.no_grad()
-def compare(model: DEQ, images: torch.Tensor, rtol: float, name: str) -> dict[str, Any]:
-    """Return every solver's evaluations and residual, and each pair's largest difference."""
-    answers, solvers = {}, {}
-    for label, solver in track(SOLVERS.items(), description=f"solving in {name}"):
+def compare(
+    solved: Callable[[Solver[Any, Any]], Solution[Any]],
+    rtol: float,
+    name: str,
+    of: Mapping[str, Solver[Any, Any]] = SOLVERS,
+) -> dict[str, Any]:
+    """Return every solver's evaluations and residual, and each pair's largest difference
+    among the samples that both have solved.
+
+    Arguments:
+        solved: returns what a solver finds.
+        rtol: the tolerance of all.
+        name: shown meanwhile.
+        of: the solvers.
+    """
+    answers, solvers, solved_by = {}, {}, {}
+    for label, solver in track(of.items(), description=f"solving in {name}"):
         begin = time.perf_counter()
-        found = model.with_solver(replace(solver, rtol=rtol)).solve(images).solution
+        found = solved(replace(solver, rtol=rtol))
         solvers[label] = {
             "evaluations": float(found.evals.double().mean()),
             "largest residual": float(found.residual.max()),
             "converged": int(found.converged.sum()),
             "seconds": round(time.perf_counter() - begin, 2),
         }
-        answers[label] = found.value.double().flatten(1)
-    pairs = {
-        f"{a} - {b}": float(((answers[a] - answers[b]).norm(dim=1) / answers[b].norm(dim=1)).max())
-        for i, a in enumerate(SOLVERS)
-        for b in list(SOLVERS)[:i]
-    }
+        answers[label], solved_by[label] = found.value.double().flatten(1), found.converged
+
+    def apart(a: str, b: str) -> float:
+        both = solved_by[a] & solved_by[b]
+        far = (answers[a] - answers[b]).norm(dim=1) / answers[b].norm(dim=1)
+        return float(far[both].max())
+
+    pairs = {f"{a} - {b}": apart(a, b) for i, a in enumerate(of) for b in list(of)[:i]}
     return {"rtol": rtol, "solvers": solvers, "pairs": pairs, "worst pair": max(pairs.values())}
 
 
