@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lipschitz import BoxProof, MarginProof, gain_found
+from ..lipschitz import Margin as How
 from .certificate import Certificate, Rule
 from .evidence import Interval, Intervals, Lipschitz, Margin
 
@@ -65,12 +66,18 @@ class Prover(ABC):
 
 
 class LipschitzProver(Prover):
-    """Prove radii in l2 by margins of logits and the Lipschitz constants of their differences."""
+    """Prove radii in l2 by margins of logits and the Lipschitz constants of their differences.
+
+    Arguments:
+        network: as in `Prover`.
+        shape: as in `Prover`.
+        margin: as in `MarginProof`.
+    """
 
     rule = Lipschitz()
 
-    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
-        self.proof = MarginProof(network)
+    def __init__(self, network: nn.Module, shape: Sequence[int], margin: How = How.GLOBAL) -> None:
+        self.proof = MarginProof(network, margin)
         super().__init__(network, shape)
 
     def evidence(self, images: Tensor) -> list[Margin]:

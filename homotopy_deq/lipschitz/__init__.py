@@ -15,6 +15,7 @@ from .lower import gain_found
 from .margin import MarginProof, Margins, certify_margins
 from .mondeq import MonDEQCell
 from .network import LipschitzBound, certify_lipschitz, to_lben
+from .pairs import Margin
 from .vanilla import to_vanilla
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LBENCell",
     "Lift",
     "LipschitzBound",
+    "Margin",
     "MarginProof",
     "Margins",
     "MonDEQ",

@@ -17,6 +17,7 @@ from .layers import BoundedLayer
 from .lben import EquilibriumNetwork
 from .linear import NormalizedLinear
 from .network import ROUND, certify_lipschitz, modules, norm_bound, pair
+from .pairs import Margin, pair_gains
 from .parametrised import Parametrised
 from .vanilla import to_vanilla
 
@@ -51,14 +52,15 @@ class Margins:
     gain: Tensor
 
 
-def certify_margins(network: nn.Module, images: Tensor) -> Margins:
+def certify_margins(network: nn.Module, images: Tensor, margin: Margin = Margin.GLOBAL) -> Margins:
     """Prove a radius for each image of a batch, see `MarginProof`, which is for many batches.
 
     Arguments:
         network: as in `MarginProof`.
         images: (B, ...).
+        margin: as in `MarginProof`.
     """
-    return MarginProof(network)(images)
+    return MarginProof(network, margin)(images)
 
 
 class MarginProof:
@@ -68,16 +70,19 @@ class MarginProof:
 
     gamma that of all before the last linear map, whose rows are w; where the network does not end
     in a Linear, w are unit vectors, which gives the well-known (f_y - max_j f_j) / (sqrt2 gamma).
-    What is proved of the weights is proved once, of a copy.
+    `Margin` says what stands for gamma ||w_y - w_j|| where it is smaller. What is proved of the
+    weights is proved once, of a copy.
 
     Arguments:
         network: as in `certify_lipschitz`. It is evaluated in double precision.
+        margin: how the slope of a difference of logits is bounded.
 
     Raises:
-        ValueError: the network cannot be certified, see `certify_lipschitz`.
+        ImportError, ValueError: the network cannot be certified, see `certify_lipschitz`, or not by
+            this margin, see `pair_gains`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, margin: Margin = Margin.GLOBAL) -> None:
         parts = modules(copy.deepcopy(network).double())
         if parts and type(parts[-1][1]) is NormalizedLinear:
             parts[-1] = parts[-1][0], to_vanilla(parts[-1][1])
@@ -86,6 +91,8 @@ class MarginProof:
         body._modules.update(parts)  # names of parts within parts have dots
         self.body = Enclosure(body)
         self.head: nn.Linear | None = head  # type: ignore[assignment]
+        last = None if self.head is None else self.head.weight.detach()
+        self.pairs = pair_gains(parts, last, margin)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Margins:
@@ -107,7 +114,10 @@ class MarginProof:
         margin = margin - distance * slack[:, None] - 2 * rounding[:, None]
         own = torch.zeros_like(margin, dtype=torch.bool).scatter_(1, prediction[:, None], True)
         # Two classes with one row of weights keep their order at any distance, 1e150 with LOST.
-        gain = (self.body.gamma * distance * ROUND).clamp_min(torch.finfo(margin.dtype).tiny)
+        gain = self.body.gamma * distance * ROUND
+        if self.pairs is not None:
+            gain = torch.minimum(gain, self.pairs.to(gain.device)[prediction])
+        gain = gain.clamp_min(torch.finfo(margin.dtype).tiny)
         radius, rival = (margin / gain).nan_to_num(nan=-1.0).masked_fill(own, math.inf).min(1)
         radius = (radius / ROUND).clamp_max(torch.finfo(radius.dtype).max)
         open_ = ~(radius > 0)

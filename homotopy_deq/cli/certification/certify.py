@@ -41,7 +41,9 @@ def _work(chosen: Certify | Decide) -> tuple[Sequence[Part], str, str]:
     if isinstance(chosen, Certify) and chosen.method != "smoothing":
         folder = chosen.out or default_folder(run, f"certify-{chosen.method}")
         part, prover = proved(chosen, folder)
-        return [part], f"method {chosen.method}", prover.certifies
+        margin = part.journal.config.get("margin")
+        said = f"method {chosen.method}" + (f", margin {margin}" if margin else "")
+        return [part], said, prover.certifies
     radius = chosen.radius if isinstance(chosen, Decide) else None
     poll = Poll.of(
         Trained.of(run),

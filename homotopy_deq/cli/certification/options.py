@@ -58,6 +58,14 @@ class Certify(Sampled):
         "smoothing (votes under noise), lipschitz (margins of the logits over a proved Lipschitz "
         "constant) or ibp (interval bounds).",
     )
+    margin: Literal["global", "pairwise", "lipsdp"] | None = setting(
+        None,
+        "Of lipschitz, how the slope of a difference of logits is bounded: global (one constant "
+        "of all before the head), pairwise (each pair of classes by itself, through the last layer "
+        "of vectors) or lipsdp (by a semidefinite program there, too: dense, of at most 250 "
+        "neurons, with cvxpy). Each takes the least of its own and those before it. Default: "
+        "pairwise.",
+    )
     votes: AuditedVotes = AuditedVotes()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...certification import PROVERS, Certificate, LipschitzProver, Prover
 from ...certification.journal import SLOPE
+from ...lipschitz import Margin
 from ...settings import NoiseSettings, Votes
 from ...settings.declare import leaves, values
 from ..command import option
@@ -40,10 +42,17 @@ def proved(chosen: Certify, out: Path) -> tuple[Part, Prover]:
     check_weights(trained.model)
     model = trained.model.to(processes_of(chosen.machine.cpu).device)
     # Before data are read: what has no proof is refused so early, and no proof is made twice.
-    prover = PROVERS[chosen.method](model.network(), model.shape)
+    what: dict[str, Any] = {"bound": chosen.method}
+    how = {"margin": Margin(chosen.margin or "pairwise")} if chosen.method == "lipschitz" else {}
+    if chosen.margin is not None and not how:
+        raise ValueError(f"--margin is of --method lipschitz; got --method {chosen.method}.")
+    try:
+        prover = PROVERS[chosen.method](model.network(), model.shape, **how)
+    except ImportError as error:
+        raise ValueError(f"--margin {chosen.margin}: {error}") from error
     study = Study.of(trained, chosen.images, skip=chosen.skip, cpu=chosen.machine.cpu)
     together = chosen.votes.batch or TOGETHER
-    what = {"bound": chosen.method, "batch": together}
+    what |= {"batch": together, **{name: value.value for name, value in how.items()}}
     config = {"command": "certify", **study.identity, **what}
     journal = study.journal(out, config)
 
