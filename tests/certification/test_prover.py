@@ -229,6 +229,27 @@ def test_options_of_sampling_are_refused_of_a_proof(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_margin_by_pairs_is_the_default_and_never_below_the_global_one(
+    quiet: Path, tmp_path: Path
+) -> None:
+    radii = {}
+    for margin, flags in (("global", ["--margin", "global"]), ("pairwise", [])):
+        said = certify(quiet, "lipschitz", tmp_path / margin, *flags)
+        assert f"method lipschitz, margin {margin}" in " ".join(said.split())
+        config, certificates, _ = read(tmp_path / margin)
+        assert config["margin"] == margin
+        radii[margin] = torch.tensor([one.radius for one in certificates], dtype=torch.float64)
+    assert bool((radii["pairwise"] >= radii["global"]).all())
+
+
+@pytest.mark.parametrize("method", ["ibp", "smoothing"])
+def test_a_margin_is_refused_of_what_has_none(method: str, quiet: Path, tmp_path: Path) -> None:
+    flags = ["--method", method, "--margin", "pairwise", "--out", tmp_path / "out", "--cpu"]
+    told = refused("certify", quiet, *flags)
+    assert f"--margin is of --method lipschitz; got --method {method}" in told
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("method", ["lipschitz", "ibp"])
 def test_what_has_no_proof_is_refused_in_a_line_before_images_are_read(
     method: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,8 @@ def command(chosen: Certify | Decide) -> None:
 def _work(chosen: Certify | Decide) -> tuple[Sequence[Part], str, str]:
     """Return what is to be done, its name, and what it is about."""
     run, noise = chosen.run.path, chosen.noise
+    if isinstance(chosen, Certify) and chosen.margin and chosen.method != "lipschitz":
+        raise ValueError(f"--margin is of --method lipschitz; got --method {chosen.method}.")
     if isinstance(chosen, Certify) and chosen.method != "smoothing":
         folder = chosen.out or default_folder(run, f"certify-{chosen.method}")
         part, prover = proved(chosen, folder)

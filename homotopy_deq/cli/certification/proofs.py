@@ -44,8 +44,6 @@ def proved(chosen: Certify, out: Path) -> tuple[Part, Prover]:
     # Before data are read: what has no proof is refused so early, and no proof is made twice.
     what: dict[str, Any] = {"bound": chosen.method}
     how = {"margin": Margin(chosen.margin or "pairwise")} if chosen.method == "lipschitz" else {}
-    if chosen.margin is not None and not how:
-        raise ValueError(f"--margin is of --method lipschitz; got --method {chosen.method}.")
     try:
         prover = PROVERS[chosen.method](model.network(), model.shape, **how)
     except ImportError as error:
