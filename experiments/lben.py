@@ -16,27 +16,28 @@ scratch. Each part is kept in --work as soon as it is there, and the same comman
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from experiments.lben_certified import attacked, certified, paired, verdict
-from experiments.lben_settings import PRESETS, SCRATCH, STRUCTURES, Config
-from experiments.lben_training import Course, Images, OutOfTime, Watch, train
+from experiments.lben_settings import PRESETS, SCRATCH, STRUCTURES, Config, monotone
+from experiments.lben_training import Course, Images, OutOfTime, Watch, logits_of, train
+from experiments.parts import Parts
 from experiments.results import Record, commit
-from homotopy_deq.cells.bounds import gram_norm
 from homotopy_deq.data import load
-from homotopy_deq.lipschitz import MonDEQ, MonDEQCell
 from homotopy_deq.models.lipschitz import BoundedModel, LBENNetwork
 from homotopy_deq.training.checkpoint import replace_file
 from solvers import Implicit, PeacemanRachford
@@ -56,6 +57,7 @@ class Bench:
     test: tuple[Tensor, Tensor]
     make: Callable[[str], BoundedModel]
     watch: Watch
+    parts: Parts
 
     @classmethod
     def of(cls, config: Config) -> Bench:
@@ -78,51 +80,51 @@ class Bench:
             return made
 
         images = Images(x, y, config.seed, config.pad, config.flip)
-        return cls(config, images, (tx, ty), make, Watch(60 * config.minutes))
-
-    def check(self) -> None:
-        """Refuse to go on with what other settings made."""
-        free = ("kinds", "rates", "minutes", "device", "data", "work", "out", "certify")
-        settings = {k: v for k, v in asdict(self.config).items() if k not in free}
-        file, said = self.file("settings", "txt"), json.dumps(settings, indent=1)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists() and file.read_text() != said:
-            raise SystemExit(
-                f"{file.parent} was made with other settings, see {file}. Choose another --work."
-            )
-        file.write_text(said)
+        return cls(config, images, (tx, ty), make, Watch(60 * config.minutes), parts_of(config))
 
     def file(self, part: str, suffix: str) -> Path:
         """Return the file of a part."""
-        return self.config.work / self.config.name / f"{part.replace(' ', '_')}.{suffix}"
+        return self.parts.folder / f"{_stem(part)}.{suffix}"
 
     def part(
         self, name: str, make: Callable[[], BoundedModel], course: Course | None, watch: Watch
     ) -> None:
         """Make a network, train it and certify it, unless that is done."""
-        if self.file(name, "json").exists():
-            return
+        row = lambda: self._row(name, make, course, watch)  # noqa: E731
+        self.parts(f"{_stem(name)}.row", row)
+        self.file(name, "ckpt").unlink(missing_ok=True)
+
+    def _row(
+        self, name: str, make: Callable[[], BoundedModel], course: Course | None, watch: Watch
+    ) -> dict[str, Any]:
         model = make().to(self.config.device)
         spent: dict[str, Any] = {}
         if course is not None:
-            logits = _logits(model)
-            spent = train(model, logits, self.train, course, self.file(name, "ckpt"), watch)
-        model.eval()
-        torch.save(model.state_dict(), self.file(name, "pt"))
+            file = self.file(name, "ckpt")
+            spent = train(model, logits_of(model), self.train, course, file, watch)
+        self.parts.weights(_stem(name), model.eval(), lambda: None)
         network = model.network()
-        figures, own = certified(network, *self.test, self.config.certify)
-        figures["attack"] = attacked(network, self.test[0], own, self.config.attack)
-        np.savez_compressed(self.file(name, "npz"), **own)  # type: ignore[arg-type]
+        figures = self.parts(f"{_stem(name)}.certified", lambda: self._certified(name, network))
+        attack = attacked(
+            network, self.test[0], np.load(self.file(name, "npz")), self.config.attack
+        )
         row = {"part": name, "commit": commit(), "device": device_of(self.test[0])}
         row |= {"parameters": sum(p.numel() for p in model.parameters()), **spent, **figures}
-        replace_file(self.file(name, "json"), json.dumps(row).encode())
-        self.file(name, "ckpt").unlink(missing_ok=True)
         print(f"{name}: {row['clean']} {row['36/255']} {spent.get('seconds')} s", flush=True)
+        return row | {"attack": attack}
+
+    def _certified(self, name: str, network: nn.Module) -> dict[str, Any]:
+        """Certify, and keep what is of each image."""
+        figures, own = certified(network, *self.test, self.config.certify)
+        data = io.BytesIO()
+        np.savez_compressed(data, **own)  # type: ignore[arg-type]
+        replace_file(self.file(name, "npz"), data.getvalue())
+        return figures
 
     def kept(self, name: str, kind: str) -> BoundedModel:
         """Return the network of a finished part."""
         model = self.make(kind).to(self.config.device)
-        model.load_state_dict(torch.load(self.file(name, "pt"), map_location=self.config.device))
+        model.load_state_dict(load_file(self.file(name, "safetensors")))
         return model.eval()
 
     def lben(self, kind: str) -> BoundedModel:
@@ -161,34 +163,18 @@ class Bench:
         return model
 
 
-def monotone(
-    shape: tuple[int, int, int], classes: int, sizes: dict[str, int], given: dict[str, Any]
-) -> BoundedModel:
-    """Return monDEQs in the places of the LBENs of an `LBENNetwork`, with m = 1."""
-    channels, patch = sizes["channels"], sizes["patch"]
-    count, height, width = shape
-    read = channels * (height // patch) * (width // patch)
-    image = MonDEQ(count, sizes["depth"] * channels, channels, monotonicity=1.0,
-                   grid=(height, width), kernel=sizes["kernel"])  # fmt: skip
-    dense = MonDEQ(read, sizes["dense_depth"] * sizes["features"], sizes["features"],
-                   monotonicity=1.0)  # fmt: skip
-    pool = nn.AvgPool2d(patch, divisor_override=patch)
-    body = nn.Sequential(image, pool, nn.Flatten(), dense)
-    return BoundedModel(shape, body, sizes["features"], classes, **given)
+FREE = ("kinds", "rates", "minutes", "device", "data", "work", "out", "certify")
+"""Settings that may change between the calls for one folder of parts."""
 
 
-def _logits(model: BoundedModel) -> Callable[[Tensor], Tensor]:
-    """Return the logits by which to train: over the constant, which only a monDEQ may choose."""
-    cells = [part for part in model.modules() if isinstance(part, MonDEQCell)]
+def parts_of(config: Config) -> Parts:
+    """Return the folder of what is finished, of one commit and one set of settings."""
+    free: dict[str, Any] = dict.fromkeys(FREE)
+    return Parts(config.work / config.name, replace(config, **free))
 
-    def logits(x: Tensor) -> Tensor:
-        y: Tensor = model(x)
-        for cell in cells:
-            u, v = (gram_norm(cell.blocks(t)) for t in (cell.u, cell.v))
-            y = y * (cell.cell.monotonicity / (u * v))
-        return y
 
-    return logits
+def _stem(part: str) -> str:
+    return part.replace(" ", "_")
 
 
 def device_of(t: Tensor) -> str:
@@ -199,8 +185,8 @@ def device_of(t: Tensor) -> str:
 def collected(bench: Bench) -> dict[str, Any]:
     """Return all that is finished, and the paired tests between the finished."""
     config = bench.config
-    folder = config.work / config.name
-    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    files = sorted(bench.parts.folder.glob("*.row.json"))
+    rows = [json.loads(path.read_text()) for path in files]
     images = {row["part"]: np.load(bench.file(row["part"], "npz")) for row in rows}
     pairs: dict[str, Any] = {}
     structures = [kind for kind in STRUCTURES if f"{kind} explicit" in images]
@@ -234,11 +220,11 @@ def main(config: Config, jobs: int = 1) -> None:
     record = Record(config.name, config)
     if torch.device(config.device).type == "cuda":
         torch.set_float32_matmul_precision("high")  # for training: certificates are in double
+    parts_of(config)  # one process notes whose the parts are
     if jobs > 1:
         spread(config, jobs)
         config = replace(config, minutes=0.0)  # they have trained as long as they may
     bench = Bench.of(config)
-    bench.check()
     for kind in config.kinds:
         try:
             bench.run(kind)

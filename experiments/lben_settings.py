@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from experiments.lben_training import Course
 from experiments.results import RESULTS, ROOT
-from homotopy_deq.models.lipschitz import AOLNetwork, CPLNetwork, SandwichNetwork, SLLNetwork
+from homotopy_deq.lipschitz import MonDEQ
+from homotopy_deq.models.lipschitz import (
+    AOLNetwork,
+    BoundedModel,
+    CPLNetwork,
+    SandwichNetwork,
+    SLLNetwork,
+)
 
 STRUCTURES: dict[str, Callable[..., Any]] = {
     "cpl": CPLNetwork,
@@ -69,6 +77,22 @@ class Config:
     minutes: float = 60.0
     attack: int = 128
     certify: int = 500
+
+
+def monotone(
+    shape: tuple[int, int, int], classes: int, sizes: dict[str, int], given: dict[str, Any]
+) -> BoundedModel:
+    """Return monDEQs in the places of the LBENs of an `LBENNetwork`, with m = 1."""
+    channels, patch = sizes["channels"], sizes["patch"]
+    count, height, width = shape
+    read = channels * (height // patch) * (width // patch)
+    image = MonDEQ(count, sizes["depth"] * channels, channels, monotonicity=1.0,
+                   grid=(height, width), kernel=sizes["kernel"])  # fmt: skip
+    dense = MonDEQ(read, sizes["dense_depth"] * sizes["features"], sizes["features"],
+                   monotonicity=1.0)  # fmt: skip
+    pool = nn.AvgPool2d(patch, divisor_override=patch)
+    body = nn.Sequential(image, pool, nn.Flatten(), dense)
+    return BoundedModel(shape, body, sizes["features"], classes, **given)
 
 
 AUTHORS = {"channels": 8, "depth": 4, "kernel": 5, "patch": 4, "features": 512, "dense_depth": 2}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from homotopy_deq.lipschitz import departure
+from homotopy_deq.cells.bounds import gram_norm
+from homotopy_deq.lipschitz import MonDEQCell, departure
+from homotopy_deq.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from homotopy_deq.training.objective import margin_loss
-from homotopy_deq.training.optim import triangular
+from homotopy_deq.training.optim import load_state, state_tensors, triangular
 
 EVERY = 50
 """Steps between looks at the clock, which wait for the GPU."""
@@ -123,6 +124,20 @@ class Watch:
     left: float = float("inf")
 
 
+def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the logits by which to train: over the constant, which only a monDEQ may choose."""
+    cells = [part for part in model.modules() if isinstance(part, MonDEQCell)]
+
+    def logits(x: Tensor) -> Tensor:
+        y: Tensor = model(x)
+        for cell in cells:
+            u, v = (gram_norm(cell.blocks(t)) for t in (cell.u, cell.v))
+            y = y * (cell.cell.monotonicity / (u * v))
+        return y
+
+    return logits
+
+
 def train(
     model: nn.Module,
     logits: Callable[[Tensor], Tensor],
@@ -149,16 +164,16 @@ def train(
     optimiser = torch.optim.Adam(weights, lr=course.lr, betas=(0.5, 0.9))
     step, seconds, losses = 0, 0.0, []
     if file.exists():
-        kept = torch.load(file, map_location=images.x.device, weights_only=True)
-        model.load_state_dict(kept["model"])
-        optimiser.load_state_dict(kept["optimiser"])
-        step, seconds, losses = kept["step"], kept["seconds"], kept["losses"]
+        kept = load_checkpoint(file)
+        model.load_state_dict(kept.under("model"))
+        load_state(optimiser, kept.under("optimiser"))
+        step, seconds, losses = (kept.meta[name] for name in ("step", "seconds", "losses"))
 
     def save() -> None:
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        new = file.with_suffix(".new")
-        torch.save(state | {"step": step, "seconds": seconds, "losses": losses}, new)
-        os.replace(new, file)
+        tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+        tensors |= {f"optimiser.{name}": t for name, t in state_tensors(optimiser).items()}
+        told = {"step": step, "seconds": seconds, "losses": losses}
+        save_checkpoint(file, Checkpoint(tensors, told))
 
     total = torch.zeros((), device=images.x.device)
     saved = since = time.perf_counter()

@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments.kept import OtherCommit
 from experiments.results import commit
-from homotopy_deq.training.checkpoint import replace_file
+from homotopy_deq.training.checkpoint import replace_file, weights
 
 
 class Parts:
@@ -40,7 +40,8 @@ class Parts:
                 f"{folder} was made by another commit or configuration, and its parts would be "
                 "published as this one's. Delete it, or choose another --work."
             )
-        note.write_text(json.dumps(of))
+        if not note.exists():
+            replace_file(note, json.dumps(of).encode())
 
     def __call__(self, name: str, make: Callable[[], Any]) -> Any:
         """Return a part, measured now if it is not there yet. It must be JSON-able."""
@@ -56,4 +57,4 @@ class Parts:
             model.load_state_dict(load_file(file))
             return
         train()
-        replace_file(file, save(model.state_dict()))
+        replace_file(file, save({name: t.contiguous() for name, t in weights(model).items()}))

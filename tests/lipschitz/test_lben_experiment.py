@@ -19,6 +19,7 @@ from experiments.lben_certified import paired, share, verdict
 from experiments.lben_settings import PRESETS, Config
 from experiments.lben_training import Course, Images, OutOfTime, Watch, train
 from experiments.tables import lipschitz
+from homotopy_deq.training.checkpoint import load_checkpoint
 from homotopy_deq.training.optim import triangular
 
 
@@ -65,9 +66,30 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_result(
     assert all(row["constant before the head"] < 1 + 1e-6 for row in one["rows"])
 
 
+def test_what_is_certified_is_kept_before_the_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(tmp_path, "killed", course=Course(steps=2, batch=32), rates=())
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("experiments.lben.attacked", killed)
+        main(config)
+    kept = config.work / config.name / "sll_explicit.certified.json"
+    clean = json.loads(kept.read_text())["clean"]
+    kept.write_text(kept.read_text().replace(json.dumps(clean), "[7.0, 7.0, 7.0]"))
+    main(config)
+    rows = {row["part"]: row for row in figures(config)["rows"]}
+    assert rows["sll explicit"]["clean"] == [7.0, 7.0, 7.0]  # read, not certified anew
+    assert rows["sll lben"]["clean"] == clean
+    assert not list(kept.parent.glob("*.pt")) and not list(kept.parent.glob("*.ckpt"))
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     main(tiny(tmp_path, "one", kinds=()))
-    with pytest.raises(SystemExit, match="made with other settings"):
+    with pytest.raises(SystemExit, match="another commit or configuration"):
         main(tiny(tmp_path, "one", kinds=(), limit=64))
 
 
@@ -89,7 +111,7 @@ def test_a_schedule_by_the_clock_goes_on_where_the_last_call_ended(tmp_path: Pat
     file = tmp_path / "state"
     with pytest.raises(OutOfTime):
         train(model, lambda x: model(x.flatten(1)), images, course, file, Watch(1.0))
-    kept = torch.load(file, weights_only=True)
+    kept = load_checkpoint(file).meta
     assert 1.0 <= kept["seconds"] < 3.0
     spent = train(model, lambda x: model(x.flatten(1)), images, course, file, Watch())
     assert spent["steps"] > kept["step"] and 3.0 <= spent["seconds"] < 4.0
