@@ -129,7 +129,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         """Return best and void, after the samples whose residual grew have forgotten their past."""
         growth = state.size / state.best
         best = torch.minimum(state.size, state.best)
-        if float(growth.detach().max()) <= self.growth:
+        # A compiler cannot ask what a number is; the answer is the same either way.
+        if not torch.compiler.is_compiling() and float(growth.detach().max()) <= self.growth:
             return best, state.void
         grew = growth > self.growth
         void = (
@@ -153,7 +154,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         image, before = fz.flatten(1), z.flatten(1)
         if count == 0 and self.delay:
             images, gaps = z.new_empty(2, *images.shape[:1], self.memory, *image.shape[1:]).unbind()
-        if count >= 0 and not torch.is_grad_enabled():
+        if count >= 0 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
             gap = torch.sub(image, before, out=gaps[:, slot])
         else:
             gap = image - before

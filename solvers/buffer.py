@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def write(buffer: Tensor, slot: int, value: Tensor | float) -> Tensor:
-    """Put a value into a slot, in place unless autograd is watching."""
-    if torch.is_grad_enabled():
+    """Put a value into a slot, in place unless autograd or a compiler is watching."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         buffer = buffer.clone()
     buffer[:, slot] = value
     return buffer

@@ -250,6 +250,10 @@ def spread(
         weights: the w_i.
         sums: of k's shape and dtype. They are written to, unless the results are `fresh`.
     """
+    if torch.compiler.is_compiling():  # which fuses the sums itself
+        return tuple(
+            torch.addcmul(z, h, slope, value=w) for w, z in zip(weights, sums, strict=True)
+        )
     added: Tensors = _Spread.apply(slope, h, tuple(weights), fresh, *sums)
     return added
 

@@ -130,14 +130,15 @@ class RungeKutta(Solver[InitialValue, PathState]):
     ) -> PathState:
         left = ((problem.t1 - t) / (problem.t1 - problem.t0)).to(norm(z[:0]).dtype)
         new = PathState(z, torch.where(sound, left, float("inf")), slope, h, time=t)
-        return stuck(self, new, h)
+        return stuck(self, new, h) if self.tableau.error else new
 
     def _attempt(
         self, problem: InitialValue, state: PathState, end: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return z at the end of the step, its slope, and its error in units of the tolerance."""
         z, t, embedded = state.z, state.time, bool(self.tableau.error)
-        t, end = together(z, t, end)
+        # Equal steps are those of all samples; asking would be a break in a compiled step.
+        t, end = together(z, t, end) if embedded else (t[0], end[0])
         h = end - t
 
         def slope(c: float, z: Tensor) -> Tensor:
