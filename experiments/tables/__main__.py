@@ -9,7 +9,7 @@ from experiments.results import ROOT, bare
 from .certifying import certified, coverage, srs
 from .collapse import neural_collapse
 from .comparing import comparison
-from .delta import bounds, cuda
+from .delta import bounds, cuda, speed
 from .families import augmented
 from .gradients import gradients
 from .language import language
@@ -43,6 +43,7 @@ def pages() -> dict[Path, str]:
         coverage(),
         nngp(),
         bounds(),
+        speed(),
         cuda(),
         neural_collapse(),
         checks(),

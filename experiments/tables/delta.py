@@ -76,6 +76,37 @@ def cuda() -> str:
     )
 
 
+def speed() -> str:
+    """Delta products, steps and whole solves beside dense ones on a processor."""
+    found = result("delta_speed")["result"]
+    parts = [
+        (f"{kind}: {case}", f"{float(density):.0%}")
+        + tuple(f"{rows[f'{density}, {what}']['times faster']:.1f}" for what in ("product", "step"))
+        for kind in ("columns", "tiles")
+        for case, rows in found[kind].items()
+        for density in sorted({name.split(",")[0] for name in rows if name[0] == "0"})
+    ]
+    solves = [
+        (case, way, f"{row['ms']:.0f}", f"{rows['Picard']['ms'] / row['ms']:.2f}")
+        for kind in ("solves", "bfloat16")
+        for case, rows in found[kind].items()
+        for way, row in rows.items()
+    ]
+    ((worst, ratio),) = found["slowest choice, times the dense"].items()
+    return section(
+        "Delta steps and solves on a processor",
+        "delta_speed",
+        "Times faster than the fastest dense product, or step of the whole solver, where that share "
+        "of columns or tiles moves; below, whole solves to the same residual.",
+        *table(("case", "density", "product", "step"), parts),
+        "",
+        *table(("case", "solver", "ms", "times Picard's speed"), solves),
+        "",
+        f"Left to choose, a delta solver takes at most {ratio:.3f} of the time that it takes with "
+        f"dense steps, over {len(found['dispatch'])} sizes (the worst: {worst}).",
+    )
+
+
 def _step(dense: dict[str, Any], found: dict[str, Any], key: str) -> str:
     """Write the three gains of one density."""
     least = min(each[key] for each in dense.values())
