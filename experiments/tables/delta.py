@@ -96,8 +96,8 @@ def speed() -> str:
     return section(
         "Delta steps and solves on a processor",
         "delta_speed",
-        "Times faster than the fastest dense product, or step of the whole solver, where that share "
-        "of columns or tiles moves; below, whole solves to the same residual.",
+        "Times faster than the fastest dense product, or step of the whole solver, where "
+        "that share of columns or tiles moves; below, whole solves to the same residual.",
         *table(("case", "density", "product", "step"), parts),
         "",
         *table(("case", "solver", "ms", "times Picard's speed"), solves),
