@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from . import __version__
 from .card import card
@@ -48,6 +49,7 @@ class Pretrained:
         Raises:
             ValueError: the model could not be built again from its `config`, or its solver is none
                 of this library.
+            FileExistsError: the folder holds a `README.md` or `config.json` and no saved model.
         """
         save(cast("ImageModel", self), Path(folder), figures, classes)
 
@@ -114,14 +116,12 @@ def save(
     path = {"t1": model.layer.t1, "on_failure": model.layer.on_failure}
     solver, gradient = _path(model.layer)
     path |= {"solver": described(solver), "gradient": described(gradient)}
-    about = {"model": {"name": type(model).__name__, "config": model.config}, "path": path}
-    meta = {
-        "about": {**about, "classes": list(classes)},
-        "figures": dict(figures),
-        "version": __version__,
-    }
+    name = {"name": type(model).__name__, "config": model.config}
+    about = {"model": name, "path": path, "classes": list(classes)}
+    meta = {"about": about, "figures": dict(figures), "version": __version__}
+    meta = json.loads(json.dumps(meta))  # as it will be read
     state = {f"model.{name}": tensor for name, tensor in weights(model).items()}
-    checkpoint = Checkpoint(state, json.loads(json.dumps(meta)), folder / WEIGHTS)
+    checkpoint = Checkpoint(state, meta, folder / WEIGHTS)
     try:
         _rebuilt(checkpoint, type(model))  # what cannot be loaded is not saved
     except CheckpointError as error:
@@ -129,8 +129,16 @@ def save(
             f"{type(model).__name__}(**config) is another model than this one, whose parts were "
             f"changed: save its state_dict(). ({error})"
         ) from error
+    others = [name for name in (CONFIG, CARD) if (folder / name).exists()]
+    if others and not (folder / WEIGHTS).exists():
+        raise FileExistsError(
+            f"{folder} holds a {others[0]} of something else than a saved model: choose another "
+            "folder."
+        )
     text = json.dumps(meta, indent=2)
     page = card(meta, sum(p.numel() for p in model.parameters()))
+    # A kill from here on leaves one model or the other, and never a copy of another's header.
+    (folder / CONFIG).unlink(missing_ok=True)
     save_checkpoint(folder / WEIGHTS, checkpoint)
     replace_file(folder / CONFIG, f"{text}\n".encode())
     replace_file(folder / CARD, page.encode())
@@ -152,16 +160,24 @@ def load(source: Path | str, kind: type[ImageModel], revision: str | None = None
         found = {name: _fetched(str(source), name, revision) for name in (WEIGHTS, CONFIG)}
     checkpoint = load_checkpoint(found[WEIGHTS])
     if found[CONFIG].exists():
-        copy = json.loads(found[CONFIG].read_text())
+        try:
+            copy = json.loads(found[CONFIG].read_bytes())
+        except (ValueError, RecursionError):
+            copy = None
+        if not isinstance(copy, dict):
+            raise checkpoint.fault(f"{CONFIG}, a copy of its header, is no JSON object; remove it")
         if changed := differences(checkpoint.meta, copy):
+            told = shorten(changed[0], 200, placeholder=" ...")
             raise checkpoint.fault(
-                f"{CONFIG}, a copy of its header, was changed ({changed[0]}); change the model "
+                f"{CONFIG}, a copy of its header, was changed ({told}); change the model "
                 "that was loaded, by with_solver, and save that"
             )
     return _rebuilt(checkpoint, kind)
 
 
 def _rebuilt(checkpoint: Checkpoint, kind: type[ImageModel]) -> ImageModel:
+    from .entry import check_choice
+    from .layers import OnFailure
     from .models import ImageModel
     from .training.header import misfit
 
@@ -171,7 +187,8 @@ def _rebuilt(checkpoint: Checkpoint, kind: type[ImageModel]) -> ImageModel:
         raise checkpoint.fault(wrong)
     about = checkpoint.meta["about"]
     name, path = about["model"]["name"], about["path"]
-    known = {each.__name__: each for each in _kinds(ImageModel)}
+    # What was asked for goes before another class of the same name.
+    known = {each.__name__: each for each in (*_kinds(ImageModel), *_kinds(kind))}
     if name not in known:
         raise checkpoint.fault(f"{name} is no model of this version; import what defines it")
     if not issubclass(known[name], kind):
@@ -180,6 +197,7 @@ def _rebuilt(checkpoint: Checkpoint, kind: type[ImageModel]) -> ImageModel:
     def build() -> ImageModel:
         model: Any = known[name](**about["model"]["config"])
         model = model.with_solver(made(path["solver"]), made(path["gradient"]), t1=path["t1"])
+        check_choice("on_failure", path["on_failure"], get_args(OnFailure))
         model.layer.on_failure = path["on_failure"]
         return model  # type: ignore[no-any-return]
 

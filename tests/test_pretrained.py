@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from homotopy_deq.create import create_model, list_models
 from homotopy_deq.described import described, made
 from homotopy_deq.layers import ImplicitLayer
 from homotopy_deq.models import ImageModel, LinearHead, configured
-from homotopy_deq.training import CheckpointError, load_checkpoint
+from homotopy_deq.training import CheckpointError, load_checkpoint, save_checkpoint
 from solvers import (
     DOPRI5,
     RK4,
@@ -185,6 +187,76 @@ def test_files_that_were_changed_are_refused_in_one_line(tmp_path: Path) -> None
     DEQ.from_pretrained(tmp_path)  # it is a copy
     with pytest.raises(FileNotFoundError, match="load_model"):
         DEQ.from_pretrained(tmp_path.parent)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[]", b"3", b"{", b"\xff", b"[" * 100_000, b"{}"],
+    ids=["array", "number", "cut", "bytes", "deep", "empty"],
+)
+def test_a_copy_of_the_header_that_is_something_else_is_refused(
+    tmp_path: Path, text: bytes
+) -> None:
+    model().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"config\.json, a copy") as refused:
+        DEQ.from_pretrained(tmp_path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
+
+
+def test_what_is_done_about_failures_is_one_of_what_there_is(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    file = tmp_path / "model.safetensors"
+    stored = load_checkpoint(file)
+    about = stored.meta["about"]
+    path = {**about["path"], "on_failure": "hide"}
+    save_checkpoint(file, replace(stored, meta={**stored.meta, "about": {**about, "path": path}}))
+    with pytest.raises(CheckpointError, match="on_failure must be one of .*'hide'"):
+        DEQ.from_pretrained(tmp_path)
+
+
+def test_a_figure_that_is_no_number_is_kept_and_the_model_loaded(tmp_path: Path) -> None:
+    figures: Any = {"Test": {"loss": float("nan"), 1: 0.5}}
+    model().save_pretrained(tmp_path, figures=figures)
+    DEQ.from_pretrained(tmp_path)
+    assert "| loss | nan |\n| 1 | 0.5 |" in (tmp_path / "README.md").read_text()
+
+
+def test_files_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("of a project")
+    with pytest.raises(FileExistsError, match=r"README\.md of something else"):
+        model().save_pretrained(tmp_path)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("README.md", "of a project")]
+
+
+def test_saving_again_can_be_killed_between_any_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = model().with_solver(Anderson(rtol=1e-6))
+    real, left = os.replace, 0
+
+    def killed(old: Path, new: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(old, new)
+
+    for count in range(3):
+        monkeypatch.undo()
+        model().save_pretrained(tmp_path)
+        monkeypatch.setattr(os, "replace", killed)
+        left = count
+        with pytest.raises(KeyboardInterrupt):
+            other.save_pretrained(tmp_path)
+        assert DEQ.from_pretrained(tmp_path).layer.solver.rtol == (1e-6 if count else 1e-4)
+
+
+def test_what_was_asked_for_goes_before_another_class_of_its_name(tmp_path: Path) -> None:
+    kind = type("Own", (ImageModel,), {})  # as a notebook's cell run again makes
+    Own().save_pretrained(tmp_path)
+    assert type(Own.from_pretrained(tmp_path)) is Own is not kind
 
 
 @pytest.mark.parametrize(

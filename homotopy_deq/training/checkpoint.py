@@ -215,6 +215,6 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], at: str = "
         old, new = stored.get(key), given.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{at}{key}.")
-        elif old != new:
+        elif old != new and json.dumps(old) != json.dumps(new):  # NaN is not itself
             found.append(f"{at}{key}: {json.dumps(old)} in the run, {json.dumps(new)} given")
     return found
