@@ -141,8 +141,8 @@ class MonotoneInclusion(Equilibrium):
             image = self.image(z.detach()).detach().requires_grad_()
             projected = self.project(image)
         # No two entries alike, so that one product tells a projection on entries from any other.
-        probe = torch.linspace(1, 2, z[0].numel(), dtype=z.dtype, device=z.device)
-        probe = probe.view_as(z[0]).expand_as(z)
+        probe = torch.linspace(1, 2, z.shape[1:].numel(), dtype=z.dtype, device=z.device)
+        probe = probe.view(z.shape[1:]).expand_as(z)
         (on,) = torch.autograd.grad(projected, image, probe)
         kept = on != 0
         if not torch.equal(on, torch.where(kept, probe, 0)):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradient import Adjoint, Gradient, Unroll
+from .gradient import Gradient, Unroll
 from .norms import expand, norm
 from .ode import between
 from .ode.clock import keeper, precision
@@ -61,13 +61,13 @@ def solve_at(
     """
     ends = check_times(times, problem.t0, problem.t1)
     learned = times if isinstance(times, Tensor) and times.requires_grad else None
-    if interpolate and isinstance(gradient, Adjoint):
+    if interpolate and not isinstance(gradient, Unroll):
         raise TypeError(
-            "Adjoint keeps no states between which to interpolate: use Unroll(), or "
-            "interpolate=False."
+            f"{type(gradient).__name__} keeps no states between which to interpolate: use "
+            "Unroll(), or interpolate=False."
         )
     packed, start, unpack = pack(problem, z0)
-    if interpolate and ends != [problem.t0]:
+    if interpolate and ends != [problem.t0] and len(start):
         return unpack(_between(packed, solver, start, ends, learned, gradient))
     zero = torch.zeros(len(start), dtype=torch.int64, device=start.device)
     now = Solution(
@@ -84,7 +84,7 @@ def solve_at(
         begin = end
     states = torch.stack([each.value for each in kept])
     residual = torch.stack([each.residual for each in kept])
-    evals = torch.stack([each.evals.amax() for each in kept])
+    evals = torch.stack([each.evals.amax() if len(start) else each.evals.sum() for each in kept])
     return unpack(replace(now, trajectory=Trajectory(states, residual, evals, _rows(ends, start))))
 
 

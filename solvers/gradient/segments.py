@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -111,7 +111,10 @@ class _Segment:
         if self.again.number != self.number:
             self.again.values = []  # first, as memory is what this is about
             self.again.values, self.again.number = self._values(), self.number
-        return self.again.values[place]
+        value = self.again.values[place]
+        if value._version != self.kinds[place][2]:  # since they were computed again
+            self._refuse()
+        return value
 
     def _values(self) -> list[Tensor]:
         """Return what the nodes saved, by taking the steps again."""
@@ -136,11 +139,7 @@ class _Segment:
         if kinds != self.kinds and [kind[:2] for kind in kinds] == [
             kind[:2] for kind in self.kinds
         ]:
-            raise RuntimeError(
-                "A tensor that the steps use was written to after the solve (by an optimizer's "
-                "step, or in place), so that Unroll(checkpoint=...) cannot take them again. Call "
-                "backward() before it."
-            )
+            self._refuse()
         near = math.sqrt(torch.finfo(size.dtype).eps)
         if kinds != self.kinds or not torch.allclose(size, self.size, near, 0.0, equal_nan=True):
             raise RuntimeError(
@@ -148,6 +147,13 @@ class _Segment:
                 "draws random numbers outside of torch, or keeps something between its calls. "
                 "Make it a function of its arguments, or use Unroll()."
             )
+
+    def _refuse(self) -> NoReturn:
+        raise RuntimeError(
+            "A tensor that the steps use was written to after the solve (by an optimizer's "
+            "step, or in place), so that Unroll(checkpoint=...) cannot take them again. Call "
+            "backward() before it."
+        )
 
 
 def _kind(tensor: Tensor) -> Kind:

@@ -16,6 +16,7 @@ from solvers import (
     RK4,
     Adjoint,
     InitialValue,
+    Reversible,
     RungeKutta,
     Status,
     Unroll,
@@ -207,7 +208,16 @@ def test_times_that_cannot_be_are_named_in_one_line(times: Any, told: str) -> No
     assert "\n" not in str(raised.value)
 
 
-def test_the_adjoint_has_no_states_to_interpolate_between() -> None:
+@pytest.mark.parametrize("rule", [Adjoint(), Reversible()])
+def test_a_rule_without_the_path_has_no_states_to_interpolate_between(rule: Any) -> None:
     z0, scale, a, _ = leaves()
+    solver: Any = ODE() if isinstance(rule, Adjoint) else RungeKutta(RK4)
     with pytest.raises(TypeError, match="Unroll"):
-        solve_at(swinging(a, scale), ODE(), z0, TIMES, Adjoint(), interpolate=True)
+        solve_at(swinging(a, scale), solver, z0, TIMES, rule, interpolate=True)
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_no_samples_have_no_states(interpolate: bool) -> None:
+    problem, start = InitialValue(lambda t, z: -z), torch.zeros(0, 2)
+    found = solve_at(problem, RungeKutta(), start, [0.5, 1.0], interpolate=interpolate)
+    assert found.trajectory is not None and found.trajectory.z.shape == (2, 0, 2)

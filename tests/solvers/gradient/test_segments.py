@@ -158,3 +158,15 @@ def test_equal_steps_of_a_flow_are_cut_too() -> None:
         gradients(solver, Unroll(checkpoint=4)), gradients(solver, Unroll()), strict=True
     ):
         assert one.equal(other)
+
+
+def test_a_second_backward_pass_is_refused_once_a_parameter_was_written_to() -> None:
+    weight = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    problem = Equilibrium(lambda z: torch.tanh(weight * z + 1))
+    start = torch.zeros(1, 1, dtype=torch.float64)
+    z = Unroll(checkpoint=100).apply(problem, Picard(), start).value  # one segment has all steps
+    z.sum().backward(retain_graph=True)
+    with torch.no_grad():
+        weight.mul_(0.5)
+    with pytest.raises(RuntimeError, match="written to after"):
+        z.sum().backward()
