@@ -74,6 +74,10 @@ def solve_at(
         start, (zero + Status.CONVERGED).to(torch.int8), zero, zero, norm(start[:, :0].detach())
     )
     kept, begin = list[Solution[Tensor]](), problem.t0
+    if learned is not None and ends[0] == begin:  # z(t) at t = t0 moves with t, as at any other
+        moved = (learned[0] - learned[0].detach()).to(start)
+        slope = packed(start.new_tensor(begin), start)
+        now = replace(now, value=start + moved * slope, evals=now.evals + 1)
     for k, end in enumerate(ends):
         if end != begin and bool(now.converged.any()):  # t0 may be the first of the times
             segment = replace(packed, t0=begin, t1=end)

@@ -221,3 +221,17 @@ def test_no_samples_have_no_states(interpolate: bool) -> None:
     problem, start = InitialValue(lambda t, z: -z), torch.zeros(0, 2)
     found = solve_at(problem, RungeKutta(), start, [0.5, 1.0], interpolate=interpolate)
     assert found.trajectory is not None and found.trajectory.z.shape == (2, 0, 2)
+
+
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_t0_among_the_times_has_the_gradient_of_any_other(interpolate: bool) -> None:
+    z0, scale, a, _ = leaves()
+    problem = swinging(a, scale)
+    times = torch.tensor([T0, T1], dtype=DOUBLE, requires_grad=True)
+    path = solve_at(problem, RungeKutta(**FINE), z0, times, interpolate=interpolate).trajectory
+    assert path is not None and path.z[0].equal(z0)
+    for k in range(2):
+        (got,) = torch.autograd.grad(path.z[k].sum(), times, retain_graph=True)
+        wanted = torch.zeros(2, dtype=DOUBLE)
+        wanted[k] = problem(times[k], path.z[k]).sum().detach()
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-7)
