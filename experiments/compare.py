@@ -3,8 +3,8 @@
     python -m experiments.compare                                         # digits, three seeds
     python -m experiments.compare --dataset fashion-mnist --data DIR      # one seed
 
-Every run is kept in --work and gone on with when the command is given again; --minutes stops the
-trainings, which lose nothing.
+On an idle core some 15 minutes, and 35. Every run is kept in --work and gone on with when the
+command is given again; --minutes stops the trainings, which lose nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ from homotopy_deq.cli.comparison.compare import compare, show
 from homotopy_deq.cli.comparison.options import Compare
 from homotopy_deq.cli.options import Machine
 
+MODELS = (
+    "deq,mdeq --hidden 20,homoode,homoode --no-rest-point,neural-ode,"
+    "augmented-neural-ode --hidden 20,monotone --hidden 42,residual"
+)
+"""All families, their widths such that each has as many parameters as the others, to a tenth."""
+
 BUDGETS: Mapping[str, Mapping[str, int]] = {
-    "digits": {"seeds": 3, "epochs": 8},
-    "fashion-mnist": {"seeds": 1, "epochs": 2, "limit": 10_000, "test_limit": 2_000},
+    "digits": {"seeds": 3, "epochs": 10},
+    "fashion-mnist": {"seeds": 1, "epochs": 3, "limit": 10_000},
 }
 
 
@@ -36,7 +42,7 @@ class Config:
     dataset: str = "digits"
     data: Path | None = None
     work: Path = Path("runs/compare")
-    models: str | None = None
+    models: str = MODELS
     seeds: int | None = None
     epochs: int | None = None
     limit: int | None = None
@@ -88,7 +94,7 @@ if __name__ == "__main__":
     parser.add_argument("--dataset", default=Config.dataset)
     parser.add_argument("--data", type=Path, help="folder or zip file of the images")
     parser.add_argument("--work", type=Path, default=Config.work, help="folder of the runs")
-    parser.add_argument("--models", help="as homotopy-deq compare takes them")
+    parser.add_argument("--models", default=MODELS, help="as homotopy-deq compare takes them")
     parser.add_argument("--seeds", type=int, help="runs of each model")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--limit", type=int, help="train images")
