@@ -24,6 +24,7 @@ from ..training import (
 )
 from ..training.checkpoint import replace_file
 from ..training.measures import Measure
+from ..training.processes import check_started
 from .command import option
 from .evaluation.collapse import COLLAPSE, draw_collapse
 from .options import Begun, Machine, Train
@@ -45,6 +46,7 @@ def command(chosen: Train) -> None:
     check_folder(folder, resume=begun.resume, overwrite=begun.overwrite)
     track = [pick("measure", name, MEASURES) for name in chosen.track or ()]
     chosen.machine.use()
+    check_started(cpu=chosen.machine.cpu)
     if begun.resume:
         resume(folder, given, chosen.machine, track)
         return

@@ -30,7 +30,8 @@ class Step:
         seconds: the median.
         forward: evaluations of the map or field, mean over the images.
         backward: products with the transpose of its Jacobian, each for a whole batch. One costs
-            about two evaluations. None where the layer has no equation.
+            about two evaluations, and each part of a step (`Run.parts`) has its own: the mean over
+            the parts. None where the layer has no equation.
         peak_mib: memory at its peak, in MiB, beyond the model and the images.
         steps: how many were timed.
     """
@@ -71,7 +72,7 @@ def measure_step(run: Run, *, most: int = 20, seconds: float = 10.0) -> Step:
     return Step(
         seconds=statistics.median(timed),
         forward=run.tally.means()["nfe"],
-        backward=tally.calls / len(timed) if tally.used else None,
+        backward=tally.calls / (len(timed) * run.turns) if tally.used else None,
         peak_mib=peak(),
         steps=len(timed),
     )

@@ -16,9 +16,14 @@ def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
     Raises:
         ValueError: torchrun started more processes here than there are GPUs.
     """
+    check_started(cpu=cpu)
+    return Accelerator(mixed_precision=config.precision, cpu=cpu)
+
+
+def check_started(*, cpu: bool = False) -> None:
+    """Raise ValueError if torchrun started more processes here than there are GPUs."""
     if not cpu:
         check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count())
-    return Accelerator(mixed_precision=config.precision, cpu=cpu)
 
 
 def check_devices(processes: int, gpus: int) -> None:

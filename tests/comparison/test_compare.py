@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments import compare as experiment
+from homotopy_deq.cli.comparison import children
+from homotopy_deq.cli.comparison import compare as command
 from homotopy_deq.cli.comparison.plan import default_models, plan
 from homotopy_deq.create import model_class
 from homotopy_deq.models import BoundedModel
@@ -53,6 +55,7 @@ def test_options_hold_for_all_models_that_have_them_and_those_of_a_model_for_it_
     [
         ("deq,deqq", "unknown model 'deqq'. Did you mean 'deq'?"),
         ("deq,deq", "names each model once"),
+        ("deq --lr 0.1,deq --lr=0.1", "'deq --lr 0.1' and 'deq --lr=0.1'"),
         ("deq,,homoode", "an empty name"),
         ("deq --seed 4", "--seed is not of one model"),
         ("deq --limit 4", "--limit is not of one model"),
@@ -68,18 +71,20 @@ def test_models_that_cannot_be_are_refused_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_experiment_keeps_its_runs_and_measures_no_part_twice(tmp_path: Path) -> None:
+def test_the_experiment_keeps_its_runs_and_measures_no_part_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = experiment.Config(
         work=tmp_path / "work", models="deq --hidden 4 --groups 2 --head 8", seeds=1, epochs=1,
         limit=60, test_limit=20, device="cpu",
     )  # fmt: skip
     found = []
     for k in range(2):
-        began = time.perf_counter()
         experiment.main(config, tmp_path / str(k))
         found.append(json.loads((tmp_path / str(k) / "compare_digits.json").read_text())["result"])
-        seconds = time.perf_counter() - began
-    assert seconds < 5  # nothing is trained or measured the second time: no process is begun
+        monkeypatch.delattr(
+            command, "work", raising=False
+        )  # nothing is trained or measured a second time
     assert found[0] == found[1]
     (row,) = found[0]["models"].values()
     assert row["accuracy"]["test images"] == 20
@@ -88,6 +93,26 @@ def test_the_experiment_keeps_its_runs_and_measures_no_part_twice(tmp_path: Path
     other = ["--out", folder, "--models", "deq --hidden 4 --groups 2 --head 8", "--seeds", 1]
     told = refused("compare", *other, "--epochs", 2, "--limit", 60, "--test-limit", 20)
     assert "--epochs: the run has 1, got 2" in told
+    # what is not given counts as well: the table would show its default, and not what was trained
+    told = refused("compare", *other, "--epochs", 1)
+    assert "--limit: the run has 60, got None" in told
+
+
+def test_a_fault_is_that_of_this_call_and_ctrl_c_in_a_terminal_is_for_the_parent(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("Error: of a call before\n")
+    code = "import os; os.write(1, b'%d' % os.getpgrp()); os._exit(3)"
+    wrong = children.work([children.Task("a", exec, (code,), log)], 1, lambda: None)
+    assert wrong == {"a": f"its process ended with 3: see {log}."}
+    assert int(log.read_text().splitlines()[-1]) != os.getpgrp()
+
+
+def test_each_run_has_a_folder_and_a_log_of_its_own() -> None:
+    entries, _, _ = plan("deq --lr 0.1,deq --lr 0.2", TINY)
+    runs = [entry.run(Path("out"), seed) for entry in entries for seed in (0, 1)]
+    assert len({run.folder for run in runs} | {run.log for run in runs}) == 8
 
 
 @pytest.mark.slow

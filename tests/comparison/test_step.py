@@ -14,8 +14,8 @@ from solvers.gradient.rows import BackwardWarning
 SIZES = {"hidden": 4, "head": 8, "groups": 2, "dropout": 0.0}
 
 
-def step_of(model: ImageModel, most: int = 2) -> Step:
-    config = TrainConfig(batch=16)
+def step_of(model: ImageModel, most: int = 2, parts: int = 1) -> Step:
+    config = TrainConfig(batch=16, parts=parts)
     images = load("digits", limit=100)
     run = Run(model, images, config, accelerator_for(config, cpu=True), {})
     rule = model.layer.gradient
@@ -38,7 +38,8 @@ def test_each_evaluation_of_a_flow_has_one_product_back(gradient: Adjoint | None
 
 
 def test_products_of_a_root_do_not_grow_with_its_evaluations() -> None:
-    few = step_of(DEQ((1, 8, 8), 10, **SIZES, solver=Picard(rtol=1e-1), gradient=Phantom(steps=3)))
+    model = DEQ((1, 8, 8), 10, **SIZES, solver=Picard(rtol=1e-1), gradient=Phantom(steps=3))
+    few = step_of(model, parts=2)  # each of two parts has its own
     many = step_of(DEQ((1, 8, 8), 10, **SIZES, solver=Picard(rtol=1e-6), gradient=Phantom(steps=3)))
     assert few.forward < many.forward
     assert few.backward == many.backward == 3

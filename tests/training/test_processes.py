@@ -105,6 +105,16 @@ def test_more_processes_than_gpus_are_refused_in_one_line() -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_they_are_refused_before_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    words = ["train", "--dataset", "cifar10", "--data", str(tmp_path / "none")]
+    told = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")])
+    assert told.exit_code == 2 and "2 processes on a machine with 1 GPU" in told.output
+
+
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     words = ("train", *FLAGS, "--epochs", "1", "--parts", "2", "--out")
     finish(2, *CLI, *words, "two", folder=tmp_path)

@@ -55,7 +55,7 @@ def work(
         KeyboardInterrupt: a signal asked to stop, and they have.
     """
     context = multiprocessing.get_context("spawn")
-    waiting, active, wrong = list(tasks), dict[Any, Task](), dict[str, str]()
+    waiting, active, wrong = list(tasks), dict[Any, tuple[Task, int]](), dict[str, str]()
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     stopped = False
     with Interrupt() as interrupt:
@@ -63,14 +63,15 @@ def work(
             while waiting and not stopped and len(active) < jobs:
                 task = waiting.pop(0)
                 process = context.Process(target=_child, args=(task,), name=task.name)
+                told = task.log.stat().st_size if task.log.exists() else 0  # by earlier calls
                 process.start()
-                active[process] = task
+                active[process] = task, told
             wait([process.sentinel for process in active], POLL)
             look()
             for process in [each for each in active if not each.is_alive()]:
-                task = active.pop(process)
+                task, told = active.pop(process)
                 if process.exitcode and not stopped:  # asked to stop, it may end anyhow
-                    wrong[task.name] = _fault(task.log, process.exitcode)
+                    wrong[task.name] = _fault(task.log, told, process.exitcode)
             if not stopped and (interrupt.asked or time.monotonic() >= end):
                 stopped = True
                 for process in active:
@@ -83,6 +84,7 @@ def work(
 
 def _child(task: Task) -> None:
     """Do a task, with what it prints in its log; stop with the process that wants it."""
+    os.setpgrp()  # Ctrl-C is for the parent, which asks once; asked twice, a run stops at once
     task.log.parent.mkdir(parents=True, exist_ok=True)
     with task.log.open("a") as log:
         for stream in (sys.stdout, sys.stderr):
@@ -103,9 +105,10 @@ def _follow() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _fault(log: Path, code: int | None) -> str:
-    """Return the last error that a log tells of."""
-    lines = log.read_text().splitlines() if log.exists() else []
+def _fault(log: Path, since: int, code: int | None) -> str:
+    """Return the last error that a log tells of, after so many bytes."""
+    text = log.read_bytes()[since:] if log.exists() else b""
+    lines = text.decode(errors="replace").splitlines()
     told = [k for k, line in enumerate(lines) if line.startswith("Error:")]
     if told:
         return " ".join(lines[told[-1] :]).removeprefix("Error: ")

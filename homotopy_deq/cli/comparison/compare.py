@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -39,6 +40,8 @@ def command(chosen: Compare) -> None:
         say(f"wrote {', '.join(FILES)} to {found.folder}")
     if found.left:
         say(f"{found.left} runs are not done: the same command goes on with them.")
+    if found.faults:
+        raise typer.Exit(1)
 
 
 @dataclass
@@ -126,9 +129,7 @@ def compare(chosen: Compare) -> Comparison:
 def _train(runs: Sequence[Run], chosen: Compare, root: Path | None, found: Comparison) -> None:
     whole = sum(run.settings.training.epochs for run in runs)
     tasks = [
-        Task(run.name, train, (run, root, chosen.machine), run.folder.with_suffix(".log"))
-        for run in runs
-        if not run.done
+        Task(run.name, train, (run, root, chosen.machine), run.log) for run in runs if not run.done
     ]
     if tasks:
         with counting("epochs", whole) as advance:
@@ -147,7 +148,7 @@ def _measure(
         return sum(measured(run, swaps) is not None for run in runs)
 
     tasks = [
-        Task(run.name, measure, (run, root, swaps, machine), run.folder.with_suffix(".log"))
+        Task(run.name, measure, (run, root, swaps, machine), run.log)
         for run in runs
         if measured(run, swaps) is None
     ]
@@ -179,7 +180,8 @@ def show(found: Comparison) -> None:
     table = Table(
         title=f"{found.folder}, {found.images['test']:,} test images",
         caption="accuracy in %, and the range of the seeds, else the 95% band of the images; "
-        "step: evaluations + products back of a training step, its seconds and MiB",
+        "step: evaluations + products back of a training step, its seconds and MiB; "
+        "swapped: under the solver that costs most",
         padding=0,
         box=SIMPLE,
         show_edge=False,

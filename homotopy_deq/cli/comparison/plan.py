@@ -33,20 +33,17 @@ class Entry:
     Arguments:
         name: as it was asked for, "homoode --no-rest-point".
         settings: of its run with the first seed.
-        given: those that were given, for this model or for all, by name.
         parameters: how many it has.
     """
 
     name: str
     settings: Settings
-    given: Mapping[str, Any]
     parameters: int
 
     def run(self, folder: Path, seed: int) -> Run:
         """Return the run of a seed, in a folder of the comparison's."""
-        slug = re.sub(r"[^\w.]+", "-", self.name).strip("-")
         settings = replace(self.settings, training=replace(self.settings.training, seed=seed))
-        return Run(self, seed, settings, folder / f"{slug}-{seed}")
+        return Run(self, seed, settings, folder / f"{slug_of(self.name)}-{seed}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,11 @@ class Run:
         return f"{self.entry.name}, seed {self.seed}"
 
     @property
+    def log(self) -> Path:
+        """What its processes print."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
         return (self.folder / CHECKPOINT).exists()
@@ -81,11 +83,10 @@ class Run:
         return self.begun and load_checkpoint(self.folder / CHECKPOINT).meta["test"] is not None
 
     def check(self) -> None:
-        """Raise ValueError where the folder's run was started with other settings than given."""
+        """Raise ValueError where the folder's run was started with other settings."""
         if self.begun:
             kept = settings_of(load_checkpoint(self.folder / CHECKPOINT))
-            given = {"epochs": self.settings.training.epochs, **self.entry.given}
-            check_same(self.folder, kept, {**given, "seed": self.seed})
+            check_same(self.folder, kept, self.settings.named())
 
 
 def plan(
@@ -102,7 +103,7 @@ def plan(
         ValueError: a name or a setting is not valid, or there is no model left.
     """
     asked = default_models() if models is None else words_of(models)
-    notes, drafts = [], dict[str, tuple[Settings, Mapping[str, Any]]]()
+    notes, drafts = [], dict[str, Settings]()
     for name in asked:
         own = parsed(name)
         less = sorted(k for k in shared if k in OWN and k not in takes(own["model"]))
@@ -110,18 +111,17 @@ def plan(
             notes.append(f"{name} has no {', '.join(map(option, less))}.")
         given = {**{k: v for k, v in shared.items() if k not in less}, **own}
         try:
-            drafts[name] = resolve(given), given
+            drafts[name] = resolve(given)
         except ValueError as error:
             if models is not None:
                 raise ValueError(f"{name}: {error}") from error
             notes.append(f"{name} is left out: {error}")
     if not drafts:
         raise ValueError("no model is left to compare: " + " ".join(notes))
-    first = next(iter(drafts.values()))[0]
+    first = next(iter(drafts.values()))
     images = images_of(first, shared.get("data"), download=download)
     entries = [
-        Entry(name, settings, given, parameters(settings, images))
-        for name, (settings, given) in drafts.items()
+        Entry(name, settings, parameters(settings, images)) for name, settings in drafts.items()
     ]
     return entries, images, notes
 
@@ -141,11 +141,17 @@ def default_models() -> list[str]:
 def words_of(models: str) -> list[str]:
     """Return the models between the commas; each once."""
     found = [" ".join(part.split()) for part in models.split(",")]
-    twice = sorted({name for name in found if found.count(name) > 1})
+    slugs = [slug_of(name) for name in found]
+    twice = [name for name in found if slugs.count(slug_of(name)) > 1]
     if twice or "" in found:
-        told = f"{twice[0]!r} twice" if twice else "an empty name"
+        told = f"{twice[0]!r} and {twice[1]!r}" if twice else "an empty name"
         raise ValueError(f"--models names each model once, with commas between; got {told}.")
     return found
+
+
+def slug_of(name: str) -> str:
+    """Return the name of a model's folders, but for the seed."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-")
 
 
 def parsed(words: str) -> dict[str, Any]:
