@@ -63,7 +63,7 @@ class Layer(nn.Module):
 
     rest_point: bool = True
     t0: float = 0.0
-    times: Times | None = None
+    times: Times | None
     interpolate: bool = False
     one_equation: bool = True
     """Whether `solver` finds the answer to `equation`, alone: a stack of layers has several."""
@@ -90,6 +90,7 @@ class Layer(nn.Module):
         self.t1: float | Tensor = t1
         self.on_failure = on_failure
         self.coupled = coupled
+        self.times = None  # no attribute of the class, which would hide a parameter of that name
 
     @abstractmethod
     def problem(self, condition: tuple[Tensor, ...]) -> Any:

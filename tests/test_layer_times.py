@@ -132,6 +132,14 @@ def test_learned_times_train_as_parameters_do() -> None:
     torch.testing.assert_close(end.detach(), torch.tensor(0.6, dtype=DOUBLE), rtol=1e-8, atol=0)
 
 
+def test_times_may_be_a_parameter_of_the_layer() -> None:
+    times = nn.Parameter(torch.tensor([0.25, 0.5]))
+    layer = FlowLayer(DenseCell(2, 3), ODE("rk4"), t1=1.0, times=times)
+    assert layer.get_parameter("times") is times
+    layer(torch.randn(4, 2)).sum().backward()
+    assert times.grad is not None and bool(times.grad.abs().min() > 0)
+
+
 def test_the_times_of_a_call_are_those_of_that_call_alone() -> None:
     cell, x = cell_and_x()
     layer = FlowLayer(cell, RungeKutta())
