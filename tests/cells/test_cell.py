@@ -17,7 +17,6 @@ from solvers import (
     DouglasRachford,
     Equilibrium,
     ForwardBackward,
-    Implicit,
     MonotoneInclusion,
     PeacemanRachford,
     Solver,
@@ -80,11 +79,6 @@ def test_what_an_equation_is_annotated_to_return_says_which_splittings_answer_it
     late = having(equation=lambda self, condition: Equilibrium(Linear(), condition))
     with pytest.raises(TypeError, match="answers a MonotoneInclusion; got Equilibrium"):
         ImplicitLayer(late, PeacemanRachford())(x)
-
-
-def test_the_equation_backward_is_no_inclusion() -> None:
-    with pytest.raises(TypeError, match="by a solver of an Equilibrium.*got PeacemanRachford"):
-        Implicit(PeacemanRachford())
 
 
 @pytest.mark.parametrize(

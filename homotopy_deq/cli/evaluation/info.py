@@ -53,7 +53,7 @@ def command(chosen: options.Info) -> None:
     for name in (*RECIPES, OTHER):
         columns.setdefault(str(RECIPES.get(name)), []).append(name)
     heads = ("\n".join(names).replace(OTHER, "any other") for names in columns.values())
-    recipes = Table("", *heads, title="recipes")
+    recipes = Table("", *heads, title="recipes", padding=0)  # 80 columns hold six of them
     found = [values(resolve({"dataset": names[0]})) for names in columns.values()]
     for name in filter(OF_RECIPES.__contains__, NAMES):
         recipes.add_row(name, *(f"{each[name]:g}" for each in found))
