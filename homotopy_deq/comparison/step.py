@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -123,8 +123,7 @@ class _Told(Wrapped):
     def __call__(self, *args: Tensor) -> Tensor:
         self.tally.used = True
         out: Any = self.function(*args)
-        first = out[0] if isinstance(out, tuple) else out
+        first: Any = out[0] if isinstance(out, tuple) else out
         if first.requires_grad:
             first.register_hook(self.tally.add)
-        value: Tensor = out
-        return value
+        return cast("Tensor", out)

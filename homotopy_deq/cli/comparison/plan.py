@@ -163,9 +163,10 @@ def parsed(words: str) -> dict[str, Any]:
     try:
         context = train.make_context("train", ["--model", name, *rest])
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not one of click's own
+        message: Any = getattr(error, "format_message", None)
+        if message is None:  # not one of click's own
             raise
-        raise ValueError(f"--models {words!r}: {error.format_message()}") from error
+        raise ValueError(f"--models {words!r}: {message()}") from error
     asked = [k for k in context.params if context.get_parameter_source(k).name == "COMMANDLINE"]
     for name in asked:
         if name not in NAMES or NAMES[name].place[0] == "data" or name == "seed":
