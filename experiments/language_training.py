@@ -48,9 +48,9 @@ class Training:
     minutes: float = 15.0
     batch: int = 8
     length: int = 96
-    lr: float = 2e-3
+    lr: float = 1e-3
     decay: float = 0.1
-    penalty: float = 2.0
+    penalty: float = 10.0
     clip: float = 1.0
     every: float = 1.0
     device: str = "cpu"
