@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from homotopy_deq.training.folder import LOCK
 from homotopy_deq.training.processes import check_devices, turns_of
 from tests.training.test_resume import FLAGS, crash
 from tests.training.tiny import CONFIG, DEQ, At, data, model, run
-from tests.training.torchrun import CLI, finish, start
+from tests.training.torchrun import CLI, finish, start, wait_for_mid_epoch
 
 
 def parameters(folder: Path) -> dict[str, Tensor]:
@@ -135,12 +134,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
     finish(before, *words, "unbroken", folder=tmp_path)
     process = start(before, *words, "killed", folder=tmp_path)
     file = tmp_path / "killed" / CHECKPOINT
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if file.exists():
-            place = load_checkpoint(file).meta["place"]
-            if place["epoch"] == 1 and place["batch"] >= 2:
-                break
+    wait_for_mid_epoch(process, file)
     os.kill(int((tmp_path / "killed" / LOCK).read_text()), signal.SIGKILL)  # the first process
     process.communicate()  # torchrun ends the other
     place = load_checkpoint(file).meta["place"]

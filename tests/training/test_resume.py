@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from homotopy_deq.training import (
     save_checkpoint,
 )
 from tests.training.tiny import ALL, CONFIG, At, run
+from tests.training.torchrun import wait_for_mid_epoch
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -75,12 +75,7 @@ def test_killed_with_9_and_resumed_the_weights_are_identical(tmp_path: Path) -> 
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(words, cwd=tmp_path, env=environment, **quiet)
     file = tmp_path / "killed" / CHECKPOINT
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if file.exists():
-            place = load_checkpoint(file).meta["place"]
-            if place["epoch"] == 1 and place["batch"] >= 2:
-                break
+    wait_for_mid_epoch(process, file)
     process.send_signal(signal.SIGKILL)
     _, message = process.communicate()
     assert process.returncode == -signal.SIGKILL, message.decode()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from homotopy_deq.training import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CLI = ("-m", "homotopy_deq.cli")
@@ -29,3 +32,13 @@ def finish(ranks: int, *words: str, folder: Path) -> str:
     told, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint
     return told
+
+
+def wait_for_mid_epoch(process: subprocess.Popen[Any], checkpoint: Path) -> None:
+    """Return once a run's checkpoint tells of 2 batches of its second epoch, or the run is over."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if checkpoint.exists():
+            place = load_checkpoint(checkpoint).meta["place"]
+            if place["epoch"] == 1 and place["batch"] >= 2:
+                return
