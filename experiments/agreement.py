@@ -91,7 +91,7 @@ def compare(
     of: Mapping[str, Solver[Any, Any]] = SOLVERS,
 ) -> dict[str, Any]:
     """Return every solver's evaluations and residual, and each pair's largest difference
-    among the samples that both have solved.
+    among the samples that both have solved, where there are any.
 
     Arguments:
         solved: returns what a solver finds.
@@ -111,12 +111,12 @@ def compare(
         }
         answers[label], solved_by[label] = found.value.double().flatten(1), found.converged
 
-    def apart(a: str, b: str) -> float:
+    pairs = {}
+    for a, b in ((a, b) for i, a in enumerate(of) for b in list(of)[:i]):
         both = solved_by[a] & solved_by[b]
-        far = (answers[a] - answers[b]).norm(dim=1) / answers[b].norm(dim=1)
-        return float(far[both].max())
-
-    pairs = {f"{a} - {b}": apart(a, b) for i, a in enumerate(of) for b in list(of)[:i]}
+        if both.any():
+            far = (answers[a] - answers[b]).norm(dim=1) / answers[b].norm(dim=1)
+            pairs[f"{a} - {b}"] = float(far[both].max())
     return {"rtol": rtol, "solvers": solvers, "pairs": pairs, "worst pair": max(pairs.values())}
 
 

@@ -1,6 +1,6 @@
 """Solve for the equilibria of one trained attention cell by every solver, and compare each pair.
 
-    python -m experiments.attention            # a minute or two
+    python -m experiments.attention            # a minute or two of a core
 
 Trains the equilibrium transformer of `experiments.language` for some steps, takes windows of the
 held-out text, and writes the largest relative difference ||z_a - z_b|| / ||z_b|| of a window for
@@ -10,7 +10,7 @@ each pair of solvers, in float32 and float64, and how many windows each has solv
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def main(config: Config, results: Path = RESULTS) -> dict[str, Any]:
     record, console, how = Record("attention", config), Console(), config.training
     text = corpus(config.characters)
     sizes = Models(how, config.channels, config.heads, dropout=0.0)
-    model = built(EQUILIBRIUM, sizes, len(text.alphabet), 0)
+    model = built(EQUILIBRIUM, sizes, len(text.alphabet), 0).to(how.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr)
     losses = [learn(model, optimizer, text.train, how, step) for step in range(config.steps)]
     seen, _ = batch(text.held_out, config.windows, how.length, config.seed, 0)
@@ -67,7 +67,7 @@ def main(config: Config, results: Path = RESULTS) -> dict[str, Any]:
     }
     for dtype, rtol in ((torch.float32, config.rtol32), (torch.float64, config.rtol64)):
         name = str(dtype).removeprefix("torch.")
-        x = model.to(dtype).embedded(seen).detach()
+        x = model.to(dtype).embedded(seen.to(how.device)).detach()
 
         def solved(solver: Solver[Any, Any], x: torch.Tensor = x) -> Any:
             return body.with_solver(solver).solve(x)
@@ -84,4 +84,7 @@ def main(config: Config, results: Path = RESULTS) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=Config.steps, help="of training")
-    main(Config(**vars(parser.parse_args())))
+    parser.add_argument("--device", default=Training.device)
+    chosen = parser.parse_args()
+    where = replace(Config().training, device=chosen.device)
+    main(Config(steps=chosen.steps, training=where))

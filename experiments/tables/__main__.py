@@ -12,7 +12,7 @@ from .comparing import comparison
 from .delta import bounds, cuda, speed
 from .families import augmented
 from .gradients import gradients
-from .language import language
+from .language import attention, language
 from .lipschitz import checks, lben
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
@@ -52,6 +52,7 @@ def pages() -> dict[Path, str]:
         inr(),
         flow(),
         language(),
+        attention(),
         lben("lben_cifar10_small", "Small bounded networks and their equilibria on CIFAR-10"),
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),

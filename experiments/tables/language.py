@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.results import RESULTS
-
-from .markdown import result, section, table
+from .markdown import measured, result, section, table
 
 NAME, TITLE = "language", "Language: a transformer that is an equilibrium"
 
 
 def language() -> str:
     """Return the section, or nothing while there is no result."""
-    if not (RESULTS / f"{NAME}.json").exists():
+    if not measured(NAME):
         return ""
     body = result(NAME)
     found, training = body["result"], body["config"]["training"]
@@ -67,3 +65,39 @@ def _swaps(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:
         return f"{row['bits per character']:.4f} ({row['evaluations']:g}{failed})"
 
     return [(name, *(cell(each[name]) for each in found)) for name in found[0]]
+
+
+def attention() -> str:
+    """How far apart the answers of the solvers are on one trained cell, or nothing likewise."""
+    if not measured("attention"):
+        return ""
+    body = result("attention")
+    config, found = body["config"], body["result"]
+    precisions = [found[name] for name in ("float32", "float64")]
+
+    def row(solver: str) -> tuple[object, ...]:
+        each = []
+        for of in precisions:
+            told = of["solvers"][solver]
+            apart = [far for pair, far in of["pairs"].items() if solver in pair.split(" - ")]
+            worst = f"{max(apart):.0e}" if apart else "-"
+            each += [f"{told['converged']}", f"{told['evaluations']:.0f}", worst]
+        return solver, *each
+
+    tolerances = " and ".join(f"{of['rtol']:g}" for of in precisions)
+    return section(
+        "Language: one attention cell, every solver",
+        "attention",
+        f"The equilibrium transformer ({config['channels']} channels) after {config['steps']} "
+        f"steps of training, {config['windows']} windows of {config['training']['length']} "
+        f"held-out characters, solved to relative residuals of {tolerances}: windows solved, mean "
+        "evaluations, and the largest relative difference of a window from what any other solver "
+        f"found, among those that both have solved. The worst pair: "
+        f"{precisions[0]['worst pair']:.0e} in float32, {precisions[1]['worst pair']:.0e} in "
+        "float64.",
+        *table(
+            ("solver", *(f"{name}: {what}" for name in ("float32", "float64")
+             for what in ("solved", "evaluations", "apart"))),
+            [row(solver) for solver in precisions[0]["solvers"]],
+        ),
+    )  # fmt: skip
