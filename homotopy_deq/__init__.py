@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
 
     from .create import create_model, list_models
+    from .diagnosis import diagnose
     from .layers import ConvergenceWarning, FlowLayer, ImplicitLayer
     from .models import (
         DEQ,
@@ -108,11 +109,12 @@ __all__ = [
     "Unroll",
     "__version__",
     "create_model",
+    "diagnose",
     "list_models",
     "solve",
 ]
 
-HOMES = (".create", "solvers", ".layers", ".models")
+HOMES = (".create", "solvers", ".layers", ".models", ".diagnosis")
 """Where a name is looked for, the cheapest first."""
 
 if not TYPE_CHECKING:  # which would take any name for one of ours

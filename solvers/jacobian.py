@@ -100,6 +100,14 @@ class Linearization:
         # J^T w depends on w unless an operator hides that, as once_differentiable does.
         return jvp(self.function, self.z, v) if tangent is None else tangent
 
+    def pull(self, v: Tensor) -> Tensor:
+        """Return J^T v, of the shape of z, for v of the shape of f(z): one reverse pass."""
+        if not self._graph.requires_grad:  # constant, or evaluated under no_grad
+            return torch.zeros_like(self.z)
+        if self.counter is not None:
+            self.counter.repeat(1)
+        return self._rows(v[None])[0]
+
     def matrix(self) -> Tensor:
         """Return J of each sample, (B, m, n), by m reverse passes, many at once.
 

@@ -343,3 +343,15 @@ def test_methods_joined_by_a_plus_follow_the_flow_to_rest() -> None:
     with pytest.warns(UserWarning, match="No flow to rest is followed by heun3; bosh3"):
         old = names.Pass("heun3+anderson").put(model).layer.solver  # of a run before
     assert old == Then(Flow(), Anderson())
+
+
+def test_diagnose_writes_its_plot_and_the_figures_that_it_shows(run: Path, tmp_path: Path) -> None:
+    told = done("diagnose", run, "--samples", 4, "--json", tmp_path / "d.json", "--cpu")
+    figures = json.loads((tmp_path / "d.json").read_text())
+    assert figures["samples"] == 4 and figures["map"]["row-wise"] is True
+    assert "growth of J^T" in told and (run / "plots" / "diagnosis.png").exists()
+    assert all(advice[:20] in told for advice in figures["advice"])
+
+
+def test_a_flow_without_a_rest_point_is_not_diagnosed(published: Path) -> None:
+    assert "no rest point" in " ".join(refused("diagnose", published, "--cpu").split())

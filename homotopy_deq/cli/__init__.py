@@ -1,5 +1,5 @@
-"""The command line: train, compare, evaluate, predict, plot, profile, export and info; certify and
-what goes with it; and studies of theory."""
+"""The command line: train, compare, evaluate, predict, plot, profile, diagnose, export and info;
+certify and what goes with it; and studies of theory."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "predict": (options.Predict, "evaluation.predict"),
     "plot": (options.Plot, "evaluation.plot"),
     "profile": (options.Profile, "evaluation.profile"),
+    "diagnose": (options.Diagnose, "evaluation.diagnose"),
     "export": (options.Export, "export"),
     "certify": (certified.Certify, "certification.certify"),
     "decide": (certified.Decide, "certification.certify"),

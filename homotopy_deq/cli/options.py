@@ -239,6 +239,24 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Diagnose:
+    """Say why a trained model's solves do not converge, and what to try, in order.
+
+    Is the map deterministic, row-wise, free of writes; eigenvalues of its Jacobian and the growth
+    of J^T; four solvers beside the model's own. Writes RUN/plots/diagnosis.png.
+    """
+
+    run: Run
+    samples: int = setting(16, "Test images to look at, each class in its share.", at_least(1))
+    solver: str | None = like(Predict, "solver")
+    limits: Limits = Limits()
+    place: Place = Place()
+    json: Path | None = like(Evaluate, "json")
+    out: Path | None = setting(None, "Folder for the PNG file. Default: RUN/plots.", metavar="DIR")
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a trained model into a folder that `from_pretrained` reads, in Python or from a hub.
 

@@ -5,6 +5,7 @@ from .certified import certified_figure
 from .collapse import collapse_figure
 from .comparison import comparison_figure
 from .convergence import convergence_figure, tradeoff_figure
+from .diagnosis import diagnosis_figure
 from .paths import path_figure, project, residual_figure
 from .style import save
 from .training import training_figure
@@ -15,6 +16,7 @@ __all__ = [
     "collapse_figure",
     "comparison_figure",
     "convergence_figure",
+    "diagnosis_figure",
     "largest",
     "path_figure",
     "project",

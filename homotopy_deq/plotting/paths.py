@@ -27,7 +27,12 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
         tolerance: the relative residual at which a sample has converged, drawn as a line.
     """
     figure = canvas(7.2, 4.4)
-    axes = figure.subplots()
+    draw_residuals(figure.subplots(), paths, tolerance)
+    return figure
+
+
+def draw_residuals(axes: Axes, paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -> None:
+    """Draw what `residual_figure` shows into axes."""
     drawn = zip(looks(len(paths)), widths(len(paths)), paths.items(), strict=True)
     for (color, style), width, (name, path) in drawn:
         evals = path.evals.clamp_min(1).tolist()
@@ -47,7 +52,6 @@ def residual_figure(paths: Mapping[str, Trajectory[Tensor]], tolerance: float) -
     axes.set_ylabel("relative residual (median, middle 80%)")
     axes.legend(frameon=False, fontsize=8, ncols=2, title="solver", title_fontsize=8)
     plain(axes)
-    return figure
 
 
 def path_figure(
