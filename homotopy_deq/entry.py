@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solvers import Equilibrium, Solution, SolveError
+from solvers import Equilibrium, Gradient, Solution, SolveError, Solver
 from solvers.caller import warn_caller
+from solvers.gradient.gradient import misfit
 from solvers.problem import check_time
 from solvers.solver import named
 
@@ -32,6 +33,12 @@ def check_rule(gradient: object) -> None:
     """Raise TypeError unless an object is a gradient rule."""
     if isinstance(gradient, type) or not callable(getattr(gradient, "apply", None)):
         raise TypeError(f"gradient must be a rule such as Implicit(); got {named(gradient)}.")
+
+
+def check_fit(gradient: Gradient[Any], solver: Solver[Any, Any]) -> None:
+    """Raise what a rule says against a solver: one that was kept at a swap need not fit it."""
+    if (fault := misfit(gradient, solver)) is not None:
+        raise fault
 
 
 def check_choice(name: str, value: object, valid: tuple[str, ...]) -> None:

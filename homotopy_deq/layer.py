@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -37,7 +38,7 @@ from .twin import twin
 OnFailure = Literal["warn", "raise", "ignore"]
 
 FLOWS = ("rest_point", "t0", "times", "interpolate")
-"""What a flow keeps when its solver is swapped for another integrator."""
+"""What a flow keeps, beside its gradient, when its solver is swapped."""
 
 HORIZON = 5.0
 """How long a flow with a rest point runs: a slowest mode e^-t has then decayed to below 1%."""
@@ -67,8 +68,8 @@ class Layer(nn.Module):
     interpolate: bool = False
     one_equation: bool = True
     """Whether `solver` finds the answer to `equation`, alone: a stack of layers has several."""
-    spare: Gradient[Any] | None = None
-    """The gradient of the other kind of answer, root or z(t1), for a swap back to it."""
+    spare: Mapping[str, Any]
+    """What the layer of the other kind of answer, root or z(t1), had, for a swap back to it."""
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Layer(nn.Module):
         self.t1: float | Tensor = t1
         self.on_failure = on_failure
         self.coupled = coupled
+        self.spare = {}
         self.times = None  # no attribute of the class, which would hide a parameter of that name
 
     @abstractmethod
@@ -123,13 +125,16 @@ class Layer(nn.Module):
 
         Arguments:
             solver: the other path.
-            gradient: by default this layer's, or that of the layer which this one was made from,
-                where it fits the other equation; else the other layer's default.
+            gradient: by default this layer's, or where the kind of answer changes that of the
+                layer which this one was made from; else the other layer's default. Likewise t0
+                and times of a flow.
             t1: where the flow ends; this layer's by default.
             polish: goes; `with_solver(Then(Flow(), polish))` is what to write.
 
         Raises:
-            TypeError: this flow has no rest point, and the solver is one of equilibria.
+            TypeError: this flow has no rest point, and the solver is one of equilibria; or the
+                gradient that is kept does not differentiate what the solver finds, and one that
+                does is to be given.
         """
         from .layers import FlowLayer, ImplicitLayer  # which are made of this one
 
@@ -139,18 +144,20 @@ class Layer(nn.Module):
         if not flows and not self.rest_point:
             raise restless(solver)
         same = isinstance(self, FlowLayer) == flows
-        rule = gradient or (self.gradient if same else self.spare)
+        own: dict[str, Any] = {"gradient": self.gradient}
+        if isinstance(self, FlowLayer):
+            own |= {name: getattr(self, name) for name in FLOWS}
         settings: dict[str, Any] = {
             "t1": self.t1 if t1 is None else t1,
             "on_failure": self.on_failure,
             "coupled": self.coupled,
-            **({name: getattr(self, name) for name in FLOWS} if flows else {}),
-            **({} if rule is None else {"gradient": rule}),
+            **(own if same else self.spare),
+            **({} if gradient is None else {"gradient": gradient}),
         }
         kind: type[Any] = FlowLayer if flows else ImplicitLayer
         other: Layer = kind(twin(self.cell), solver, **settings)
         other.training = self.training  # train() would reach into the cell, whose mode is its own
-        other.spare = self.spare if same else self.gradient
+        other.spare = self.spare if same else own
         return other
 
     def condition(self, x: Tensor) -> tuple[Tensor, ...]:

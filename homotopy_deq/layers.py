@@ -23,7 +23,7 @@ from solvers.times import Times, check_times, solve_at, stretched
 from solvers.transforms import uncompiled
 
 from .entry import ConvergenceWarning as ConvergenceWarning
-from .entry import check_horizon, check_still
+from .entry import check_fit, check_horizon, check_still
 from .equations import flow_of, posed_by, rest_residual
 from .layer import HORIZON as HORIZON
 from .layer import Layer as Layer
@@ -63,6 +63,7 @@ class ImplicitLayer(Layer):
         check_horizon(t1)
         check_still(cell)
         check_answers(solver, posed_by(cell), "a FlowLayer for this solver")
+        check_fit(gradient, solver)
 
     def problem(self, condition: tuple[Tensor, ...]) -> Equilibrium:
         """Return the equation z = f(z, *condition)."""
@@ -103,7 +104,7 @@ class FlowLayer(Layer):
         """Take the old `polish=`: its answer is a root, and its layer of the other kind."""
         if polish is None:
             return super().__new__(cls)
-        return cast("FlowLayer", polished_layer(cls(*args, **settings), polish))
+        return cast("FlowLayer", polished_layer(cls, polish, *args, **settings))
 
     def __init__(
         self,
@@ -125,6 +126,7 @@ class FlowLayer(Layer):
         super().__init__(cell, solver, rule, t1=t1, on_failure=on_failure, coupled=coupled)
         check_horizon(t1, t0)
         check_answers(solver, InitialValue, "an ImplicitLayer for this solver")
+        check_fit(rule, solver)
         if rest_point:
             check_still(cell)
         self.rest_point, self.t0, self.interpolate = rest_point, t0, interpolate

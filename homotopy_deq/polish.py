@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from solvers import (
+    ODE,
     Equilibrium,
     Flow,
     Implicit,
@@ -33,9 +36,16 @@ def polished(integrator: Solver[InitialValue, Any], polish: Solver[Equilibrium, 
     return Then(Flow(rtol=polish.rtol, atol=polish.atol), polish)
 
 
-def polished_layer(flow: FlowLayer, polish: Solver[Equilibrium, Any]) -> Layer:
+def polished_layer(
+    kind: type[FlowLayer],
+    polish: Solver[Equilibrium, Any],
+    cell: nn.Module,
+    solver: Solver[InitialValue, Any] = ODE(),  # noqa: B008  (frozen)
+    gradient: Any = None,
+    **settings: Any,
+) -> Layer:
     """Return the layer that stands for a `FlowLayer` with a polish, on its own cell."""
-    rule: Any = Implicit() if flow.gradient == Unroll() else flow.gradient
-    layer = flow.with_solver(flow.solver, rule, polish=polish)
-    layer.cell, layer.spare = flow.cell, None
+    rule = Implicit() if gradient in (None, Unroll()) else gradient
+    layer = kind(cell, solver, **settings).with_solver(solver, rule, polish=polish)
+    layer.cell, layer.spare = cell, {}
     return layer

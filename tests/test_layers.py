@@ -17,6 +17,8 @@ from homotopy_deq.layers import Layer
 from homotopy_deq.twin import twin
 from solvers import (
     ODE,
+    RK4,
+    SHINE,
     Adjoint,
     Anderson,
     Broyden,
@@ -27,6 +29,7 @@ from solvers import (
     Phantom,
     Picard,
     PseudoTransient,
+    Reversible,
     RungeKutta,
     SolveError,
     Solver,
@@ -210,6 +213,52 @@ def test_a_swap_there_and_back_keeps_the_rule_of_either_side() -> None:
     rest = adjoint.with_solver(Then(Flow(), Picard()), Phantom(2))
     assert rest.with_solver(ODE()).gradient == Adjoint()
     assert rest.with_solver(ODE()).with_solver(Picard()).gradient == Phantom(2)
+
+
+def test_a_flow_that_is_swapped_to_its_root_and_back_answers_as_before_to_the_bit() -> None:
+    x, rk4 = torch.randn(2, 3), RungeKutta(RK4, step_size=0.25)
+    flow = FlowLayer(DenseCell(3, 4), rk4, t0=1.0, t1=4.0, times=[2.0, 3.5], interpolate=True)
+    root = flow.with_solver(Anderson())
+    assert root(x).shape == (2, 4) and "times" not in root.state_dict()
+    for back in (root, root.with_solver(Picard()), copy.deepcopy(root)):
+        assert torch.equal(back.with_solver(rk4)(x), flow(x))
+    times = nn.Parameter(torch.tensor([2.0, 3.5]))
+    learned = FlowLayer(DenseCell(3, 4), rk4, times=times, t1=4.0)
+    back = learned.with_solver(Anderson()).with_solver(rk4)
+    assert back.times is times and torch.equal(back(x), learned(x))
+
+
+@pytest.mark.parametrize(
+    ("swap", "said"),
+    [
+        (
+            lambda cell: ImplicitLayer(cell, Broyden(), SHINE()).with_solver(Anderson()),
+            r"Broyden\(\) ends with; got Anderson\(.*Use Implicit\(\)",
+        ),
+        (
+            lambda cell: FlowLayer(cell, ODE(), Adjoint()).with_solver(RungeKutta()),
+            r"integrated by ODE\(\); got InitialValue and RungeKutta. Use Unroll\(\)",
+        ),
+        (
+            lambda cell: ImplicitLayer(cell, Picard(damping=0.5), Reversible()).with_solver(
+                Anderson()
+            ),
+            r"got Anderson\(.*Use another gradient",
+        ),
+        (
+            lambda cell: FlowLayer(cell, RungeKutta(RK4), Reversible()).with_solver(RungeKutta()),
+            r"RungeKutta\(RK4\); got RungeKutta\(.*Use another gradient",
+        ),
+        (lambda cell: ImplicitLayer(cell, gradient=Adjoint()), r"got Equilibrium.*Use Implicit"),
+        (lambda cell: FlowLayer(cell, gradient=Implicit()), r"Use Unroll\(\) or Adjoint\(\)"),
+    ],
+)
+def test_a_rule_that_does_not_fit_the_new_solver_is_told_at_the_swap(
+    swap: Callable[[nn.Module], Layer], said: str
+) -> None:
+    with pytest.raises(TypeError, match=said) as told:
+        swap(DenseCell(3, 4))
+    assert "\n" not in str(told.value)
 
 
 def test_old_polish_is_the_flow_to_rest_and_says_what_to_write() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ..ode.initial_value import SCIPY, SLIVER, given_up
 from ..packing import pack
 from ..problem import Counter, InitialValue
 from ..solution import Solution, V
+from ..solver import Solver
 from ..transforms import uncompiled
 from ..twice import by_formula
 from .graph import tied_to_nothing
@@ -63,11 +64,7 @@ class Adjoint:
     ) -> Solution[V]:
         """Return the solution with the adjoint gradient attached to its value."""
         if not isinstance(problem, InitialValue) or not isinstance(solver, ODE):
-            instead = "Unroll" if isinstance(problem, InitialValue) else "Implicit"
-            raise TypeError(
-                "Adjoint differentiates an InitialValue integrated by ODE(); got "
-                f"{type(problem).__name__} and {type(solver).__name__}. Use {instead}()."
-            )
+            raise _unfit(type(problem), solver)
         packed, start, unpack = pack(problem, z0)
         with torch.no_grad():
             seen = solver if solver.method == SCIPY else solver.recorded(MARKS)
@@ -86,6 +83,18 @@ class Adjoint:
                 value = found.value.index_copy(0, good, part)
             found = replace(found, value=value)
         return unpack(found)
+
+    def misfit(self, solver: Solver[Any, Any]) -> Exception | None:
+        """Return why no adjoint equation is integrated by a solver, or None."""
+        return None if isinstance(solver, ODE) else _unfit(solver.answers, solver)
+
+
+def _unfit(kind: type, solver: object) -> TypeError:
+    instead = "Unroll" if issubclass(kind, InitialValue) else "Implicit"
+    return TypeError(
+        f"Adjoint differentiates an InitialValue integrated by ODE(); got {kind.__name__} and "
+        f"{type(solver).__name__}. Use {instead}()."
+    )
 
 
 def _marks(problem: InitialValue, z0: Tensor, found: Solution[Tensor]) -> list[Mark]:

@@ -24,8 +24,8 @@ class Gradient(Protocol[P]):
     """Solve an equation and attach a gradient to the answer.
 
     The rules are frozen dataclasses with this method. Those that differentiate the path (`Unroll`,
-    `Adjoint`) have no other; a `RootGradient` needs no path. Where autograd is off they only
-    solve.
+    `Adjoint`) need no other; a `RootGradient` needs no path. Where autograd is off they only
+    solve. A rule that is not of every solver says so in `misfit(solver)`, see `misfit`.
     """
 
     def apply(
@@ -33,6 +33,15 @@ class Gradient(Protocol[P]):
     ) -> Solution[V]:
         """Return the solution, its `value` differentiable in the condition and parameters."""
         ...
+
+
+def misfit(rule: Gradient[Any], solver: Solver[Any, Any]) -> Exception | None:
+    """Return what a rule says against what a solver finds, before anything is solved, or None.
+
+    Asked where a layer is made of the two.
+    """
+    says = getattr(rule, "misfit", None)
+    return says(solver) if callable(says) else None
 
 
 class RootGradient(ABC):
@@ -116,9 +125,18 @@ class RootGradient(ABC):
             found = run(packed, solver, start.detach(), record=record, keep_states=keep)
         return unpack(self.attach(packed, found))
 
+    def misfit(self, solver: Solver[Any, Any]) -> Exception | None:
+        """Return why this rule has no root to differentiate of what a solver finds, or None."""
+        return self._rootless(solver.answers)
+
     def _check(self, problem: object) -> None:
-        if not isinstance(problem, Equilibrium):
-            raise TypeError(
-                f"{type(self).__name__} differentiates z* = f(z*); the answer of an "
-                f"{type(problem).__name__} satisfies no such equation. Use Unroll() or Adjoint()."
-            )
+        if (fault := self._rootless(type(problem))) is not None:
+            raise fault
+
+    def _rootless(self, kind: type) -> Exception | None:
+        if issubclass(kind, Equilibrium):
+            return None
+        return TypeError(
+            f"{type(self).__name__} differentiates z* = f(z*); the answer of an "
+            f"{kind.__name__} satisfies no such equation. Use Unroll() or Adjoint()."
+        )

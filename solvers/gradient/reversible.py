@@ -85,21 +85,28 @@ class Reversible:
             found = replace(found, value=value, states=())
         return unpack(found)
 
-    def _coupled(self, solver: object) -> Any:
-        """Return the solver that takes the steps of another in their coupled form."""
-        if isinstance(solver, Picard):
-            if solver.damping == 1:
-                raise ValueError(
-                    "Reversible takes damped steps back, and one of damping 1 keeps nothing of "
-                    "where it came from. Use Picard(damping=0.5)."
-                )
-            return CoupledPicard.of(solver)
-        if isinstance(solver, RungeKutta) and not solver.tableau.error:
-            return CoupledFlow.of(solver, self.coupling)
-        raise TypeError(
+    def misfit(self, solver: object) -> Exception | None:
+        """Return why the steps of a solver cannot be taken back, or None."""
+        if isinstance(solver, Picard) and solver.damping == 1:
+            return ValueError(
+                "Reversible takes damped steps back, and one of damping 1 keeps nothing of "
+                "where it came from. Use Picard(damping=0.5)."
+            )
+        equal = isinstance(solver, RungeKutta) and not solver.tableau.error
+        if equal or isinstance(solver, Picard):
+            return None
+        return TypeError(
             "Reversible takes back the steps of Picard(damping=...), or equal steps such as those "
             f"of RungeKutta(RK4); got {named(solver)}. Use another gradient with it."
         )
+
+    def _coupled(self, solver: Any) -> Any:
+        """Return the solver that takes the steps of another in their coupled form."""
+        if (fault := self.misfit(solver)) is not None:
+            raise fault
+        if isinstance(solver, Picard):
+            return CoupledPicard.of(solver)
+        return CoupledFlow.of(solver, self.coupling)
 
     def _attach(self, problem: Any, solver: Any, start: Tensor, found: Solution[Tensor]) -> Tensor:
         """Return the value as a function of start, condition and parameters."""

@@ -64,12 +64,18 @@ class SHINE(RootGradient):
         record: bool = False,
     ) -> Solution[V]:
         """Return the solution of `solve`, with the gradient attached."""
-        if not isinstance(solver, Broyden):
-            raise TypeError(
-                "SHINE reuses the inverse Jacobian that Broyden() ends with; got "
-                f"{named(solver)}. Use Implicit() with it."
-            )
+        if isinstance(problem, Equilibrium) and (fault := self.misfit(solver)) is not None:
+            raise fault
         return super().apply(problem, solver, z0, record=record)
+
+    def misfit(self, solver: Solver[Any, Any]) -> Exception | None:
+        """Return why there are no factors to reuse of a solver, or None."""
+        if isinstance(solver, Broyden):
+            return None
+        return super().misfit(solver) or TypeError(
+            "SHINE reuses the inverse Jacobian that Broyden() ends with; got "
+            f"{named(solver)}. Use Implicit() with it."
+        )
 
     def at(self, problem: Equilibrium, z: Tensor) -> Tensor:
         return attach(problem, z, self.solver)
