@@ -11,7 +11,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from homotopy_deq import ODE, Anderson, ImplicitLayer
+from homotopy_deq import ODE, SHINE, Adjoint, Anderson, ImplicitLayer, Phantom, Reversible, Unroll
 from homotopy_deq.cli import COMMANDS, app, load_model, names
 from homotopy_deq.cli.resolve import model_class, pass_of, resolve
 from homotopy_deq.cli.trained import Trained
@@ -199,8 +199,14 @@ def test_a_run_remembers_where_its_images_are(
         (["--model", "homode"], "Did you mean 'homoode'?"),
         (["--dataset", "imagenet"], "Valid: digits, mnist"),
         (["--solver", "andersen"], "Did you mean 'anderson'?"),
-        (["--gradient", "magic"], "Valid: implicit, phantom, unroll, adjoint"),
-        (["--gradient", "implicit"], "unroll and adjoint do"),
+        (["--gradient", "magic"], "Valid: implicit, phantom, jfb, unroll, reversible, shine, adj"),
+        (["--gradient", "implicit"], "unroll, adjoint, reversible do"),
+        (["--gradient", "shine"], "unroll, adjoint, reversible do"),
+        (["--gradient", "adjoint:3"], "a number is of phantom (phantom:5"),
+        (["--gradient", "unroll:few"], "a number is of phantom (phantom:5"),
+        (["--gradient", "reversible", "--solver", "dopri5"], "RungeKutta(RK4)"),
+        (["--gradient", "shine", "--solver", "anderson"], "Broyden() ends with"),
+        (["--gradient", "reversible", "--solver", "anderson"], "Picard(damping=...)"),
         (["--solver", "robust", "--max-steps", "9"], "a step of robust is a whole solve"),
         (["--solver", "rk4+davidenko", "--max-steps", "9"], "a step of davidenko is a whole way"),
         (["--test-limit", "0"], "--test-limit"),
@@ -328,6 +334,34 @@ def test_every_name_makes_the_solver_that_it_names() -> None:
             assert isinstance(solver, ODE) and solver.method == method
     assert names.Pass("dopri5").put(model, "adjoint").layer.solver == ODE("dopri5")
     assert isinstance(names.Pass("anderson+continuation").put(model).layer.solver, Then)
+
+
+RULES: list[tuple[str, str, Any]] = [
+    ("picard", "reversible", Reversible()),
+    ("rk4", "reversible", Reversible()),
+    ("broyden", "shine", SHINE()),
+    ("anderson", "jfb", Phantom()),
+    ("anderson", "phantom:5", Phantom(5)),
+    ("anderson", "unroll:8", Unroll(checkpoint=8)),
+    ("rk4", "unroll:8", Unroll(checkpoint=8)),
+    ("dopri5", "unroll:8", Unroll(checkpoint=8)),
+    ("dopri5", "adjoint", Adjoint()),
+]
+
+
+@pytest.mark.parametrize(("solver", "name", "rule"), RULES)
+def test_every_gradient_by_name_fits_the_solver_that_is_named_with_it(
+    solver: str, name: str, rule: Any
+) -> None:
+    model = model_class("homoode")((1, 8, 8), 10, hidden=4, groups=2, horizon=1.0).train()
+    few = {"max_steps": 4} if solver == "picard" else {}  # float32 leads no more steps back
+    path = names.Pass(solver, step_size=0.25 if solver == "rk4" else None, **few).put(model, name)
+    path.layer.on_failure = "ignore"
+    path(torch.rand(2, 1, 8, 8)).sum().backward()
+    assert path.layer.gradient == rule
+    assert all(p.grad is not None for p in model.task_parameters())
+    for other in ("dopri5", "anderson"):  # evaluated by another pass, which it need not fit
+        names.Pass(other).put(path).eval().solve(torch.rand(1, 1, 8, 8))
 
 
 def test_methods_joined_by_a_plus_follow_the_flow_to_rest() -> None:

@@ -15,6 +15,7 @@ from solvers import (
     MIDPOINT,
     ODE,
     RK4,
+    SHINE,
     TSIT5,
     Adjoint,
     Anderson,
@@ -32,6 +33,7 @@ from solvers import (
     Phantom,
     Picard,
     PseudoTransient,
+    Reversible,
     Robust,
     RungeKutta,
     Solver,
@@ -40,6 +42,7 @@ from solvers import (
     Unroll,
 )
 from solvers.caller import warn_caller
+from solvers.gradient.gradient import misfit
 from solvers.ode.initial_value import METHODS as TORCHDIFFEQ
 
 from ..certification import (
@@ -99,11 +102,24 @@ METHODS = tuple(dict.fromkeys((*TABLEAUS, *TORCHDIFFEQ)))
 AT_ROOT: Mapping[str, Callable[[], Any]] = {
     "implicit": Implicit,
     "phantom": Phantom,
+    "jfb": Phantom,
     "unroll": Unroll,
+    "reversible": Reversible,
+    "shine": SHINE,
 }
-ALONG_FLOW: Mapping[str, Callable[[], Any]] = {"unroll": Unroll, "adjoint": Adjoint}
+ALONG_FLOW: Mapping[str, Callable[[], Any]] = {
+    "unroll": Unroll,
+    "adjoint": Adjoint,
+    "reversible": Reversible,
+}
 GRADIENTS = {**AT_ROOT, **ALONG_FLOW}
 """Gradients of what a pass finds at a root, and at the end of a flow."""
+
+COUNTED = {"phantom": "steps", "unroll": "checkpoint"}
+"""Gradients that may be given a number, as in "phantom:5", and what it is."""
+
+REVERSIBLE_DAMPING = 0.5
+"""Of Picard's steps that are taken back: one of damping 1 keeps nothing of where it came from."""
 
 POLICIES: Mapping[str, type[Policy]] = {
     "converged": Converged,
@@ -134,6 +150,10 @@ REST_STEP = 1.0
 """Step in t of `ONE_STEP` methods towards a rest point, which is a fixed point of each of them
 whatever the step; all are stable there for a Jacobian of f with eigenvalues in the unit disk."""
 
+REVERSIBLE_STEP = 0.25
+"""That of steps which are taken back: of longer ones the two copies part, and of more than some
+forty float32 does not lead back."""
+
 
 def start_by(text: str) -> Start:
     """Return the start of noise samples by its name, "along" with a time: "along:0.8"."""
@@ -149,6 +169,20 @@ def start_by(text: str) -> Start:
 
 def _untimed(text: str) -> Start:
     raise ValueError("only along takes a time, as in along:0.8.")
+
+
+def gradient_by(text: str) -> Any:
+    """Return a gradient rule by its name, "phantom" and "unroll" with a number: "unroll:8"."""
+    name, colon, number = text.partition(":")
+    kind: Callable[..., Any] = GRADIENTS[pick("gradient", name, GRADIENTS)]
+    if not colon:
+        return kind()
+    if name not in COUNTED or not number.isdecimal():
+        raise ValueError(
+            f"--gradient {text}: a number is of phantom (phantom:5, its steps) and of unroll "
+            "(unroll:8, steps that are taken again at a time)."
+        )
+    return kind(**{COUNTED[name]: int(number)})
 
 
 def policy_by(name: str, start: str | None = None, **fields: int | None) -> Policy:
@@ -212,7 +246,8 @@ class Pass(ForwardPass):
 
         Arguments:
             model: any.
-            gradient: one of `GRADIENTS`; by default that of the pass.
+            gradient: as in `gradient_by`; by default the model's where it fits, else that of the
+                pass.
             backward_rtol: relative tolerance of the linear equation of the implicit gradient.
 
         Raises:
@@ -221,16 +256,18 @@ class Pass(ForwardPass):
         """
         parts = self.solver.split("+")
         self.check(gradient, backward_rtol)
-        rule = None if gradient is None else GRADIENTS[gradient]()
+        rule = None if gradient is None else gradient_by(gradient)
         split = bool({*parts} & {*SPLITTINGS})  # then u <- J^T u + v need not contract
         if backward_rtol is not None or (split and isinstance(rule, Implicit)):
             kind = NewtonKrylov if split else Anderson
             rule = Implicit(kind(rtol=backward_rtol or BACKWARD_RTOL))
         if self.at_root:
-            roots = [self._root(part) for part in parts]
+            roots = [self._root(part, rule) for part in parts]
             solver: Solver[Any, Any] = roots[0] if len(roots) == 1 else Then(*roots)
         else:
-            solver = self._flow(gradient, model.layer.rest_point)
+            solver = self._flow(rule, model.layer.rest_point)
+        if rule is None and misfit(model.layer.gradient, solver) is not None:
+            rule = Implicit() if self.at_root else Unroll()
         try:
             return model.with_solver(solver, rule, t1=self.horizon)
         except TypeError as error:
@@ -240,11 +277,13 @@ class Pass(ForwardPass):
     def check(self, gradient: str | None, backward_rtol: float | None) -> None:
         """Raise ValueError unless the gradient differentiates what this path finds."""
         fitting = AT_ROOT if self.at_root else ALONG_FLOW
-        if gradient is not None and pick("gradient", gradient, GRADIENTS) not in fitting:
-            raise ValueError(
-                f"--gradient {gradient} does not differentiate the answer of --solver "
-                f"{self.solver}; {' and '.join(fitting)} do."
-            )
+        if gradient is not None:
+            gradient_by(gradient)
+            if gradient.partition(":")[0] not in fitting:
+                raise ValueError(
+                    f"--gradient {gradient} does not differentiate the answer of --solver "
+                    f"{self.solver}; {', '.join(fitting)} do."
+                )
         implicit = self.at_root and gradient in (None, "implicit")
         if backward_rtol is not None and not implicit:
             raise ValueError(
@@ -252,9 +291,11 @@ class Pass(ForwardPass):
                 f"--gradient {gradient or 'unroll'} has none."
             )
 
-    def _root(self, name: str) -> Solver[Equilibrium, Any]:
+    def _root(self, name: str, rule: Any) -> Solver[Equilibrium, Any]:
         if name in SOLVERS:
             settings = self._limits()
+            if name == "picard" and isinstance(rule, Reversible):
+                settings["damping"] = REVERSIBLE_DAMPING
             if name in SPLITTINGS and self.step_size is not None:
                 settings["step_size"] = self.step_size
             return replace(SOLVERS[name](), **settings)
@@ -264,12 +305,17 @@ class Pass(ForwardPass):
         step = self.step_size or (flow.h if flow.tableau.error else REST_STEP)
         return replace(flow, h=step, max_step=max(step, flow.max_step))
 
-    def _flow(self, gradient: str | None, rest_point: bool) -> ODE | RungeKutta:
+    def _flow(self, rule: Any, rest_point: bool) -> ODE | RungeKutta:
         tableau = TABLEAUS.get(self.solver)
-        if tableau is not None and tableau.error and gradient != "adjoint":
+        if tableau is not None and tableau.error and not isinstance(rule, Adjoint):
             return RungeKutta(tableau, **self._limits())
-        flow = ODE(self.solver, **self._limits())
-        step = REST_STEP if rest_point and self.solver in ONE_STEP else flow.step_size
+        flow: ODE | RungeKutta = ODE(self.solver, **self._limits())
+        back = isinstance(rule, Reversible)
+        if tableau is not None and (back or getattr(rule, "checkpoint", None) is not None):
+            flow = RungeKutta(tableau, **self._limits())  # step by step
+        step = flow.step_size
+        if rest_point and self.solver in ONE_STEP:
+            step = REVERSIBLE_STEP if back else REST_STEP
         return replace(flow, step_size=step if self.step_size is None else self.step_size)
 
     def _limits(self) -> dict[str, Any]:

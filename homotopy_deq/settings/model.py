@@ -164,8 +164,9 @@ class BackwardPass:
 
     gradient: str | None = setting(
         None,
-        "implicit, phantom (of an equilibrium), unroll or adjoint (of a flow). Default: implicit "
-        "for an equilibrium, unroll for a flow.",
+        "implicit, phantom[:STEPS], jfb, unroll[:CHECKPOINT], reversible (with picard), shine "
+        "(with broyden) of an equilibrium; unroll, adjoint, reversible (with equal steps, such as "
+        "rk4) of a flow. Default: implicit for an equilibrium, unroll for a flow.",
     )
     rtol: float | None = setting(
         None,
