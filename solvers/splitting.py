@@ -132,9 +132,7 @@ class _Reflecting(_Splitting[ReflectedState]):
 
     def step(self, problem: Equilibrium, state: ReflectedState) -> ReflectedState:
         inclusion, u, alpha = cast("MonotoneInclusion", problem), state.u, state.alpha
-        v = 2 * inclusion.project(u) - u
-        y = state.inverse(v + alpha * inclusion.x).to(u.dtype)
-        u = self.moved(u, 2 * y - v)
+        u = self.moved(u, reflected(inclusion, state.inverse, alpha, u))
         z = inclusion.project(u)
         # By y's definition W y + x = y + (y - v) / alpha, so that a residual at y would be free;
         # but it would carry the resolvent's rounding, and what is proved of f(z) would not hold.
@@ -144,6 +142,23 @@ class _Reflecting(_Splitting[ReflectedState]):
     @abstractmethod
     def moved(self, u: Tensor, reflected: Tensor) -> Tensor:
         """Return the next u, from this one and where both reflections take it."""
+
+
+def reflected(problem: MonotoneInclusion, inverse: Map, alpha: float, u: Tensor) -> Tensor:
+    """Return the point u after both reflections, by one application of the resolvent.
+
+        z = P(u),  v = 2 z - u,  y = (I + alpha A)^-1 (v + alpha x),  2 y - v.
+
+    Where it stays, z is the answer: u = reflected(u) is an equation of its own, for any solver.
+
+    Arguments:
+        problem: the inclusion.
+        inverse: its resolvent for alpha.
+        alpha: the step size.
+        u: (B, ...).
+    """
+    v = 2 * problem.project(u) - u
+    return 2 * inverse(v + alpha * problem.x).to(u.dtype) - v
 
 
 @dataclass(frozen=True)
