@@ -5,8 +5,8 @@
 Learns 5,000 images with the NNGP and tangent kernel and by training DEQs of several widths, each
 once with the true classes and once with a fifth of them wrong; tests the outputs of 10,000 random
 networks of width 1000 against the predicted Gaussian, as the paper does; and measures the squared
-error of the covariance up to width 4096. Each finished part is kept in --work, and the same call
-goes on where one was stopped. Writes nngp.json and nngp.png.
+error of the covariance up to width 4096. Each finished part and each epoch is kept in
+--work, and the same call goes on where one was stopped. Writes nngp.json and nngp.png.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,12 +44,13 @@ class Config:
 
     data: Path
     device: str
+    work: Path
     images: int = 5000
     test_images: int = 10_000
-    widths: tuple[int, ...] = (256, 1024, 4096)
+    widths: tuple[int, ...] = (256, 1024)
     runs: int = 2
-    epochs: int = 100
-    seconds: float = 30.0
+    epochs: int = 30
+    seconds: float = 150.0
     networks: int = 10_000
     draws: int = 400
     covariance_widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -95,8 +96,9 @@ class Config:
 
     def _trained(self, width: int, wrong: float, run: int, advance: Advance) -> Result:
         return learning.train(
-            width, self.classes(wrong), epochs=self.epochs, batch=256, seed=self.seed + run,
+            width, self.classes(wrong), epochs=self.epochs, batch=128, seed=self.seed + run,
             advance=advance, seconds=self.seconds,
+            kept=self.work / f"deq_{width}_{wrong:g}_{run}.pt",
         )  # fmt: skip
 
     def classes(self, wrong: float) -> learning.Classes:
@@ -128,15 +130,17 @@ def table(config: Config, found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "test of each run": [run["test"] for run in runs],
                 "ended by": [run["ended by"] for run in runs],
                 "epochs": [len(run["curve"]) for run in runs],
+                "core seconds": [run["core seconds"] for run in runs],
+                "norm of W": [run["norm of W"] for run in runs],
             }
         rows.append(row)
     return rows
 
 
-def main(config: Config, work: Path, out: Path, picture: Path) -> dict[str, Any]:
+def main(config: Config, out: Path, picture: Path) -> dict[str, Any]:
     """Do what is left to do, write the JSON and the picture, print the table."""
     record, console, since = Record("nngp", config), Console(), time.perf_counter()
-    found = carry_out(config, work, counting)
+    found = carry_out(config, config.work, counting)
     rows = table(config, found)
     result = {
         "table": rows,
@@ -184,7 +188,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--images", type=int, default=5000, help="images that are learnt")
     parser.add_argument("--tiny", action="store_true", help="all of it, small")
-    parser.add_argument("--minutes", type=float, default=6.0, help="for the trainings, together")
+    parser.add_argument(
+        "--minutes", type=float, default=20.0, help="of one core, for the trainings"
+    )
     chosen = parser.parse_args()
     small: dict[str, Any] = {"images": chosen.images}
     if chosen.tiny:
@@ -192,12 +198,11 @@ if __name__ == "__main__":
             "images": 300, "test_images": 200, "widths": (32, 64), "runs": 1, "epochs": 3,
             "networks": 200, "draws": 50, "covariance_widths": (32, 64),
         }  # fmt: skip
-    config = Config(chosen.data.resolve(), chosen.device, **small)
+    config = Config(chosen.data.resolve(), chosen.device, chosen.work, **small)
     trainings = len(config.widths) * config.runs * len(WRONG)
     seconds = math.ceil(60 * chosen.minutes / trainings)
     main(
-        Config(config.data, config.device, **small, seconds=seconds),
-        chosen.work,
+        replace(config, seconds=seconds),
         chosen.out,
         chosen.picture,
     )

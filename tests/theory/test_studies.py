@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 
 from experiments import nngp
 from experiments.tables import wide
 from homotopy_deq.plotting import save
 from homotopy_deq.plotting.nngp import nngp_figures
-from homotopy_deq.theory.studies import Claim, NNGPStudy, Part, carry_out
+from homotopy_deq.theory.studies import Claim, NNGPStudy, Part, carry_out, learning
 from homotopy_deq.theory.studies.study import Advance, Result
 from tests.data.stored import write_idx
 from tests.test_cli import call, done
@@ -112,10 +113,10 @@ def test_the_experiment_learns_with_kernels_and_networks_and_goes_on(
 ) -> None:
     write_idx(tmp_path, 60)
     config = nngp.Config(
-        tmp_path, "cpu", images=50, test_images=20, widths=(16,), runs=1, epochs=2,
-        networks=50, draws=20, covariance_widths=(16, 32),
+        tmp_path, "cpu", tmp_path / "work", images=50, test_images=20, widths=(16,), runs=1,
+        epochs=2, networks=50, draws=20, covariance_widths=(16, 32),
     )  # fmt: skip
-    folders = tmp_path / "work", tmp_path, tmp_path / "picture.png"
+    folders = tmp_path, tmp_path / "picture.png"
     first = nngp.main(config, *folders)
     assert [row["model"] for row in first["table"]] == [
         "nngp, no ridge", "ntk, no ridge", "DEQ of width 16, trained",
@@ -131,3 +132,31 @@ def test_the_experiment_learns_with_kernels_and_networks_and_goes_on(
     assert "| nngp, no ridge | 100.00% |" in said and "| DEQ of width 16, trained |" in said
     (tmp_path / "nngp.json").unlink()
     assert wide.nngp() == ""
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_network(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(60, 12, generator=generator), torch.arange(60) % 3
+    data = learning.Classes.of(images[:40], labels[:40], images[40:], labels[40:])
+    settings = {"epochs": 4, "batch": 16, "seed": 0, "clock": lambda: 0.0}
+    whole = learning.train(16, data, advance=lambda count: None, **settings)
+
+    def killed(count: int) -> None:
+        if (kept := tmp_path / "kept.pt").exists() and kept.stat().st_size:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "kept.pt"
+    with pytest.raises(KeyboardInterrupt):
+        learning.train(16, data, advance=killed, kept=kept, **settings)
+    told: list[int] = []
+    assert learning.train(16, data, advance=told.append, kept=kept, **settings) == whole
+    assert told[0] == 1 and sum(told) == 4
+
+
+def test_a_trained_network_fits_wrong_classes_and_keeps_the_bound_of_its_recursion() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(60, 12, generator=generator), torch.arange(60) % 3
+    data = learning.Classes.of(images[:40], labels[:40], images[40:], labels[40:]).flipped(0.2, 0)
+    found = learning.train(64, data, epochs=200, batch=16, seed=0, advance=lambda count: None)
+    assert found["ended by"] == "fitted" and found["train"] == 1
+    assert found["norm of W"] < 1.2 * 1.02  # 2 sigma_w, and what the power iteration misses
