@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from accelerate.state import AcceleratorState
 from typer.testing import CliRunner
 
 import solvers
@@ -74,11 +75,13 @@ def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # torch 2.11's own
         for line, code in blocks(page, "python"):  # blank lines: tracebacks name the page's line
+            AcceleratorState._reset_state(True)  # it keeps the first precision it was asked for
             try:
                 exec(compile("\n" * (line - 1) + code, str(page), "exec"), module.__dict__)
             finally:
                 if torch.distributed.is_initialized():
                     torch.distributed.destroy_process_group()
+                AcceleratorState._reset_state(True)
     return vars(module)
 
 
