@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from .anderson import Anderson, AndersonState
 from .inclusion import MonotoneInclusion
 from .norms import relative
 from .problem import Equilibrium
@@ -32,11 +33,13 @@ class ReflectedState(Evaluated):
         u: (B, ...). At the answer u = z + alpha (W z + x - z) and z = P(u).
         alpha: the step size.
         inverse: v -> (I + alpha (I - W))^-1 v.
+        past: what an accelerator knows of u's last moves.
     """
 
     u: Tensor
     alpha: float
     inverse: Map
+    past: AndersonState | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ class ForwardBackward(_Splitting[ForwardState]):
 
 @dataclass(frozen=True)
 class _Reflecting(_Splitting[ReflectedState]):
+    accelerated: Anderson | None = field(default=None, kw_only=True)
+
     def init(self, problem: Equilibrium, z0: Tensor) -> ReflectedState:
         inclusion = cast("MonotoneInclusion", problem)
         if inclusion.resolvent is None:
@@ -128,16 +133,34 @@ class _Reflecting(_Splitting[ReflectedState]):
         # u of the answer if z0 is the answer; and P(u) is a forward-backward step from z0.
         u = torch.lerp(z0, image, alpha)
         inverse = inclusion.resolvent(alpha)
-        return ReflectedState(z0, relative(fz - z0, fz), fz, u, alpha, inverse, modulus=m)
+        past = None
+        if self.accelerated is not None:
+            past = self.accelerated.init(self._moves(inclusion, inverse, alpha), u)
+        residual = relative(fz - z0, fz)
+        return ReflectedState(z0, residual, fz, u, alpha, inverse, past, modulus=m)
 
     def step(self, problem: Equilibrium, state: ReflectedState) -> ReflectedState:
         inclusion, u, alpha = cast("MonotoneInclusion", problem), state.u, state.alpha
-        u = self.moved(u, reflected(inclusion, state.inverse, alpha, u))
+        past = state.past
+        if self.accelerated is None or past is None:
+            u = self.moved(u, reflected(inclusion, state.inverse, alpha, u))
+        else:
+            past = self.accelerated.step(self._moves(inclusion, state.inverse, alpha), past)
+            u = past.fz
         z = inclusion.project(u)
         # By y's definition W y + x = y + (y - v) / alpha, so that a residual at y would be free;
         # but it would carry the resolvent's rounding, and what is proved of f(z) would not hold.
         fz = inclusion.project(inclusion.image(z))
-        return replace(state, z=z, fz=fz, residual=relative(fz - z, fz), u=u)
+        return replace(state, z=z, fz=fz, residual=relative(fz - z, fz), u=u, past=past)
+
+    def _moves(self, problem: MonotoneInclusion, inverse: Map, alpha: float) -> Equilibrium:
+        """Return the equation u = moved(u, reflected(u))."""
+
+        def move(u: Tensor, *condition: Tensor) -> Tensor:
+            there = replace(problem, condition=condition)
+            return self.moved(u, reflected(there, inverse, alpha, u))
+
+        return Equilibrium(move, problem.condition, rowwise=True)
 
     @abstractmethod
     def moved(self, u: Tensor, reflected: Tensor) -> Tensor:
@@ -175,6 +198,9 @@ class PeacemanRachford(_Reflecting):
 
     Arguments:
         step_size: alpha; 1 / l by default, from the problem's moduli.
+        accelerated: moves u by Anderson's mixing of its last moves: for the few directions in which
+            W is large, which the reflections alone settle slowly, whatever the step. Its tolerance
+            and number of steps are this solver's.
 
     Raises:
         TypeError: the problem is not a `MonotoneInclusion`, or has no resolvent.
@@ -201,6 +227,7 @@ class DouglasRachford(_Reflecting):
 
     Arguments:
         step_size: alpha; 1 / l by default, from the problem's moduli.
+        accelerated: as in `PeacemanRachford`.
 
     Raises:
         TypeError, ValueError: as `PeacemanRachford`.

@@ -192,7 +192,7 @@ class Verified(Policy):
     Contractive and monotone models with an affine head qualify; the equilibrium is that of the
     layer's condition as it is computed in single precision. So do stacks of layers of which
     `homotopy_deq.lipschitz` knows how far an answer is from the exact one (`MarginProof`): these
-    are evaluated in double precision, each equilibrium by its own solver.
+    are evaluated in double precision, each equilibrium by the path of the proof.
 
     Arguments:
         start: of no meaning to a stack.

@@ -177,7 +177,6 @@ class EnclosedSession(ModelSession):
         self, images: Tensor, target: int | None, solver: Solver[Equilibrium, Any]
     ) -> np.ndarray:
         """Vote for the class of each sample that the enclosure leaves open to no other; else -1."""
-        found = self.proof(images)
         self.evaluations += len(images)
-        labels: np.ndarray = found.prediction.cpu().numpy()  # -1 where it is open
+        labels: np.ndarray = self.proof.classes(images).cpu().numpy()  # -1 where it is open
         return labels

@@ -178,7 +178,7 @@ class _Path:
         u = self.alpha * given
         if self.slow:
             problem = _reflections(self.single, self.alpha, given.float())
-            near = solve(problem, replace(PATH, rtol=TRIAL), u.float()).value.double()
+            near = solve(problem, replace(PATH, rtol=max(rtol, TRIAL)), u.float()).value.double()
             u = torch.where(near.isfinite(), near, u)
         return solve(_reflections(self.cell, self.alpha, given), replace(PATH, rtol=rtol), u).value
 

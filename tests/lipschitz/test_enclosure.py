@@ -103,3 +103,9 @@ def test_few_directions_that_lag_take_a_fifth_of_the_evaluations(
     monkeypatch.setattr(LBENCell, "equation", counting)
     enclosure(x, 1e-10)
     assert 0 < sum(counter.count for counter in counters) < before / 5
+
+
+def test_a_class_that_is_proved_alone_is_the_one_that_has_a_radius() -> None:
+    proof = MarginProof(tuned(0))
+    x = torch.rand(40, 3, *GRID, dtype=torch.float64)
+    assert torch.equal(proof.classes(x), proof(x).prediction)
