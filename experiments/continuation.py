@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments import classical as problems
-from experiments.results import ROOT, Record, bare
+from experiments.results import IMAGES, Record, bare, plain
 from homotopy_deq.plotting import branch_figure, save
 from solvers import ODE, ArcLength, Equilibrium, InitialValue, Status, solve
 from solvers.homotopy import (
@@ -35,7 +35,7 @@ from solvers.homotopy.trace import TRACKER
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    images: Path = ROOT / "docs" / "images"
+    images: Path = IMAGES
 
 
 def zeros(*shape: int) -> Tensor:
@@ -250,7 +250,7 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
             lines.append(line)
             print(f"{'ok  ' if line.ok else 'MISS'} {line.problem}: {line.quantity} = {line.ours} "
                   f"(known: {line.reference}, to {line.tolerance:g})", flush=True)  # fmt: skip
-    drawn = [str(path.relative_to(ROOT)) for path in pictures(config.images)]
+    drawn = [plain(path) for path in pictures(config.images)]
     met = sum(line.ok for line in lines)
     print(f"{met} of {len(lines)} agree")
     record.write({"agree": met, "of": len(lines), "lines": [line.row() for line in lines],

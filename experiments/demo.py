@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments.results import ROOT, Record
+from experiments.results import IMAGES, Record
 from homotopy_deq import plotting
 from homotopy_deq.cli.evaluation.paths import trajectory
 from homotopy_deq.cli.names import Pass
@@ -108,7 +108,8 @@ def main(config: Config, *, publish: bool = False) -> bool:
     record.write(result, config.folder)
     if publish:
         record.write(result)
-        shutil.copy(plots / "residuals.png", ROOT / "docs" / "images" / "forward_passes.png")
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        shutil.copy(plots / "residuals.png", IMAGES / "forward_passes.png")
     agree = spread <= SPREAD and min(accuracies) >= ACCURACY
     console.print(
         f"Accuracies {'agree' if agree else 'do not agree'}: {min(accuracies):.2%} to "

@@ -34,7 +34,7 @@ from experiments.flow_model import FlowNet, errors, read
 from experiments.flow_sequence import follow
 from experiments.lucas_kanade import lucas_kanade
 from experiments.parts import Parts
-from experiments.results import RESULTS, ROOT, Record
+from experiments.results import IMAGES, RESULTS, Record
 from experiments.signals import photograph
 from experiments.warping import pairs, sequence
 from homotopy_deq import Anderson, Picard, plotting
@@ -255,7 +255,7 @@ def drawn(found: dict[str, Any], folder: Path) -> list[str]:
     return [plotting.save(figure, folder / f"{name}.png").name for name, figure in figures.items()]
 
 
-def main(config: Config, results: Path = RESULTS, images: Path = ROOT / "docs" / "images") -> None:
+def main(config: Config, results: Path = RESULTS, images: Path = IMAGES) -> None:
     """Train, measure, draw; write experiments/results/flow.json."""
     torch.backends.cudnn.allow_tf32 = False  # sums of changes and dense products must agree
     record, parts, console = Record("flow", config), Parts(config.work, config), Console()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from experiments.results import RESULTS, ROOT, Record
+from experiments.results import IMAGES, RESULTS, Record
 from homotopy_deq import plotting
 from homotopy_deq.cli.report import counting
 from homotopy_deq.plotting.gradient_flow import flow_figures
@@ -44,7 +44,7 @@ class Config:
     seed: int = 0
 
 
-def main(config: Config, out: Path = RESULTS, pictures: Path = ROOT / "docs" / "images") -> bool:
+def main(config: Config, out: Path = RESULTS, pictures: Path = IMAGES) -> bool:
     """Measure, draw, write; say whether the claims hold."""
     console, record = Console(), Record("gradient_flow", config)
     study = FlowStudy(epochs=config.epochs, seed=config.seed)

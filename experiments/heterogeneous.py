@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from experiments.parts import Parts
 from experiments.representation import Representation, Siren, decibel, fit
-from experiments.results import RESULTS, ROOT, Record
+from experiments.results import IMAGES, RESULTS, Record
 from experiments.signals import image
 from experiments.sine_rnn import SineRNN, sines, train
 from homotopy_deq import plotting
@@ -180,7 +180,7 @@ def drawn(rows: dict[str, Any], folder: Path) -> list[str]:
     return [plotting.save(figure, folder / f"{name}.png").name for name, figure in figures.items()]
 
 
-def main(config: Config, results: Path = RESULTS, images: Path = ROOT / "docs" / "images") -> None:
+def main(config: Config, results: Path = RESULTS, images: Path = IMAGES) -> None:
     """Measure, draw; write experiments/results/heterogeneous.json."""
     record, parts, console = Record("heterogeneous", config), Parts(config.work, config), Console()
     rows = {

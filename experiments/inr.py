@@ -1,6 +1,7 @@
 """Represent images and a sound by equilibria, and skip what has converged.
 
     python -m experiments.inr [--device cuda]
+    python -m experiments.inr --device cpu --small
 
 DEQ-Siren and DEQ-Fourier (`experiments.representation`) are trained on photographs that
 scikit-learn ships and on a synthesised sound. Then, against 40 fixed iterations: delta updates at
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from experiments.parts import Parts
 from experiments.representation import Fourier, Representation, Siren, decibel, fit
-from experiments.results import RESULTS, ROOT, Record
+from experiments.results import IMAGES, RESULTS, Record
 from experiments.signals import image, sound
 from homotopy_deq import Anderson, Picard, plotting
 from homotopy_deq.acceleration import Entrywise, account, delta
@@ -55,6 +56,7 @@ class Config:
     seed: int = 0
 
 
+SMALL: dict[str, Any] = {"size": 40, "samples": 1600, "hidden": 96, "steps": 300}
 CELLS: dict[str, tuple[type[Siren], dict[str, float]]] = {
     "DEQ-Siren": (Siren, {"image": 30.0, "sound": 400.0}),
     "DEQ-Fourier": (Fourier, {"image": 25.0, "sound": 400.0}),
@@ -157,7 +159,7 @@ def drawn(found: dict[str, Any], folder: Path) -> str:
     return plotting.save(figure, folder / "inr.png").name
 
 
-def main(config: Config, results: Path = RESULTS, images: Path = ROOT / "docs" / "images") -> None:
+def main(config: Config, results: Path = RESULTS, images: Path = IMAGES) -> None:
     """Train, measure, draw; write experiments/results/inr.json."""
     record, parts, console = Record("inr", config), Parts(config.work, config), Console()
     found: dict[str, Any] = {}
@@ -182,6 +184,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=Config.device)
     parser.add_argument("--work", type=Path, default=Config.work)
-    parser.add_argument("--steps", type=int, default=Config.steps, help="of training")
+    parser.add_argument("--small", action="store_true", help="sizes for a core and a minute or two")
+    parser.add_argument("--steps", type=int, help="of training")
     chosen = parser.parse_args()
-    main(Config(device=chosen.device, work=chosen.work, steps=chosen.steps))
+    sizes = SMALL if chosen.small else {}
+    sizes |= {} if chosen.steps is None else {"steps": chosen.steps}
+    main(Config(device=chosen.device, work=chosen.work, **sizes))

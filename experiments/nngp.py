@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from rich.console import Console
 
-from experiments.results import RESULTS, ROOT, Record
+from experiments.results import IMAGES, RESULTS, Record
 from homotopy_deq import plotting
 from homotopy_deq.cli.report import counting
 from homotopy_deq.data import load, stratified_order
@@ -183,9 +183,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=Path("runs/nngp"), help="where parts are kept")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where nngp.json goes")
-    parser.add_argument(
-        "--picture", type=Path, default=ROOT / "docs" / "images" / "theory_nngp_learning.png"
-    )
+    parser.add_argument("--picture", type=Path, default=IMAGES / "theory_nngp_learning.png")
     parser.add_argument("--images", type=int, default=5000, help="images that are learnt")
     parser.add_argument("--tiny", action="store_true", help="all of it, small")
     parser.add_argument(

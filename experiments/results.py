@@ -20,7 +20,10 @@ import torch
 from homotopy_deq.machine import processor
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "experiments" / "results"
+PUBLISHED = os.environ.get("PUBLISH_TO")
+"""A folder for what experiments write, in the place of the committed results and pictures."""
+RESULTS = Path(PUBLISHED).resolve() if PUBLISHED else ROOT / "experiments" / "results"
+IMAGES = RESULTS / "images" if PUBLISHED else ROOT / "docs" / "images"
 PACKAGES = ("torch", "torchdiffeq", "accelerate", "numpy", "scikit-learn")
 
 
@@ -63,7 +66,7 @@ class Record:
             started, seconds: of the work itself, where earlier calls did a part of it.
         """
         finished = datetime.now(timezone.utc)
-        settings = {k: _plain(v) for k, v in asdict(self.config).items()}
+        settings = {k: plain(v) for k, v in asdict(self.config).items()}
         body = {
             "experiment": self.name,
             "seed": settings.pop("seed"),
@@ -110,12 +113,12 @@ def device() -> str:
 def command() -> str:
     """Return what was typed, without this machine's folders."""
     spec = sys.modules["__main__"].__spec__
-    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [_plain(Path(sys.argv[0]))]
-    words = [_plain(Path(word)) if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [plain(Path(sys.argv[0]))]
+    words = [plain(Path(word)) if Path(word).is_absolute() else word for word in sys.argv[1:]]
     return " ".join(["python", *map(str, program + words)])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Strip a path to what another machine has too."""
     if not isinstance(value, Path):
         return value

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.results import ROOT, Record, bare
+from experiments.results import IMAGES, Record, bare, plain
 from homotopy_deq import Anderson, ImplicitLayer, NewtonKrylov, Robust
 from homotopy_deq.cells import DenseCell
 from homotopy_deq.plotting import save
@@ -39,7 +39,7 @@ class Config:
     epochs: int = 8
     lr: float = 1e-2
     rtol: float = 1e-4
-    images: Path = ROOT / "docs" / "images"
+    images: Path = IMAGES
 
 
 def digits(config: Config) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,7 +169,7 @@ def main(config: Config = Config()) -> None:  # noqa: B008  (frozen)
     record.write({
         "summary": {name: summary(run, config.epochs) for name, run in runs.items()},
         "warm starts": starts,
-        "figure": str(drawn.relative_to(ROOT)),
+        "figure": plain(drawn),
         "steps": {name: run["steps"] for name, run in runs.items()},
     })  # fmt: skip
 
