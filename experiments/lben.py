@@ -2,6 +2,7 @@
 
     python -m experiments.lben --preset small --data DIR [--jobs 2]     (a quarter of an hour, CPU)
     python -m experiments.lben --preset cifar-small --data DIR --jobs 2     (half an hour, CPU)
+    python -m experiments.lben --preset digits     (some minutes, CPU)
     python -m experiments.lben --preset fashion --data DIR [--jobs 6] [--device cuda]
     python -m experiments.lben --preset cifar --data DIR [--jobs 6]
     python -m experiments.lben --preset authors --data DIR --minutes 6      (twice)

@@ -120,6 +120,12 @@ PRESETS = {
         course=Course(seconds=720.0), tuned=Course(steps=390, constant=True, clip=1.0),
         pad=4, flip=True, minutes=6.0,
     ),
+    "digits": Config(
+        name="lben_digits", dataset="digits", limit=None, course=Course(steps=200, batch=64),
+        tuned=Course(steps=40, batch=64, constant=True, clip=1.0), rates=(1e-4,), attack=64,
+        sizes={"channels": 4, "depth": 2, "kernel": 3, "patch": 4, "features": 32,
+               "dense_depth": 1},
+    ),
     "tiny": Config(
         name="lben_tiny", dataset="digits", limit=256, test_limit=64,
         sizes={"channels": 2, "depth": 1, "kernel": 3, "patch": 4, "features": 8, "dense_depth": 1},
