@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-cuda bench mutants check format docs clean
+.PHONY: help setup demo papers test test-slow test-cuda bench mutants check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## solve, train and plot a small model on the built-in digits
 	$(BIN)/python -m experiments.demo
+
+papers: $(STAMP) ## run the experiments of the seven papers in short, and say what holds
+	$(BIN)/python -m experiments.papers
 
 test: $(STAMP) ## run the fast tests
 	$(PYTEST)

@@ -14,6 +14,7 @@ from .families import augmented
 from .gradients import gradients
 from .language import attention, language
 from .lipschitz import checks, lben
+from .papers import papers
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
@@ -58,10 +59,12 @@ def pages() -> dict[Path, str]:
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),
     )
+    results = "\n\n".join(filter(None, parts))
     return {
         ROOT / "README.md": summary(),
         ROOT / "docs" / "start.md": start(),
-        ROOT / "docs" / "results.md": "\n\n".join(filter(None, parts)),
+        ROOT / "docs" / "results.md": results,
+        ROOT / "docs" / "papers.md": papers(results),
     }
 
 
