@@ -75,7 +75,7 @@ def minority_figure(found: Mapping[str, Any]) -> Figure:
         at, cosines = [row["ratio"] for row in rows], [row["cosine"] for row in rows]
         name = f"DEQ, gain {gain}" if float(gain) > 1 else "explicit"
         ideal.plot(at, cosines, ".-", color=color, label=name, linewidth=width / 1.5)
-    ideal.set(xscale="log", xlabel="R")
+    ideal.set(xscale="log", xlabel="imbalance R")
     ideal.set_title("cosine of the minority's classifiers: ideal", fontsize=9)
     ideal.legend(frameon=False, fontsize=8)
     for (peer, runs), color in zip(found["imbalanced"].items(), COLORS, strict=False):

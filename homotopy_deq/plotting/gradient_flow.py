@@ -107,4 +107,5 @@ def index_figure(training: Found) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False, fontsize=8)
     figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("risk; distance from the target", fontsize=9)
     return figure

@@ -48,14 +48,16 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
         error.plot(n, [mean[0] * n[0] / each_n for each_n in n], ":", color=color, linewidth=1.2)
     error.set(xscale="log", yscale="log", xlabel="width n")
     _ticks(error, n)
-    error.set_title("squared relative error; dotted: 1/n", fontsize=9)
+    error.set_ylabel("squared relative error", fontsize=9)
+    error.set_title("covariance of outputs; dotted: 1/n", fontsize=9)
     error.legend(frameon=False, fontsize=8)
     grid = [k / 20 for k in range(-80, 81)]
     for axes, color, (name, each) in zip(densities, COLORS, outputs.items(), strict=False):
         edges = each["histogram"]["edges"]
         axes.stairs(each["histogram"]["density"], edges, color=color, fill=True, alpha=0.4)
         axes.plot(grid, [math.exp(-u * u / 2) / math.sqrt(2 * math.pi) for u in grid], "k", lw=1)
-        axes.set_title(f"{name}: output / predicted deviation,\nKS {each['ks'][0]:.4f}", fontsize=9)
+        axes.set_xlabel("output / predicted deviation", fontsize=9)
+        axes.set_title(f"{name}: density, KS {each['ks'][0]:.4f}\n(line: normal)", fontsize=9)
         if name == next(iter(outputs)):
             for shade, (i, j) in zip(COLORS, ((0, 1), (0, 2), (1, 2)), strict=False):
                 points = [(row[i], row[j]) for row in each["three outputs"][:300]]
@@ -66,9 +68,11 @@ def limit_figure(width: Found, outputs: Found) -> Figure:
         pair.plot(
             [radius * math.cos(a) for a in turn], [radius * math.sin(a) for a in turn], "k", lw=0.6
         )
-    pair.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal")
+    pair.set(xlim=(-4, 4), ylim=(-7.5, 4), aspect="equal")  # the legend is under the points
+    pair.set_yticks(range(-4, 5, 2))
+    pair.set_xlabel("output / predicted deviation", fontsize=9)
     pair.set_title(f"{next(iter(outputs))}: pairs of outputs\n(a point a network)", fontsize=9)
-    pair.legend(fontsize=7, loc="lower left")
+    pair.legend(frameon=False, fontsize=7, loc="lower center")
     for axes in figure.axes:
         plain(axes)
     return figure

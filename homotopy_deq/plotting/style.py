@@ -24,7 +24,7 @@ def plain(axes: Axes) -> None:
     """Draw a faint grid and no more of a frame than is read."""
     axes.grid(True, color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
