@@ -18,7 +18,7 @@ from .papers import papers
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, demo, gains
 from .summary import DIGITS, FASHION, summary
-from .training import cifar10, fashion, start, step
+from .training import cifar10, fashion, start, step, tutorial
 from .wide import nngp
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
@@ -35,6 +35,7 @@ def pages() -> dict[Path, str]:
         step(),
         gradients(),
         cifar10(),
+        tutorial(),
         augmented(),
         comparison("digits", "the digits"),
         comparison("fashion-mnist", "Fashion-MNIST"),

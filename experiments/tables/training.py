@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .markdown import result, section, table
+from typing import Any
+
+from .markdown import Row, measured, result, section, table
 
 
 def fashion() -> str:
@@ -101,3 +103,56 @@ def cifar10() -> str:
         "[where a solve starts](start.md). Its default is slow since.",
         *table(head, rows),
     )
+
+
+TUTORIAL = "The tutorial's cell, with and without a Jacobian penalty"
+
+
+def tutorial() -> str:
+    """How the best-known tutorial's cell drifts, and what solves it then."""
+    if not measured("tutorial_cell"):
+        return ""
+    body = result("tutorial_cell")
+    config = body["config"]
+    drift, solving = tutorial_rows(body["result"])
+    weights = [f"penalty {weight}" for weight in body["result"]]
+    return section(
+        TUTORIAL,
+        "tutorial_cell",
+        f"norm3(relu(z + norm2(x + conv2(norm1(relu(conv1 z)))))), {config['channels']} channels, "
+        f"{config['inner']} inside, {config['limit']:,} images of {config['dataset']}, Anderson of "
+        f"{config['evaluations']} evaluations to {config['rtol']:g}. By epoch: growth of J^T, "
+        "median and worst of "
+        f"{config['looked_at']} test images; test images that their own solver leaves unsolved.",
+        *table(
+            ("penalty", "growth by epoch", "unsolved by epoch", "accuracy", "s an epoch"), drift
+        ),
+        "",
+        f"The trained maps under other solvers, {config['solved_for']} test images: solved, mean "
+        "evaluations, accuracy of the answers.",
+        "",
+        *table(("solver", *weights), solving),
+    )
+
+
+def tutorial_rows(body: dict[str, Any]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of both tables."""
+    drift = []
+    for weight, found in body.items():
+        rows = found["epochs"]
+        drift.append((
+            weight,
+            "; ".join(f"{r['growth, median']:.2f}, {r['growth, worst']:.2f}" for r in rows),
+            ", ".join(f"{r['unsolved']:.0%}" for r in rows),
+            f"{100 * rows[-1]['accuracy']:.1f}%",
+            f"{sum(r['seconds'] for r in rows) / len(rows):.0f}",
+        ))  # fmt: skip
+    names = list(next(iter(body.values()))["solvers"])
+    solving = [
+        (name, *(
+            f"{row['solved']:.0%}, {row['evaluations']:.0f}, {row['accuracy']:.1%}"
+            for row in (found["solvers"][name] for found in body.values())
+        ))
+        for name in names
+    ]  # fmt: skip
+    return drift, solving

@@ -166,9 +166,9 @@ def _penalty(found: Diagnosis) -> str:
     if not high >= NEAR:
         return ""
     return (
-        f"J^T grows by {high:.2f} a step for a tenth of the samples: train with + 0.1 * "
-        "jacobian_penalty(cell, z, *condition), or train --jacobian-penalty 0.1, and more where it "
-        "still grows. Weights that are trained already stay as they are."
+        f"J^T grows by {high:.2f} a step for a tenth of the samples: train with + w * "
+        "jacobian_penalty(cell, z, *condition), or train --jacobian-penalty W, from 0.1 up until "
+        "it stays below 1. Weights that are trained already are not mended by it."
     )
 
 
