@@ -12,10 +12,10 @@ from torch import Tensor
 from .packing import pack
 from .precision import fitted
 from .problem import Equilibrium, InitialValue, check_start
-from .results import Results
+from .results import Results, bucket
 from .solution import Solution, SolveError, V
 from .solver import Evaluated, P, Solver, named, residual_norm
-from .structure import Counter
+from .structure import Counter, compiled
 from .transforms import uncompiled
 from .verify import verified
 
@@ -159,6 +159,7 @@ def _follow(
     # Under autograd a finished sample must not run on where it can leave.
     share = 1.0 if torch.is_grad_enabled() else solver.compacts_below
     results = Results(z0, first, strict=spent is not None, keep_states=keep_states)
+    static = not torch.is_grad_enabled() and compiled(whole.function)
     state = solver.init(problem, z0)
     asked, equation = solver, isinstance(whole, Equilibrium)
     if equation:
@@ -174,8 +175,9 @@ def _follow(
             running = int(results.running.sum())
             if running == 0:
                 break
-            if not record and running <= share * len(results.running):
-                index = results.compact(state.z)
+            left = bucket(running) if static else running
+            if not record and left <= share * len(results.running):
+                index = results.compact(state.z, left)
                 problem, state = problem.rows(index), state.rows(index)
         try:
             state = take(solver, problem, state)

@@ -14,6 +14,18 @@ from .solution import ErrorBound, Solution, SolveError, Trajectory
 from .solver import Evaluated, Solver, State, earned, residual_norm, verdict
 from .status import Status
 
+SMALLEST = 8
+"""Rows that the smallest batch of a compiled map keeps: fewer cost as much."""
+
+
+def bucket(rows: int) -> int:
+    """Return the batch to which some rows are filled up: a power of two.
+
+    A compiled map may be compiled again for each size it is given, up to a limit beyond which it
+    is not compiled at all.
+    """
+    return max(1 << (rows - 1).bit_length(), SMALLEST)
+
 
 class Results:
     """What is known of the samples that have finished, and which still run.
@@ -132,9 +144,12 @@ class Results:
         shown |= own & (self.steps[done] == 0)
         return not bool((shown & (eps / 2 * size <= solver.rtol * size + solver.atol)).all())
 
-    def compact(self, like: Tensor) -> Tensor:
-        """Forget the finished rows; return the positions of the others in the current batch."""
-        keep = np.flatnonzero(self.running)
+    def compact(self, like: Tensor, size: int) -> Tensor:
+        """Forget finished rows; return the positions of the `size` others in the current batch.
+
+        Those that still run are among them, and finished ones where they are fewer.
+        """
+        keep = np.sort(np.argsort(~self.running, kind="stable")[:size])
         self.index = self.index[keep]
         self.running = self.running[keep]
         return torch.from_numpy(keep).to(like.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -115,6 +116,21 @@ def offered(function: object, name: str) -> Callable[..., Any] | None:
         function = function.function
         found = getattr(function, name, None)
     return found if callable(found) else None
+
+
+def compiled(function: object) -> bool:
+    """Say whether torch.compile was called on a map, the one in its wrappers, or a module in it."""
+    if "torch._dynamo" not in sys.modules:  # nothing can be compiled
+        return False
+    while isinstance(function, Wrapped):
+        function = function.function
+    modules: Any = getattr(function, "modules", None)
+    marks = "_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl"
+    return any(
+        getattr(each, mark, None) is not None
+        for each in (modules() if callable(modules) else (function,))
+        for mark in marks
+    )
 
 
 class Counter(Wrapped):

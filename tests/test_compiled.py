@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +14,15 @@ from torch import Tensor, nn
 from homotopy_deq import (
     ODE,
     Adjoint,
+    Equilibrium,
     FlowLayer,
     Implicit,
     ImplicitLayer,
     NewtonKrylov,
     Phantom,
+    Picard,
     Unroll,
+    solve,
 )
 from homotopy_deq.layers import Layer
 from homotopy_deq.regularization import jacobian_penalty
@@ -93,3 +99,48 @@ def test_adjoint_under_autocast_reaches_the_weights() -> None:
     for ours, wanted in zip(found[1], found[0], strict=True):
         # steps of 0.5 along and against the flow differ by less than bfloat16's 2^-8 a step
         assert (ours - wanted).norm() <= 5e-2 * wanted.norm()
+
+
+@pytest.mark.parametrize("how", ["module", "in place", "function"])
+def test_a_batch_that_shrinks_has_few_sizes_where_its_map_is_compiled_for_each(how: str) -> None:
+    """In powers of two from 8 to 64, beside the batch itself; the limit is eight."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    sizes: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        sizes.append(max(each.shape[0] for each in inputs if each.dim() == 2 and 8 in each.shape))
+        return graph.forward
+
+    cell, solver = Wide(), Picard(rtol=1e-5, max_steps=400)
+    plain = Equilibrium(cell, rowwise=True, condition=())
+    static: Any = {"backend": backend, "dynamic": False}
+    compiled: Any = copy.deepcopy(cell)
+    if how == "in place":
+        compiled.compile(**static)
+    else:
+        compiled = torch.compile(compiled if how == "module" else compiled.forward, **static)
+    for batch in (70, 61, 50):
+        x = torch.randn(batch, 8) * torch.logspace(-2, 1, batch)[:, None]
+        wanted = solve(replace(plain, condition=(x,)), solver, torch.zeros_like(x))
+        problem = Equilibrium(compiled, (x,), rowwise=True)
+        found = solve(problem, solver, torch.zeros_like(x))
+        assert len(set(wanted.steps.tolist())) > 20  # samples finish one after the other
+        assert bool(found.converged.all())
+        # A row of another batch may round otherwise, and end a step sooner or later.
+        assert int((found.steps - wanted.steps).abs().max()) <= 1
+        torch.testing.assert_close(found.value, wanted.value, rtol=1e-3, atol=1e-4)
+    assert set(sizes) <= {70, 61, 50, 64, 32, 16, 8} and len(sizes) == len(set(sizes))
+    assert {32, 16, 8} <= set(sizes)
+
+
+class Wide(nn.Module):
+    """tanh(W z + x) with ||W|| = 0.97: slow where x is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8, bias=False)
+        nn.init.orthogonal_(self.linear.weight, gain=0.97)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.linear(z) + x)
