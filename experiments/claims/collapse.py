@@ -147,19 +147,18 @@ COLLAPSE = Paper(
                 Source(
                     "neural_collapse",
                     RUNS,
-                    "(a) the nearest mean decides (NC4); (b) NC1 is below 0.05; (c) means at "
-                    "the vertices and "
-                    "(d) classifiers along them, to 5%, in every network",
+                    "(a) the nearest mean decides (NC4); (b) NC1 is below 0.05; (c) means at the "
+                    "vertices and (d) classifiers along them, to 5%, in every network",
                     balanced,
                     SMALL,
-                    "theory_collapse_curves.png",
                 ),
                 Source(
                     "theory_collapse",
                     STUDY,
-                    "(a) of free features the optimum is a simplex, its classifiers "
-                    "the means; a DEQ trained on digits has (b) NC4, (c) NC1, (d) NC2 and (e) NC3",
+                    "(a) of free features the optimum is a simplex, its classifiers the means; a "
+                    "DEQ trained on digits has (b) NC4, (c) NC1, (d) NC2 and (e) NC3",
                     of_study(ideal, "... by a simplex", "deq: "),
+                    picture="theory_collapse_curves.png",
                 ),
             ),
         ),
@@ -185,8 +184,7 @@ COLLAPSE = Paper(
                     "neural_collapse",
                     RUNS,
                     "every DEQ of imbalanced classes has (a) its means at the vertices and (b) "
-                    "its classifiers "
-                    "along them, to 5%",
+                    "its classifiers along them, to 5%",
                     unequal,
                     SMALL,
                 ),
@@ -204,15 +202,15 @@ COLLAPSE = Paper(
                     "DEQ's gain",
                     minority,
                     SMALL,
-                    "theory_collapse_minority.png",
                 ),
                 Source(
                     "theory_collapse",
                     STUDY,
                     "of free features a larger gain collapses at a larger R",
                     of_study(ideal, "the gain of a DEQ delays"),
-                    "a decay that is weaker by the gain delays it as much: the study shows "
-                    "that, too",
+                    "a decay that is weaker by the gain delays it as much: the study shows that, "
+                    "too",
+                    "theory_collapse_minority.png",
                 ),
             ),
         ),
@@ -224,8 +222,7 @@ COLLAPSE = Paper(
                     "neural_collapse",
                     RUNS,
                     "its mean accuracy is higher, beyond the 95% band of the seeds: asked of each "
-                    "data set beside the explicit peer, and beside that of weaker "
-                    "decay",
+                    "data set beside the explicit peer, and beside that of weaker decay",
                     better,
                     SMALL,
                 ),

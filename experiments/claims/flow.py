@@ -51,12 +51,10 @@ FLOW = Paper(
                     "gradient_flow",
                     COMMAND,
                     "(a) C^2 drifts by at most 1e-10 along the flow; (b) descent adds what the "
-                    "law says, in "
-                    "proportion to its step",
+                    "law says, in proportion to its step",
                     of_study(size, "the linear flow keeps", "descent adds"),
-                    "the flow is integrated to a tolerance; the law is also tested of the "
-                    "matrix model, in "
-                    "tests/theory",
+                    "the flow is integrated to a tolerance; the law is also tested of the matrix "
+                    "model, in tests/theory",
                     "theory_flow_sphere.png",
                 ),
             ),
@@ -82,9 +80,9 @@ FLOW = Paper(
                     "gradient_flow",
                     COMMAND,
                     "(a) the loss stays below its envelope; (b) the late rate is the predicted "
-                    "one; (c) steps below the bound are stable, above it are not; the "
-                    "target is learnt (d) without an intercept, (e) with one, (f) from near the "
-                    "singular point",
+                    "one; (c) steps below the bound are stable, above it are not; the target is "
+                    "learnt (d) without an intercept, (e) with one, (f) from near the singular "
+                    "point",
                     of_study(
                         size,
                         "the loss stays below",
@@ -94,8 +92,8 @@ FLOW = Paper(
                         "linear with intercept: ",
                         "linear, near",
                     ),
-                    "from near the singular point one step throws it far out, and convergence "
-                    "is slow",
+                    "from near the singular point one step throws it far out, and convergence is "
+                    "slow",
                     "theory_flow_descent.png",
                 ),
             ),
@@ -112,8 +110,7 @@ FLOW = Paper(
                     "within 0.01 of the solution",
                     single,
                     "starts as in its experiments, where a ReLU may start dead; whether the "
-                    "theorem's start "
-                    "allows that is not known to us",
+                    "theorem's start allows that is not known to us",
                     "theory_flow_training.png",
                 ),
             ),

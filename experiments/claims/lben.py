@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .claim import Body, Claim, Found, Paper, Source
 
 RADII = ("36/255", "72/255", "108/255", "255/255")
@@ -114,13 +116,17 @@ def _four(row: Body) -> str:
     return " / ".join(f"{row[r][0]:.1f}" for r in RADII)
 
 
+def _thousands(text: str) -> str:
+    return re.sub(r"\d{4,}", lambda n: f"{int(n[0]):,}", text)
+
+
 def _size(body: Body) -> str:
     sizes, course = body["config"]["sizes"], body["config"]["course"]
     long = f"{course['seconds']:.0f} s" if course["seconds"] else f"{course['steps']:,} steps"
     return (
-        f"{body['result']['data']}; {sizes['channels']} channels, depth {sizes['depth']} and "
-        f"{sizes['features']} features, {long} from scratch, {body['config']['tuned']['steps']} of "
-        "fine-tuning"
+        f"{_thousands(body['result']['data'])}; {sizes['channels']} channels, depth "
+        f"{sizes['depth']} and {sizes['features']} features, {long} from scratch, "
+        f"{body['config']['tuned']['steps']} of fine-tuning"
     )
 
 

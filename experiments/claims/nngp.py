@@ -83,8 +83,8 @@ def benign(body: Body) -> Found:
     )
     return Found(
         f"Both kernels fit {min(row['train'] for row, _ in rows.values()):.0%} of what is learnt; "
-        f"test accuracy {said}; trained DEQs fit {tens([100 * f for f in fits], '%')} "
-        f"(ended by: {', '.join(ends)})",
+        f"test accuracy {said}; trained DEQs fit {tens([100 * f for f in fits], '%')} (ended by: "
+        f"{', '.join(ends)})",
         (
             all(row["train"] == 1 for row, _ in rows.values()),
             all(v for k, v in kept.items() if ", 0%" in k),
@@ -111,13 +111,11 @@ NNGP = Paper(
                 Source(
                     "nngp",
                     FASHION,
-                    "(a) no test rejects normality with the predicted covariance at p = 1e-3; "
-                    "(b) outputs are uncorrelated to 4 standard errors; (c) the slope of the "
-                    "squared error of the covariance "
-                    "against width is -1 to a tenth",
+                    "(a) no test rejects normality with the predicted covariance at p = 1e-3; (b) "
+                    "outputs are uncorrelated to 4 standard errors; (c) the slope of the "
+                    "covariance's squared error against width is -1 to a tenth",
                     gaussian,
                     "several outputs jointly, against the predicted variance",
-                    "theory_nngp_limit.png",
                 ),
                 Source(
                     "theory_nngp",
@@ -130,6 +128,7 @@ NNGP = Paper(
                         "relu: outputs",
                         "tanh: outputs",
                     ),
+                    picture="theory_nngp_limit.png",
                 ),
             ),
         ),
@@ -156,11 +155,10 @@ NNGP = Paper(
                     "theory_nngp",
                     STUDY,
                     "(a) positive on digits, at every depth; (b) no counterexample: an odd "
-                    "activation, with x "
-                    "and -x among the inputs, is one",
+                    "activation, with x and -x among the inputs, is one",
                     degenerate,
-                    "the paper's assumptions on the activation may exclude it; its notebook "
-                    "uses tanh, which is odd",
+                    "the paper's assumptions on the activation may exclude it; its notebook uses "
+                    "tanh, which is odd",
                     "theory_nngp_eigenvalues.png",
                 ),
                 Source("nngp", FASHION, "positive", definite),
@@ -183,8 +181,8 @@ NNGP = Paper(
                 Source(
                     "theory_nngp",
                     STUDY,
-                    "each kernel fits all and stays within a point of its best ridge, "
-                    "with true classes and with a fifth of them wrong",
+                    "each kernel fits all and stays within a point of its best ridge, with true "
+                    "classes and with a fifth of them wrong",
                     of_study(digits, "nngp, ", "ntk, "),
                     picture="theory_nngp_digits.png",
                 ),

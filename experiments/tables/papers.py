@@ -108,7 +108,7 @@ def _marks(source: Source, said: Found) -> str:
     if "(a)" not in source.rule or len(said.tests) < 2:
         return ""
     letters = zip(ascii_lowercase, said.tests, strict=False)
-    return ": " + ", ".join(f"({x}) {'yes' if so else 'no'}" for x, so in letters)
+    return "; found: " + ", ".join(f"({x}) {'yes' if so else 'no'}" for x, so in letters)
 
 
 def _made(source: Source, results: str) -> str:
