@@ -92,9 +92,9 @@ def penalty(body: Body) -> Found | None:
 def scratch(body: Body) -> Found | None:
     """The best fine-tuned LBEN beside LBEN and monDEQ from scratch."""
     rows = _rows(body)
-    others = [k for k in ("lben scratch", "monotone scratch") if k in rows]
+    others = ["lben scratch", "monotone scratch"]
     best = max((k for k in rows if " tuned " in k), key=lambda k: _mean(rows[k]), default=None)
-    if not others or best is None:
+    if best is None or not set(others) <= set(rows):
         return None
     said = ", ".join(f"{k} {_four(rows[k])}" for k in (best, *others))
     return Found(
