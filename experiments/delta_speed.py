@@ -27,8 +27,10 @@ from experiments.parts import Parts
 from experiments.results import RESULTS, Record
 from homotopy_deq.acceleration import Anchored, Auto, Convolution, Half, Simulated, delta
 from homotopy_deq.acceleration.cost import ALWAYS
+from homotopy_deq.acceleration.layers import Memory, moved
 from solvers import Anderson
 from solvers.delta import Blocks, DeltaAnderson
+from solvers.delta.together import Limit
 
 SPARSE = Auto(costs=lambda *_: ALWAYS)
 """Kernels that never fall back to the dense product."""
@@ -67,7 +69,8 @@ def columns(size: int, batch: int, config: Config) -> dict[str, Any]:
     for density in config.densities:
         index = torch.randperm(size)[: round(density * size)]
         change = torch.zeros_like(r).index_copy_(1, index, torch.randn(batch, len(index)))
-        calls |= _steps(SPARSE.linear(weight), r, change, bias, f"{density}")
+        limit = Limit(1e-9, Blocks())
+        calls |= _steps(SPARSE.linear(weight), limit, r, r + change, bias, f"{density}")
     return _against_dense(race(calls, config.rounds, 0.002))
 
 
@@ -91,27 +94,38 @@ def tiles(channels: int, side: int, batch: int, config: Config) -> dict[str, Any
         mask = some.view(batch, 1, side // 8, side // 8)
         mask = mask.repeat_interleave(8, 2).repeat_interleave(8, 3) * inner
         convolution = Convolution(kernel, padding=(1, 1, 1, 1))
-        calls |= _steps(SPARSE.convolution(convolution), r, r * mask, column, f"{density}")
+        product, pixels = SPARSE.convolution(convolution), Limit(1e-9, Blocks(1))
+        calls |= _steps(product, pixels, r, r + r * mask, column, f"{density}")
     return _against_dense(race(calls, config.rounds))
 
 
 def _steps(
-    product: Any, r: Tensor, change: Tensor, bias: Tensor, name: str
+    product: Any, within: Limit, r: Tensor, f: Tensor, bias: Tensor, name: str
 ) -> dict[str, Callable[[], Any]]:
-    """Return the product alone, with a new gather and a kept one, and a whole step."""
-    y, f = product.dense(r), r + change  # f stands for the map's value
+    """Return the product alone, with a new gather and a kept one, and a whole step.
+
+    Arguments:
+        product: W.
+        within: the threshold, and what moves together.
+        r: what was propagated last.
+        f: the map's value there.
+        bias: b.
+        name: of the calls.
+    """
+    last, active = Memory(r, product.dense(r)), within.far(f - r)
+
+    def kept() -> Any:
+        return product.moved(last.product, r, f, active)
 
     def fresh() -> Any:
         product.forget()
-        return product.moved(y, change, f)
+        return kept()
 
     def step() -> Any:
-        size = f - r
-        far = size.abs() > 1e-9
-        new, _ = product.moved(y, torch.where(far, size, 0), torch.where(far, f, r))
-        return (new + bias).tanh()
+        memory, _ = moved(product, last, f, within)
+        return (memory.product + bias).tanh_()
 
-    calls = {f"{name}, product": lambda: product.moved(y, change, f), f"{name}, step": step}
+    calls = {f"{name}, product": kept, f"{name}, step": step}
     return calls | (
         {f"{name}, product, gathered anew": fresh} if hasattr(product, "forget") else {}
     )

@@ -37,7 +37,15 @@ class Cached:
 
 
 class Threshold(Protocol):
-    """Which changes are propagated."""
+    """Which changes are propagated.
+
+    Attributes:
+        active: which entries of the state may differ from those of the last evaluation, bool, of a
+            shape that broadcasts to the state's; None where that is not known.
+    """
+
+    @property
+    def active(self) -> Tensor | None: ...
 
     def far(self, change: Tensor, ratio: float = 1.0) -> Tensor:
         """Return which entries of a change (B, ...) are above `ratio` times the threshold, bool."""

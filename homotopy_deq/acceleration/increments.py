@@ -37,8 +37,11 @@ class _HalfMatrix(DenseMatrix):
     low: Tensor
     rounds: ClassVar[bool] = True
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
-        return product + F.linear(change.to(self.low.dtype), self.low), self.multiply_adds(change)
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        change = (reference - before).to(self.low.dtype)
+        return product + F.linear(change, self.low), self.multiply_adds(before)
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ class _HalfKernel(DenseKernel):
     low: Convolution
     rounds: ClassVar[bool] = True
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
-        new = product + self.low(change.to(self.low.weight.dtype))
-        return new, self.multiply_adds(change)
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        new = product + self.low((reference - before).to(self.low.weight.dtype))
+        return new, self.multiply_adds(before)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from solvers.delta import Entries, Together
-from solvers.delta.together import Limit
+from solvers.delta.together import Limit, replaced
 from solvers.structure import Threshold
 
 from .products import Convolution, Gathered, Product, Products
@@ -38,7 +38,12 @@ def started(product: Product, x: Tensor) -> tuple[Memory, int]:
 
 
 def moved(
-    product: Product, last: Memory, x: Tensor, within: Threshold | None, ratio: float = 1.0
+    product: Product,
+    last: Memory,
+    x: Tensor,
+    within: Threshold | None,
+    ratio: float = 1.0,
+    active: Tensor | None = None,
 ) -> tuple[Memory, int]:
     """Return what is kept after the changes above a threshold were propagated, with the count.
 
@@ -50,15 +55,15 @@ def moved(
         x: the input, (B, ...).
         within: the threshold; None propagates every change.
         ratio: by which it is multiplied.
+        active: which entries of x may have changed, where that is known and all are propagated.
     """
     if x is last.reference:
         return last, 0
-    change, reference = x - last.reference, x
+    reference = x
     if within is not None:
-        far = within.far(change.detach(), ratio)
-        change = torch.where(far, change, 0)
-        reference = torch.where(far, x, last.reference)
-    result, work = product.moved(last.product, change, reference)
+        active = within.far((x - last.reference).detach(), ratio)
+        reference = replaced(active, x, last.reference)
+    result, work = product.moved(last.product, last.reference, reference, active)
     return Memory(reference, result), work
 
 
@@ -70,6 +75,7 @@ class Tape:
         within: the threshold of the layers that are not free; None propagates every change.
         free: the layers that propagate every change: they are fed by the state, whose changes the
             solver has thresholded, or by what no step changes.
+        same: the layers whose input is the state itself.
         copies: whether the cell writes into what its layers are given or return.
         batch: samples of the evaluation.
     """
@@ -80,12 +86,14 @@ class Tape:
         batch: int,
         within: Threshold | None = None,
         free: frozenset[str] = frozenset(),
+        same: frozenset[str] = frozenset(),
         copies: bool = False,
     ) -> None:
         self.last = last
         self.batch = batch
         self.within = within
         self.free = free
+        self.same = same
         self.copies = copies
         self.kept: dict[str, Memory] = {}
         self.inputs: dict[str, Tensor] = {}
@@ -116,7 +124,8 @@ class Tape:
             memory, work = started(product, given)
         else:
             within = None if name in self.free else self.within
-            memory, work = moved(product, last, given, within, ratio)
+            active = self.within.active if self.within and name in self.same else None
+            memory, work = moved(product, last, given, within, ratio, active)
         self.kept[name], self.work[name] = memory, work
         if self.copies:
             return memory.product.clone()

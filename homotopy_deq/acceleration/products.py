@@ -83,18 +83,22 @@ class Product(Protocol):
         """Return W r, without bias, of r (B, ..., n) or (B, n, H, W)."""
         ...
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
         """Return W r, and the multiply-adds that this took.
 
-        Either product + W change, over the entries that are not 0, or W r anew: whichever is
-        faster. Both are the same to rounding, so no sample sees its batch mates. Neither argument
+        Either product + W (r - before), over the entries that have changed, or W r anew: whichever
+        is faster. Both are the same to rounding, so no sample sees its batch mates. No argument
         may be written to, nor the result share memory with one, but for `product` where no
         entry has changed.
 
         Arguments:
-            product: W (r - change), as an earlier call returned it.
-            change: 0 at all entries that have not changed, of r's shape.
+            product: W before, as an earlier call returned it.
+            before: what r was in that call, of r's shape.
             reference: r.
+            active: which entries may have changed, bool, of a shape that broadcasts to r's; None
+                where that is to be looked for. It spares the look.
         """
         ...
 
@@ -124,7 +128,9 @@ class DenseMatrix:
     def dense(self, reference: Tensor) -> Tensor:
         return F.linear(reference, self.weight)
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
         return self.dense(reference), self.multiply_adds(reference)
 
     def multiply_adds(self, x: Tensor) -> int:
@@ -140,7 +146,9 @@ class DenseKernel:
     def dense(self, reference: Tensor) -> Tensor:
         return self.convolution(reference)
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
         return self.dense(reference), self.multiply_adds(reference)
 
     def multiply_adds(self, x: Tensor) -> int:
@@ -160,15 +168,19 @@ class Simulated:
 
 @dataclass(frozen=True)
 class _EntryMatrix(DenseMatrix):
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
-        return self.dense(reference), int(change.count_nonzero()) * len(self.weight)
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        return self.dense(reference), int((reference != before).sum()) * len(self.weight)
 
 
 @dataclass(frozen=True)
 class _EntryKernel(DenseKernel):
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
-        changed = (change != 0).sum((0, 1))
-        return self.dense(reference), int((changed * self.convolution.reads(change)).sum())
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        changed = (reference != before).sum((0, 1))
+        return self.dense(reference), int((changed * self.convolution.reads(before)).sum())
 
 
 @dataclass(frozen=True)
@@ -190,13 +202,16 @@ class Entrywise:
 class _GatheredMatrix(DenseMatrix):
     share: float
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        change = reference - before
         rows = change.reshape(-1, change.shape[-1])
         index = rows.any(0).nonzero().squeeze(1)
         if len(index) == 0:
             return product, 0
         if len(index) > self.share * rows.shape[1]:
-            return super().moved(product, change, reference)
+            return super().moved(product, before, reference)
         some, columns = rows.index_select(1, index), self.weight.index_select(1, index)
         moved = product.reshape(-1, product.shape[-1]).addmm(some, columns.mT)
         return moved.view_as(product), len(rows) * columns.numel()
@@ -206,13 +221,16 @@ class _GatheredMatrix(DenseMatrix):
 class _GatheredKernel(DenseKernel):
     share: float
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        change = reference - before
         channels = change.shape[1]
         index = change.flatten(2).any(2).any(0).nonzero().squeeze(1)
         if len(index) == 0:
             return product, 0
         if self.convolution.groups > 1 or len(index) > self.share * channels:
-            return super().moved(product, change, reference)
+            return super().moved(product, before, reference)
         weight = self.convolution.weight.index_select(1, index)
         some = Convolution(**{**vars(self.convolution), "weight": weight})
         image = change.index_select(1, index)

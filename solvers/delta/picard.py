@@ -17,7 +17,7 @@ from ..solver import Evaluated, Solver, earned, judged, residual_norm, start, ve
 from ..status import Status
 from ..structure import Cached, offered
 from .evaluate import evaluate, updating
-from .together import Entries, Limit, Together, peak
+from .together import Entries, Limit, Together, peak, replaced
 
 THETA = 0.3
 """The default threshold, relative to the largest change."""
@@ -133,12 +133,17 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     def compacts_below(self) -> float:
         return 0.5  # what the map keeps is copied
 
-    def limit(self, change: Tensor, met: Tensor) -> Limit:
-        """Return the threshold of a step that would change the state by so much, (B, ...)."""
+    def limit(self, change: Tensor, left: Tensor) -> Limit:
+        """Return the threshold of a step that would change the state by so much, (B, ...).
+
+        Arguments:
+            change: of all entries.
+            left: residual over tolerance, (B,).
+        """
         if self.tau is not None:
             return Limit(self.tau, self.together)
         theta = THETA if self.theta is None else self.theta
-        return Limit(self.together.relative(change, theta, met), self.together)
+        return Limit(self.together.relative(change, theta, left), self.together)
 
     def suited(self, problem: Equilibrium, z0: Tensor) -> Solver[Equilibrium, Any]:
         pays = offered(problem.map, "pays")
@@ -205,17 +210,23 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         change = state.fz - state.before if self.previous else state.gap
         if held is not None:  # what has ended moves nothing
             change = torch.where(expand(held, change), 0, change)
-        met = state.residual.detach() <= self.tolerance(state)
-        within = self.limit(change.detach(), met)
+        residual, tolerance = state.residual.detach(), self.tolerance(state)
+        met = residual <= tolerance
+        left = residual / tolerance
+        # Nobody waits for one that is not going to arrive within max_steps at the speed so far.
+        late = (residual > tolerance ** (count / self.max_steps)).any()
+        within = self.limit(change.detach(), torch.where(late, left.clamp(max=2.0), left))
         rest = None if self.tau is None else peak(change.detach()) <= self.tau
         ends = self._ending(state, met if rest is None else met | rest, count)
         target, state = self._target(state, change, moving := within.far(change.detach()))
-        z = torch.where(moving, target, state.z)
+        z = replaced(moving, target, state.z)
         if ends is not None:
             z = torch.where(expand(ends, z), state.fz, z)
         if held is not None:
             z = torch.where(expand(held, z), state.z, z)
         last = None if count % self.refresh == 0 else state.cached
+        if state.sent is state.z:  # what the map was told of: it need not look for what moves
+            within = replace(within, active=moving)
         fz, cached, sent = evaluate(problem, z, last, state.sent, within, ends, held, state.fz)
         gap = fz - z
         new = replace(

@@ -33,13 +33,14 @@ class Together(Protocol):
         """
         ...
 
-    def relative(self, change: Tensor, theta: float, met: Tensor) -> Tensor:
+    def relative(self, change: Tensor, theta: float, left: Tensor) -> Tensor:
         """Return theta times the largest |change|, of each sample, (B,), or one for all, ().
 
         Arguments:
             change: of the state, (B, ...).
             theta: in [0, 1).
-            met: which samples meet their tolerance and wait for the others, bool (B,).
+            left: residual of each sample over its tolerance, (B,): one that meets it, or is much
+                nearer to it than another, may wait for the others.
         """
         ...
 
@@ -50,7 +51,28 @@ class Together(Protocol):
 
 def peak(change: Tensor) -> Tensor:
     """Return the largest |change| of each sample, (B,)."""
-    return change.abs().flatten(1).amax(1)
+    return largest(change.flatten(1), 1)
+
+
+def largest(change: Tensor, dim: int, *, keepdim: bool = False) -> Tensor:
+    """Return the largest |change| along a dimension, and make no |change| for it."""
+    return torch.maximum(change.amax(dim, keepdim), -change.amin(dim, keepdim))
+
+
+def replaced(far: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return `new` where `far`, which broadcasts to it, and `old` elsewhere, in new memory.
+
+    Whole pixels of images whose channels are last are copied, which `where` takes one by one.
+    """
+    pixels = old.dim() == 4 and far.dim() == 4 and far.shape[1] == 1 < old.shape[1]
+    last = torch.channels_last
+    if not (pixels and old.is_contiguous(memory_format=last) and new.stride() == old.stride()):
+        return torch.where(far, new, old)
+    rows = old.permute(0, 2, 3, 1).flatten(0, 2)
+    index = far.expand(len(old), 1, *old.shape[2:]).flatten().nonzero().squeeze(1)
+    some = new.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, index)
+    copied = rows.index_copy(0, index, some)
+    return copied.view(len(old), *old.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,7 @@ class Entries:
     def most(self, change: Tensor) -> Tensor:
         return change.abs()
 
-    def relative(self, change: Tensor, theta: float, met: Tensor) -> Tensor:
+    def relative(self, change: Tensor, theta: float, left: Tensor) -> Tensor:
         return theta * peak(change)
 
     def shared(self, state: Tensor) -> bool:
@@ -72,8 +94,8 @@ class Blocks:
     """What fast kernels compute together moves together.
 
     Of vectors, the same entry in all samples of the batch, with one threshold relative to the
-    largest change of any, and at most half of the largest change of each: so all get on, however
-    far off one is. The samples' paths then depend on each other, their answers only within the
+    largest change of any, and at most half of the largest change of each but those that are much
+    nearer to their tolerance than another: so all get on, however far off one is. The samples' paths then depend on each other, their answers only within the
     tolerance. Of images, all channels of a tile in one sample.
 
     Arguments:
@@ -88,19 +110,23 @@ class Blocks:
 
     def most(self, change: Tensor) -> Tensor:
         if self.shared(change):
-            return change.abs().flatten(0, -2).amax(0)
-        most: Tensor = torch.max_pool2d(change.abs().amax(1, True), self.tile, ceil_mode=True)
+            return largest(change.flatten(0, -2), 0)
+        most: Tensor = largest(change, 1, keepdim=True)
+        if self.tile == 1:
+            return most
+        most = torch.max_pool2d(most, self.tile, ceil_mode=True)
         for dim in (2, 3):
             most = most.repeat_interleave(self.tile, dim).narrow(dim, 0, change.shape[dim])
         return most
 
-    def relative(self, change: Tensor, theta: float, met: Tensor) -> Tensor:
-        largest = peak(change)
+    def relative(self, change: Tensor, theta: float, left: Tensor) -> Tensor:
+        size = peak(change)
         if not self.shared(change):
-            return theta * largest
-        largest = largest.nan_to_num(0.0, 0.0)  # what overflows holds up no mate
-        waiting = torch.where(met | (largest == 0), torch.inf, largest)
-        return torch.minimum(theta * largest.amax(), max(theta, LEAST) * waiting.amin())
+            return theta * size
+        size = size.nan_to_num(0.0, 0.0)  # what overflows holds up no mate
+        near = left < min(theta / LEAST, LEAST) * left.nan_to_num(0.0, 0.0).amax()
+        waiting = torch.where((left <= 1) | near | (size == 0), torch.inf, size)
+        return torch.minimum(theta * size.amax(), max(theta, LEAST) * waiting.amin())
 
     def shared(self, state: Tensor) -> bool:
         return state.dim() != 4
@@ -108,10 +134,15 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Limit:
-    """A threshold for this step: tau, for all samples or one for each, (B,), and the groups."""
+    """A threshold for this step: tau, for all samples or one for each, (B,), and the groups.
+
+    Arguments:
+        active: which entries of the state may have moved, as `solvers.structure.Threshold` has it.
+    """
 
     tau: float | Tensor
     together: Together
+    active: Tensor | None = None
 
     def far(self, change: Tensor, ratio: float = 1.0) -> Tensor:
         """Return which entries of a change (B, ...) are above `ratio` tau, or in such a group.

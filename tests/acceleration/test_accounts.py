@@ -92,7 +92,7 @@ def test_entrywise_count_takes_in_the_area_of_the_kernel() -> None:
         assert (2 * once == kernel.multiply_adds(x)) != padded
         change = x.clone()
         change[1, 2, 2, 2] = 1.0
-        assert kernel.moved(convolution(x), change, x + change)[1] == inner
+        assert kernel.moved(convolution(x), x, x + change)[1] == inner
         change = x.clone()
         change[0, 0, 0, 0] = 1.0
-        assert kernel.moved(convolution(x), change, x + change)[1] == corner
+        assert kernel.moved(convolution(x), x, x + change)[1] == corner

@@ -186,7 +186,7 @@ def test_what_is_measured_is_finite_and_makes_small_sizes_dense() -> None:
     assert not found.costs.looks  # microseconds, where a look alone takes as long
     kernel = Auto(costs=lambda kind, *size: scaled([found], *size)).linear(torch.eye(16))
     r = torch.ones(1, 16)
-    assert kernel.moved(r, 0 * r, r)[1] == kernel.multiply_adds(r)
+    assert kernel.moved(r, r, r)[1] == kernel.multiply_adds(r)
 
 
 def test_one_command_measures_anew(

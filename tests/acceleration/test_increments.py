@@ -156,7 +156,7 @@ def test_a_change_in_half_precision_errs_by_its_own_size_alone(kind: str) -> Non
         product = Half().convolution(Convolution(weight, padding=(1, 1, 1, 1)))
         r = torch.randn(2, 5, 8, 8)
     y, e = product.dense(r), 1e-3 * torch.randn_like(r)
-    new, work = product.moved(y, e, r + e)
+    new, work = product.moved(y, r, r + e)
     gap = (new.double() - product.dense(r + e).double()).abs().max()
     # W and e are rounded to 8 bits, and so is the result: 3 x 2^-9 of sums of |W e|.
     size = float(weight.flatten(1).norm(dim=1).max() * e.flatten(1).norm(dim=1).max())

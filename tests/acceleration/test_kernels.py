@@ -71,10 +71,12 @@ def test_changes_of_some_columns_add_up_to_the_dense_product(
     for share in shares:
         columns = torch.rand(shape[-1], generator=g) < share
         change = torch.randn(shape, generator=g, dtype=dtype) * columns
-        before = y.clone(), change.clone()
+        kept, old = (y.clone(), r.clone()), r
         r = r + change
-        new, work = kernel.moved(y, change, r)
-        assert torch.equal(y, before[0]) and torch.equal(change, before[1])
+        new, work = kernel.moved(y, old, r)
+        assert torch.equal(y, kept[0]) and torch.equal(old, kept[1])
+        told, same = kernel.moved(y, old, r, columns)  # what has changed need not be looked for
+        assert same == work and close(told, new, float(r.norm() * weight.norm()))
         assert 0 <= work <= kernel.multiply_adds(r)
         assert (work == 0) == (not columns.any()) or way == "dense"
         y = new
@@ -87,7 +89,7 @@ def test_neighbours_are_taken_in_place_and_counted_by_whole_blocks() -> None:
     kernel = auto(WAYS["in place"]).linear(weight)
     change = torch.zeros_like(r)
     change[0, 30:34] = 1  # in the blocks 0 and 1
-    new, work = kernel.moved(kernel.dense(r), change, r + change)
+    new, work = kernel.moved(kernel.dense(r), r, r + change)
     assert work == 4 * 64 * 96
     assert torch.allclose(new, (r + change) @ weight.T, rtol=0, atol=1e-12)
 
@@ -100,7 +102,7 @@ def test_gathered_columns_are_kept_while_nothing_outside_of_them_changes() -> No
     def step(*columns: int) -> int:
         change = torch.zeros_like(r)
         change[:, columns] = 1
-        new, work = kernel.moved(y, change, r + change)
+        new, work = kernel.moved(y, r, r + change)
         assert torch.allclose(new, (r + change) @ weight.T, rtol=0, atol=1e-12)
         return work // (2 * 8)
 
@@ -112,12 +114,12 @@ def test_a_change_that_is_not_a_number_is_a_change() -> None:
     change = torch.zeros_like(r)
     change[1, 3] = math.nan
     kernel = auto(ALWAYS).linear(torch.eye(40))
-    new, _ = kernel.moved(kernel.dense(r), change, r + change)
+    new, _ = kernel.moved(kernel.dense(r), r, r + change)
     assert new[1].isnan().any() and not new[0].isnan().any()
     image, pixel = random(1, 2, 16, 16, dtype=torch.float32), torch.zeros(1, 2, 16, 16)
     pixel[0, 1, 9, 9] = math.nan
     tiles = auto(ALWAYS).convolution(Convolution(torch.ones(1, 2, 3, 3), padding=(1, 1, 1, 1)))
-    new, _ = tiles.moved(tiles.dense(image), pixel, image + pixel)
+    new, _ = tiles.moved(tiles.dense(image), image, image + pixel)
     assert int(new.isnan().sum()) == 9
 
 
@@ -152,10 +154,12 @@ def test_tiles_that_a_change_reaches_make_the_dense_convolution(
         moves = torch.rand(3, 1, *size, generator=g) < share
         moves[2] = False  # one sample is at rest
         change = torch.randn(r.shape, generator=g, dtype=dtype) * moves
-        before = y.clone(), change.clone()
+        kept, old = (y.clone(), r.clone()), r
         r = (r + change).contiguous(memory_format=format)
-        new, work = kernel.moved(y, change, r)
-        assert torch.equal(y, before[0]) and torch.equal(change, before[1])
+        new, work = kernel.moved(y, old, r)
+        assert torch.equal(y, kept[0]) and torch.equal(old, kept[1])
+        told, same = kernel.moved(y, old, r, moves)  # what has changed need not be looked for
+        assert same == work and torch.equal(told, new)
         y = new
         works.append(work)
     exact = convolution(r.to(dtype))
@@ -170,7 +174,7 @@ def test_one_pixel_reaches_the_tiles_of_its_kernel_and_no_other() -> None:
     for place, tiles in (((4, 4), 1), ((7, 4), 2), ((8, 8), 4), ((0, 0), 1), ((23, 12), 1)):
         change = zero.clone()
         change[1, 0, place[0], place[1]] = 1
-        _, work = kernel.moved(kernel.dense(zero), change, zero + change)
+        _, work = kernel.moved(kernel.dense(zero), zero, zero + change)
         assert work == tiles * 9 * 64
 
 
@@ -183,15 +187,15 @@ def test_a_product_waits_longer_each_time_a_look_was_in_vain() -> None:
     full = torch.ones_like(r)
     # Everything changes: a look at steps 1, 3, 7 and 15. Then one column: seen at the next look.
     for _ in range(15):
-        assert kernel.moved(y, full, r)[1] == kernel.multiply_adds(r)
-    works = [kernel.moved(y, one, r + one)[1] for _ in range(17)]
+        assert kernel.moved(y, r, r + full)[1] == kernel.multiply_adds(r)
+    works = [kernel.moved(y, r, r + one)[1] for _ in range(17)]
     assert works.index(2 * 64) == 15 and works[15:] == [2 * 64] * 2
 
 
 def test_where_nothing_is_known_of_a_size_every_step_is_dense() -> None:
     r = random(2, 64, dtype=torch.float64)
     kernel = auto(None).linear(random(64, 64, dtype=torch.float64))
-    assert kernel.moved(kernel.dense(r), 0 * r, r)[1] == kernel.multiply_adds(r)
+    assert kernel.moved(kernel.dense(r), r, r)[1] == kernel.multiply_adds(r)
 
 
 def test_weights_that_were_trained_on_are_turned_anew() -> None:
@@ -201,7 +205,7 @@ def test_weights_that_were_trained_on_are_turned_anew() -> None:
     for _ in range(2):
         with torch.no_grad():
             kernel = kernels.linear(weight)
-            new, _ = kernel.moved(kernel.dense(r), change, r + change)
+            new, _ = kernel.moved(kernel.dense(r), r, r + change)
             assert torch.allclose(new, (r + change) @ weight.T, rtol=0, atol=1e-12)
             weight.add_(1)
 
@@ -213,7 +217,7 @@ def test_images_stay_as_they_lie_in_memory(format: torch.memory_format) -> None:
     change = torch.zeros_like(r)
     change[0, 0, 0, 0] = 1
     y = kernel.dense(r)
-    new, _ = kernel.moved(y, change, r + change)
+    new, _ = kernel.moved(y, r, r + change)
     for each in (y, new):
         assert each.is_contiguous(memory_format=format)
 
@@ -263,7 +267,7 @@ def test_weights_are_turned_anew_whatever_wrote_into_them(write: str) -> None:
     for _ in range(3):
         with torch.no_grad():
             kernel = kernels.linear(weight)
-            new, work = kernel.moved(kernel.dense(r), change, r + change)
+            new, work = kernel.moved(kernel.dense(r), r, r + change)
         assert work == 3 * 20  # by the column that has changed
         assert torch.allclose(new, (r + change) @ weight.T, rtol=0, atol=1e-12)
         if write == "through .data":
@@ -286,6 +290,6 @@ def test_weights_made_in_inference_mode_are_turned_for_each_solve() -> None:
         change = torch.zeros(2, 40)
         change[:, 3] = 1
         kernel = auto(ALWAYS).linear(weight)
-        new, work = kernel.moved(kernel.dense(r), change, r + change)
+        new, work = kernel.moved(kernel.dense(r), r, r + change)
         assert work == 12
         torch.testing.assert_close(new, (r + change) @ weight.T)

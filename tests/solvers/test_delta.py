@@ -411,14 +411,14 @@ def test_blocks_move_an_entry_in_all_samples_or_a_tile_of_an_image() -> None:
     far = (Blocks(2).most(image) > 0.5).expand_as(image)
     assert far[1, 2].nonzero().tolist() == [[4, 0], [4, 1]] and not far[0].any()
     # Relative to the largest change: of the batch where a group reaches across it.
-    none = torch.zeros(3, dtype=torch.bool)
-    assert Blocks().relative(change, 0.01, none).tolist() == pytest.approx(0.01)
-    assert Entries().relative(change, 0.5, none).tolist() == pytest.approx([0.05, 0.5, 0.0])
-    assert Blocks().relative(image, 0.5, none[:2]).tolist() == [0.0, 0.5]
+    far = torch.full((3,), 2.0)  # times the tolerance
+    assert Blocks().relative(change, 0.01, far).tolist() == pytest.approx(0.01)
+    assert Entries().relative(change, 0.5, far).tolist() == pytest.approx([0.05, 0.5, 0.0])
+    assert Blocks().relative(image, 0.5, far[:2]).tolist() == [0.0, 0.5]
     # But not above half of a sample's own that has not met its tolerance.
-    assert Blocks().relative(change, 0.3, none).tolist() == pytest.approx(0.05)
-    met = torch.tensor([True, False, False])
-    assert Blocks().relative(change, 0.3, met).tolist() == pytest.approx(0.3)
+    assert Blocks().relative(change, 0.3, far).tolist() == pytest.approx(0.05)
+    for left in ([1.0, 2.0, 2.0], [2.0, 5.0, 2.0]):  # met, or nearer than .3 / .5 times another
+        assert Blocks().relative(change, 0.3, torch.tensor(left)).tolist() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("kind", [DeltaPicard, DeltaAnderson])

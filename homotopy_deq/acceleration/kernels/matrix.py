@@ -25,8 +25,10 @@ class Columns(Protocol):
         """Return of W^T, (n, m), what `add` needs of the columns `index` of W, int64 (k,)."""
         ...
 
-    def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
-        """Return product + W change, (B, m), for a change (B, n) that is 0 outside of `index`."""
+    def add(
+        self, product: Tensor, before: Tensor, after: Tensor, index: Tensor, gathered: Tensor
+    ) -> Tensor:
+        """Return product + W (after - before), (B, m), of (B, n) that are alike outside of `index`."""
         ...
 
 
@@ -37,8 +39,11 @@ class Gathering:
     def gather(self, transposed: Tensor, index: Tensor) -> Tensor:
         return transposed.index_select(0, index)
 
-    def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
-        return torch.addmm(product, change.index_select(1, index), gathered)
+    def add(
+        self, product: Tensor, before: Tensor, after: Tensor, index: Tensor, gathered: Tensor
+    ) -> Tensor:
+        change = after.index_select(1, index).sub_(before.index_select(1, index))
+        return torch.addmm(product, change, gathered)
 
 
 @dataclass(frozen=True)
@@ -88,36 +93,39 @@ class MatrixProduct:
         """Return how many `dense` takes, all samples together."""
         return x[..., 0].numel() * self.weight.numel()
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
         """Return W r and the multiply-adds that it took; see `products.Product`."""
-        rows = change.reshape(-1, change.shape[-1])
-        costs = self._of(len(rows))
+        size = before.shape[-1]
+        old, new = before.reshape(-1, size), reference.reshape(-1, size)
+        costs = self._of(len(new))
         if costs is None:
             self.patience.left = LONGEST
         if costs is None or torch.is_grad_enabled() or self.patience.waits():
             return self.dense(reference), self.multiply_adds(reference)
-        active = changed(rows)
-        count = int(active.sum())
+        columns = changed(new - old) if active is None or active.dim() != 1 else active
+        count = int(columns.sum())
         if count == 0:
             return product, 0
-        before = product.reshape(len(rows), -1)
-        panel, seconds = self._cheapest(active, count, costs)
-        if costs.pays(costs.run(WIDTH)):
-            runs = _runs(active)
+        y = product.reshape(len(new), -1)
+        panel, seconds = self._cheapest(columns, count, costs)
+        if costs.run(count) < seconds:  # if all were neighbours
+            runs = _runs(columns)
             span = sum(stop - start for start, stop in runs)
             in_place = len(runs) * costs.run.call + span * costs.run.unit
             if in_place < seconds and self.patience.pays(costs, in_place):
-                return self._in_place(before, rows, runs).view_as(product), self._work(rows, span)
+                return self._in_place(y, old, new, runs).view_as(product), self._work(new, span)
         if not self.patience.pays(costs, seconds):
             return self.dense(reference), self.multiply_adds(reference)
         if panel is None:
-            index = active.nonzero().squeeze(1)
+            index = columns.nonzero().squeeze(1)
             if self._turned is None:
                 self._turned = self.transposed()
-            panel = Panel(index, ~active, self.columns.gather(self._turned, index))
+            panel = Panel(index, ~columns, self.columns.gather(self._turned, index))
             self._panel = panel
-        new = self.columns.add(before, rows, panel.index, panel.gathered)
-        return new.view_as(product), self._work(rows, len(panel.index))
+        moved = self.columns.add(y, old, new, panel.index, panel.gathered)
+        return moved.view_as(product), self._work(new, len(panel.index))
 
     def pays(self, like: Tensor) -> bool:
         """Say whether it may pay to look for changes in inputs of a shape."""
@@ -147,13 +155,12 @@ class MatrixProduct:
                 return panel, kept
         return None, fresh
 
-    def _in_place(self, before: Tensor, rows: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+    def _in_place(self, y: Tensor, old: Tensor, new: Tensor, runs: list[tuple[int, int]]) -> Tensor:
         """Return the product after a change in some runs of columns, which are views of W."""
-        new = before
         for k, (start, stop) in enumerate(runs):
-            columns, some = self.weight[:, start:stop].mT, rows[:, start:stop]
-            new = torch.addmm(before, some, columns) if k == 0 else new.addmm_(some, columns)
-        return new
+            columns, some = self.weight[:, start:stop].mT, new[:, start:stop] - old[:, start:stop]
+            y = torch.addmm(y, some, columns) if k == 0 else y.addmm_(some, columns)
+        return y
 
 
 def changed(rows: Tensor) -> Tensor:
@@ -164,14 +171,7 @@ def changed(rows: Tensor) -> Tensor:
 def _runs(active: Tensor) -> list[tuple[int, int]]:
     """Return the runs of blocks of WIDTH columns that hold a change."""
     size = len(active)
-    blocks = F.pad(active, (0, -size % WIDTH)).view(-1, WIDTH).any(1).tolist()
-    runs: list[tuple[int, int]] = []
-    for k, used in enumerate(blocks):
-        if not used:
-            continue
-        start, stop = k * WIDTH, min((k + 1) * WIDTH, size)
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], stop)
-        else:
-            runs.append((start, stop))
-    return runs
+    used = F.pad(active, (0, -size % WIDTH)).view(-1, WIDTH).any(1)
+    edges = F.pad(used, (1, 1)).int().diff().nonzero().flatten().tolist()  # where one begins or ends
+    at = [min(edge * WIDTH, size) for edge in edges]
+    return list(zip(at[::2], at[1::2], strict=True))

@@ -102,7 +102,9 @@ class TiledProduct:
         """Return how many `dense` takes, all samples together."""
         return self.convolution.multiply_adds(x)
 
-    def moved(self, product: Tensor, change: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    def moved(
+        self, product: Tensor, before: Tensor, reference: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, int]:
         """Return W r and the multiply-adds that it took; see `products.Product`."""
         costs = self._costs(reference)
         if costs is None:
@@ -110,17 +112,21 @@ class TiledProduct:
         if costs is None or torch.is_grad_enabled() or self.patience.waits():
             return self.dense(reference), self.multiply_adds(reference)
         grid = self._tiles(reference)
-        batch, tiles = len(change), len(grid.read)
-        touched = F.pad(_touched(change).flatten(1), (0, 1))
-        active = touched[:, grid.read.flatten()].view(batch, tiles, -1).any(2)
-        found = active.flatten().nonzero().squeeze(1)
+        batch, tiles = len(before), len(grid.read)
+        if active is None or active.dim() != 4 or active.shape[1] > 1:
+            found = _touched(reference - before)
+        else:
+            found = active[:, 0]
+        touched = F.pad(found.expand(batch, *before.shape[2:]).flatten(1), (0, 1))
+        reached = touched[:, grid.read.flatten()].view(batch, tiles, -1).any(2)
+        found = reached.flatten().nonzero().squeeze(1)
         if len(found) == 0:
             return product, 0
         if not self.patience.pays(costs, costs.fresh(len(found))):
             return self.dense(reference), self.multiply_adds(reference)
         sample, tile = found // tiles, found % tiles
         source = grid.read.index_select(0, tile)
-        outside = (source == change[0, 0].numel()).flatten().nonzero().squeeze(1)
+        outside = (source == before[0, 0].numel()).flatten().nonzero().squeeze(1)
         source.view(-1).index_fill_(0, outside, 0)
         patches = layout(reference).read(reference, sample, source)
         patches.view(-1, patches.shape[2]).index_fill_(0, outside, 0)

@@ -56,25 +56,25 @@ def _matrix(size: int, batch: int, kernels: Auto, make: Callable[..., Tensor]) -
     few, many = size // 16, size // 2
 
     def fresh(count: int) -> Callable[[], Any]:
-        change = _first(r, count)
+        before = r - _first(r, count)
         product: Any = kernels.linear(weight)
 
         def call() -> Any:
             product.forget()
-            return product.moved(y, change, r)
+            return product.moved(y, before, r)
 
         return call
 
     def kept(count: int) -> Callable[[], Any]:
-        change, product = _first(r, count), kernels.linear(weight)
-        return lambda: product.moved(y, change, r)
+        before, product = r - _first(r, count), kernels.linear(weight)
+        return lambda: product.moved(y, before, r)
 
     def run(count: int) -> Callable[[], Any]:
         return lambda: torch.addmm(y, r[:, :count], weight[:, :count].mT)
 
     dense, look, plain, followed, *rest = _least(
         lambda: whole.dense(r),
-        lambda: int(changed(r).sum()),
+        lambda: int(changed(r - r).sum()),
         *_steps(r),
         *(way(count) for way in (fresh, kept, run) for count in (few, many)),
     )
@@ -102,9 +102,9 @@ def _tiles(channels: int, last: bool, make: Callable[..., Tensor]) -> Point:
     tiles = SAMPLES * (IMAGE // SIDE) ** 2
 
     def some(samples: int) -> Callable[[], Any]:
-        change = torch.zeros_like(r)
-        change[:samples, :, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE] = 1  # within each tile
-        return lambda: product.moved(y, change, r)
+        before = r.clone()
+        before[:samples, :, SIDE // 2 :: SIDE, SIDE // 2 :: SIDE] += 1  # within each tile
+        return lambda: product.moved(y, before, r)
 
     one, half = SAMPLES // 4, SAMPLES // 2
     each = tiles // SAMPLES

@@ -110,9 +110,12 @@ class TritonColumns:
     def gather(self, transposed: Tensor, index: Tensor) -> Tensor:
         return transposed
 
-    def add(self, product: Tensor, change: Tensor, index: Tensor, gathered: Tensor) -> Tensor:
+    def add(
+        self, product: Tensor, before: Tensor, after: Tensor, index: Tensor, gathered: Tensor
+    ) -> Tensor:
         rows, columns = tile(len(product))
-        new: Tensor = column_step(product, change, gathered, index.int(), tf32(), rows, columns)
+        change, which = after - before, index.int()
+        new: Tensor = column_step(product, change, gathered, which, tf32(), rows, columns)
         return new
 
 
