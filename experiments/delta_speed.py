@@ -48,7 +48,7 @@ class Config:
     batches: tuple[int, ...] = (1, 16, 64)
     images: tuple[tuple[int, int], ...] = ((8, 16), (32, 32), (64, 32))
     halves: tuple[tuple[int, int], ...] = ((2048, 64), (2048, 256))
-    theta: float = 0.1
+    theta: float = 0.3
     rtol: float = 1e-5
     rounds: int = 11
     threads: int = 1

@@ -26,7 +26,7 @@ from ..machine import processor
 from .cost import Costs, Line, Point
 
 KINDS = ("matrix cpu float32", "matrix cpu float64", "tiles cpu float32", "planes cpu float32")
-FORMAT = 3
+FORMAT = 4
 
 
 def folder() -> Path:

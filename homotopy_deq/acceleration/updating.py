@@ -182,7 +182,7 @@ class Updating(Wrapped):
             n for n, x in tape.inputs.items() if x.data_ptr() == where and x.numel() == z[0].numel()
         }
         laid = state.shape, state.stride()
-        same = {name for name in fed if (tape.inputs[name].shape, tape.inputs[name].stride()) == laid}
+        same = {n for n, x in tape.inputs.items() if n in fed and (x.shape, x.stride()) == laid}
         if fixed >= set(tape.kept):
             raise ValueError(
                 f"no step changes the input of {', '.join(map(repr, tape.kept))}, and no other "

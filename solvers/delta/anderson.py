@@ -12,7 +12,8 @@ from ..anderson import EMPTY, VOID, Anderson
 from ..buffer import write
 from ..problem import Equilibrium
 from ..solver import Solver, residual_norm
-from .picard import DeltaPicard, DeltaState
+from .picard import DeltaPicard
+from .state import DeltaState
 
 
 @dataclass(frozen=True)

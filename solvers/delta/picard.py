@@ -15,45 +15,13 @@ from ..problem import Equilibrium
 from ..solution import ErrorBound
 from ..solver import Evaluated, Solver, earned, judged, residual_norm, start, verdict
 from ..status import Status
-from ..structure import Cached, offered
+from ..structure import offered
 from .evaluate import evaluate, updating
+from .state import DeltaState, ended
 from .together import Entries, Limit, Together, peak, replaced
 
 THETA = 0.3
 """The default threshold, relative to the largest change."""
-
-
-@dataclass(frozen=True)
-class DeltaState(Evaluated):
-    """Beside r, here z, and f(r): what the map keeps, and how the solve began.
-
-    Arguments:
-        gap: f(r) - r, (B, ...).
-        before: f(r) of the step before, (B, ...): the reference of the rule as published.
-        sent: the z that the map was last brought up to date to, (B, ...).
-        cached: what the map keeps of that; None before, and where the map offers nothing.
-        first: ||f(z) - z|| at the start, (B,).
-        count: steps taken, shared by the batch.
-        contraction: l of the bounds, or None where none is claimed.
-        held: which samples have ended, bool (B,), or None where all run.
-        idle: steps to come that move all entries, as looking which change did not pay.
-    """
-
-    gap: Tensor
-    before: Tensor
-    sent: Tensor
-    cached: Cached | None
-    first: Tensor
-    count: int
-    contraction: float | None
-    held: Tensor | None
-    idle: int = field(default=0, kw_only=True)
-    status: Tensor = field(kw_only=True)
-
-
-def _ended(code: Tensor) -> Tensor | None:
-    held = code != Status.RUNNING
-    return held if bool(held.any()) else None
 
 
 @dataclass(frozen=True)
@@ -178,7 +146,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             first=first,
             count=0,
             contraction=self._known(problem),
-            held=_ended(code),
+            held=ended(code),
             status=code,
         )
         done = code == Status.CONVERGED
@@ -260,7 +228,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         if new.held is not None:
             code = torch.where(new.held, new.status, code)
         code = code.to(torch.int8)
-        return replace(new, status=code, held=_ended(code))
+        return replace(new, status=code, held=ended(code))
 
     def _ending(self, state: DeltaState, ends: Tensor, count: int) -> Tensor | None:
         """Return which of the samples that may take their last step do, bool (B,), or None."""

@@ -94,9 +94,10 @@ class Blocks:
     """What fast kernels compute together moves together.
 
     Of vectors, the same entry in all samples of the batch, with one threshold relative to the
-    largest change of any, and at most half of the largest change of each but those that are much
-    nearer to their tolerance than another: so all get on, however far off one is. The samples' paths then depend on each other, their answers only within the
-    tolerance. Of images, all channels of a tile in one sample.
+    largest change of any, and at most half of the largest change of each, but of those that are
+    much nearer to their tolerance than another: so all get on, however far off one is. The
+    samples' paths then depend on each other, their answers only within the tolerance. Of images,
+    all channels of a tile in one sample.
 
     Arguments:
         tile: side of the tiles.

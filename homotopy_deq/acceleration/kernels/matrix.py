@@ -28,7 +28,7 @@ class Columns(Protocol):
     def add(
         self, product: Tensor, before: Tensor, after: Tensor, index: Tensor, gathered: Tensor
     ) -> Tensor:
-        """Return product + W (after - before), (B, m), of (B, n) that are alike outside of `index`."""
+        """Return product + W (after - before), (B, m); they differ in the entries `index` alone."""
         ...
 
 
@@ -172,6 +172,6 @@ def _runs(active: Tensor) -> list[tuple[int, int]]:
     """Return the runs of blocks of WIDTH columns that hold a change."""
     size = len(active)
     used = F.pad(active, (0, -size % WIDTH)).view(-1, WIDTH).any(1)
-    edges = F.pad(used, (1, 1)).int().diff().nonzero().flatten().tolist()  # where one begins or ends
+    edges = F.pad(used, (1, 1)).int().diff().nonzero().flatten().tolist()  # begins and ends
     at = [min(edge * WIDTH, size) for edge in edges]
     return list(zip(at[::2], at[1::2], strict=True))
