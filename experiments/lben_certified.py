@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from homotopy_deq.adversary import project
 from homotopy_deq.certification.attack import Attack, pgd
 from homotopy_deq.lipschitz import EquilibriumNetwork, MarginProof
 from solvers import Anderson, Implicit, PeacemanRachford
@@ -18,7 +20,7 @@ from solvers import Anderson, Implicit, PeacemanRachford
 RADII = (36, 72, 108, 255)
 """Over 255, in the 2-norm of images in [0, 1]."""
 LEVEL = 0.95
-LOOSE = PeacemanRachford(step_size=1.0, rtol=1e-3, max_steps=50, accelerated=Anderson(memory=6))
+LOOSE = PeacemanRachford(step_size=0.5, rtol=1e-2, max_steps=50, accelerated=Anderson(memory=6))
 
 
 def certified(
@@ -74,13 +76,12 @@ def attacked(
     """Look for another class inside the certified balls of the first images; none may be there.
 
     Arguments:
-        network: as in `certified`. Its equilibria are followed loosely by the attack, and solved
-            tightly where its points are judged.
+        network: as in `certified`. The attack follows it loosely and in single precision; its
+            points are judged at the equilibria that certificates are of.
         images: uint8, (N, C, H, W).
         own: what `certified` returned.
         count: images that are attacked.
     """
-    _loosely(network)
     x = images[:count].double() / 255
     radius, guess = (torch.as_tensor(own[k][:count]).to(x.device) for k in ("claimed", "guess"))
     sure = radius > 0
@@ -88,18 +89,21 @@ def attacked(
     if len(x) == 0:
         return {"attacked": 0, "found": 0}
     setting = Attack(steps=20, restarts=2, batch=128)
-    worst = pgd(network, x, guess, radius * (1 - 1e-9), setting)
+    worst = pgd(_loose(network), x.float(), guess, radius, setting)
+    worst = project(worst.double(), x, radius * (1 - 1e-9))
     proof = MarginProof(network)
     there = torch.cat([proof(part).logits.argmax(1) for part in worst.split(128)])
     return {"attacked": len(x), "found": int((there != guess).sum())}
 
 
-def _loosely(network: nn.Module) -> None:
-    """Solve the equilibria of a network and of its gradients loosely, in place."""
-    for part in network.modules():
+def _loose(network: nn.Module) -> nn.Module:
+    """Return a copy in single precision that solves its equilibria and gradients loosely."""
+    made = copy.deepcopy(network).float()
+    for part in made.modules():
         if isinstance(part, EquilibriumNetwork):
             part.layer = part.layer.with_solver(LOOSE, Implicit(LOOSE))
             part.layer.on_failure = "ignore"
+    return made
 
 
 def paired(mine: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], seed: int) -> Any:

@@ -76,7 +76,7 @@ class Config:
     flip: bool = False
     minutes: float = 60.0
     attack: int = 128
-    certify: int = 500
+    certify: int = 50
 
 
 def monotone(

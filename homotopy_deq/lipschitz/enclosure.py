@@ -27,7 +27,9 @@ PATH = Anderson(memory=10, delay=6, max_steps=2000)
 STEPS = (1.0, 0.5, 0.25, 0.125)
 """Tried for Peaceman and Rachford's step: the first ends where W is triangular."""
 TRIAL = 1e-5
-"""Relative residual to which steps are tried, and single precision is followed."""
+"""Relative residual to which steps are tried."""
+SINGLE = 1e-6
+"""Relative residual to which single precision is followed."""
 SLOW = 12
 """Steps from which single precision, at half the cost, is worth the second start."""
 
@@ -178,7 +180,7 @@ class _Path:
         u = self.alpha * given
         if self.slow:
             problem = _reflections(self.single, self.alpha, given.float())
-            near = solve(problem, replace(PATH, rtol=max(rtol, TRIAL)), u.float()).value.double()
+            near = solve(problem, replace(PATH, rtol=max(rtol, SINGLE)), u.float()).value.double()
             u = torch.where(near.isfinite(), near, u)
         return solve(_reflections(self.cell, self.alpha, given), replace(PATH, rtol=rtol), u).value
 
