@@ -1,6 +1,6 @@
 """Train bounded networks, make equilibrium networks of them, fine-tune these, and certify all.
 
-    python -m experiments.lben --preset small --data DIR [--jobs 2]     (a quarter of an hour, CPU)
+    python -m experiments.lben --preset small --data DIR [--jobs 2]     (40 core-minutes, CPU)
     python -m experiments.lben --preset cifar-small --data DIR --jobs 2     (half an hour, CPU)
     python -m experiments.lben --preset digits     (some minutes, CPU)
     python -m experiments.lben --preset fashion --data DIR [--jobs 6] [--device cuda]
