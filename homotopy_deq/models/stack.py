@@ -45,7 +45,8 @@ class Stack(ImplicitLayer):
     """Apply modules in turn; the equilibria among them are solved for, and the rest has no path.
 
     A sample's status is the first among them that is no success, its residual the largest, and
-    its steps and evaluations are their sums. Without an equilibrium they are 0 and 1.
+    its steps and evaluations are their sums. Without an equilibrium no step is taken, and each
+    module with weights is an evaluation: of a residual network its blocks.
 
     Arguments:
         body: maps the condition (B, ...) to (B, *size). A Sequential in it is taken apart,
@@ -118,7 +119,9 @@ class Stack(ImplicitLayer):
         usable = finite(x.detach()) | (status != Status.CONVERGED)
         status = torch.where(usable, status, torch.full_like(status, Status.NONFINITE))
         residual = torch.where(status == Status.NONFINITE, float("inf"), residual)
-        return Solution(x, status, steps, evals if self.implicit else evals + 1, residual)
+        if not self.implicit:
+            evals = evals + sum(any(True for _ in part.parameters()) for part in self.body)
+        return Solution(x, status, steps, evals, residual)
 
     def solve(
         self, x: Tensor, z0: Tensor | Solution[Tensor] | None = None, *, record: bool = False
