@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .markdown import result, section, table
+from .markdown import measured, result, section, table
 
 DEMO = "One set of weights, many forward passes"
 AGREEMENT = "Every solver finds the same equilibrium"
@@ -113,4 +113,33 @@ def bench() -> str:
         f"({hard['evaluations of the hard sample']} evaluations, the easy "
         f"{hard['evaluations of the easy samples']}): {hard['ratio']:.2f} x the time of 256 easy "
         "ones.",
+    )
+
+
+PORTING = "torchdeq's kinds of problems, through torchdeq and through the adapter"
+
+
+def porting() -> str:
+    """What an adapted script costs beside the one that it was."""
+    if not measured("porting"):
+        return ""
+    body = result("porting")
+    rows = [
+        (
+            kind, solver, library, f"{r['evaluations']:.0f}", f"{r['forward, ms']:.1f}",
+            f"{r['step, ms']:.1f}", f"{r['residual']:.0e}", f"{r['gradient error']:.0e}",
+        )
+        for kind, found in body["result"]["problems"].items()
+        for solver, both in found.items()
+        for library, r in both.items()
+    ]  # fmt: skip
+    head = ("problem", "solver", "by", "evaluations", "forward, ms", "step, ms", "residual",
+            "gradient error")  # fmt: skip
+    return section(
+        PORTING,
+        "porting",
+        f"torchdeq {body['result']['torchdeq']}, exact gradients, to a relative "
+        f"{body['config']['tolerance']:g} in single precision; the residual is the worst, measured "
+        "anew, the gradient's error is against double precision.",
+        *table(head, rows),
     )
