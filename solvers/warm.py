@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,8 +10,10 @@ from torch import Tensor
 from .inclusion import MonotoneInclusion
 from .jacobian import Linearization
 from .linear import INVERSE
+from .norms import relative
 from .problem import Equilibrium
 from .solution import Solution, Trajectory
+from .solver import Evaluated
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,13 @@ class Anchor:
             raise ValueError(f"an anchor is one solved sample; got {value.shape[0]}.")
         if not bool(solution.converged.all()):
             raise ValueError(f"an anchor must be a solution. {solution.report()}")
-        inverse = _inverse(problem, value) if tangent else None
         product = problem.linear(value) if isinstance(problem, MonotoneInclusion) else None
-        return cls(value, inverse, solution.trajectory, product)
+        anchor = cls(value, None, solution.trajectory, product)
+        return anchor.tangential(problem) if tangent else anchor
+
+    def tangential(self, problem: Equilibrium) -> Anchor:
+        """Return the same anchor with (I - J)^-1 of its problem."""
+        return replace(self, inverse=_inverse(problem, self.value))
 
     @property
     def evaluations(self) -> int:
@@ -74,6 +80,12 @@ class Anchor:
         if self.product is not None and isinstance(problem, MonotoneInclusion):
             return problem.project(self.product + problem.x)
         return problem(self.constant(len(problem.inputs[0])))
+
+    def evaluated(self, problem: Equilibrium) -> Evaluated:
+        """Return z*(x) and f(z*; x_i) of each sample, as a solve that starts there would."""
+        image = self.image(problem)
+        z = self.value.expand_as(image)
+        return Evaluated(z, relative(image - z, image), image)
 
     def tangent(self, problem: Equilibrium) -> Tensor:
         """Return z* + (I - J)^-1 (f(z*; x_i) - z*), (B, ...): the first-order start.

@@ -17,7 +17,7 @@ from solvers import Anderson, Equilibrium, Evaluated, MonotoneInclusion, Solver
 from ..lipschitz import MarginProof
 from ..models import ImageModel
 from .evidence import Tally
-from .proof import SELECT, EnclosedSession, Proof, VerifiedSession
+from .proof import EnclosedSession, Proof, VerifiedSession
 from .requirements import (
     check_fixed,
     check_flow,
@@ -245,7 +245,7 @@ class Verified(Policy):
     def propose(self, session: Any, images: Tensor) -> np.ndarray:
         if isinstance(session, EnclosedSession):
             return session.full(images)
-        labels: np.ndarray = session.vote(images, SELECT, stopped=True)
+        labels: np.ndarray = session.propose(images)
         return labels
 
     def vote(self, session: Any, images: Tensor, target: int | None) -> np.ndarray:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from solvers import Equilibrium, Solution
+from solvers import Equilibrium, Evaluated, Solution
 from solvers.warm import Anchor
 
 from ..models import ImageModel
@@ -22,10 +23,13 @@ class Starter(NamedTuple):
         begin: from the samples' problem, the layer's condition x, (B, ...), and where the solves of
             the batch before ended, if there was one, to their starts, (B, ...).
         evaluations: of the map, that a start takes a sample.
+        free: from the samples' problem to what is known of each without an evaluation: z* of the
+            clean image and f(z*; x). None where that takes one.
     """
 
     begin: Callable[[Equilibrium, Tensor, Tensor | None], Tensor]
     evaluations: int = 0
+    free: Callable[[Equilibrium], Evaluated] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Clean(Start):
         anchor = Anchor.at(problem, clean)
         if anchor.product is None:
             return Starter(lambda problem, x, last: anchor.constant(len(x)))
-        return Starter(lambda problem, x, last: anchor.image(problem))
+        return Starter(lambda problem, x, last: anchor.image(problem), free=anchor.evaluated)
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,22 @@ class Tangent(Start):
     """Start at the first-order predictor from the clean image's equilibrium.
 
     One evaluation (none for a cell relu(W z + x)) and one product with a matrix that all samples
-    share; see `Anchor.tangent`.
+    share; see `Anchor.tangent`. The matrix costs about as much as an evaluation of each of n
+    samples, n numbers a state: until so many have started, they start as `Clean` has it.
     """
 
     def at(self, model: ImageModel, problem: Equilibrium, clean: Solution[Tensor]) -> Starter:
-        anchor = Anchor.at(problem, clean, tangent=True)
-        return Starter(lambda problem, x, last: anchor.tangent(problem), anchor.evaluations)
+        anchor = Anchor.at(problem, clean)
+        inverse = cache(partial(anchor.tangential, problem))
+        size, seen = anchor.value.numel(), 0
+
+        def begin(problem: Equilibrium, x: Tensor, last: Tensor | None) -> Tensor:
+            nonlocal seen
+            seen += len(x)
+            return anchor.image(problem) if seen <= size else inverse().tangent(problem)
+
+        free = None if anchor.product is None else anchor.evaluated
+        return Starter(begin, anchor.evaluations, free)
 
 
 @dataclass(frozen=True)

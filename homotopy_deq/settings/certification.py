@@ -10,6 +10,8 @@ from .model import Limits
 
 SELECTING = 100
 """Noise samples that select the class of an image, by default."""
+DECIDING = 10
+"""As many for a decision at one radius, which an easy image takes some 50 samples for."""
 
 
 @described

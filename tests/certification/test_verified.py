@@ -18,6 +18,7 @@ from homotopy_deq.certification import (
     Tangent,
     Verified,
 )
+from homotopy_deq.certification.starts import Start
 from homotopy_deq.certification.statistics import clopper_pearson
 from homotopy_deq.certification.votes import UNDECIDED
 from homotopy_deq.models import ImageModel, MonotoneDEQ
@@ -90,6 +91,42 @@ def test_decided_votes_are_those_of_the_exact_equilibrium(kind: str, start: obje
                 assert (labels == truth)[decided].all()
             else:
                 assert ((labels == target) == (truth == target))[decided].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("start", (Clean(), Tangent()), ids=lambda s: type(s).__name__)
+def test_votes_judged_before_any_evaluation_are_those_of_the_plain_path(
+    kind: str, start: Start
+) -> None:
+    made, policy = model(kind), Verified(start=start)
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    images = image + 0.2 * torch.randn(300, *SHAPE)
+    with torch.no_grad():
+        plain, judged = (policy.prepare(made)(image) for _ in range(2))
+        judged.tried = judged.free = 1  # as if the free evaluation had decided
+        for target in (None, 0, 1):
+            wanted, found = (policy.vote(session, images, target) for session in (plain, judged))
+            if target is not None:  # a vote against it need not say which it is
+                wanted, found = wanted == target, found == target
+            assert (found == wanted).all()
+    assert judged.evaluations < plain.evaluations
+
+
+def test_the_free_evaluation_is_asked_where_it_decided_most_of_the_selection() -> None:
+    policy = Verified(start=Clean())
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    calm, wild = (image + size * torch.randn(100, *SHAPE) for size in (1e-3, 3.0))
+    spent = {}
+    with torch.no_grad():
+        for name, seen in (("calm", calm), ("wild", wild)):
+            session = policy.prepare(model("contractive"))(image)
+            policy.propose(session, seen)
+            before = session.evaluations
+            policy.vote(session, calm, 0)
+            spent[name] = session.evaluations - before
+    assert spent["calm"] == 0 and spent["wild"] >= 100
 
 
 def test_votes_without_the_budget_to_prove_them_are_not_counted() -> None:

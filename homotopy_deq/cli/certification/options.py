@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...settings.certification import SELECTING, AuditedVotes, NoiseSettings, Votes
+from ...settings.certification import DECIDING, SELECTING, AuditedVotes, NoiseSettings, Votes
 from ...settings.data import Place
 from ...settings.declare import above, at_least, between, like, setting
 from ..options import Begun, ImagesToTest, Machine, Predict, Run
@@ -80,6 +80,7 @@ class Decide(Sampled):
     Policies: verified, converged and truncated, whose votes may be judged at any time.
     """
 
+    n0: int = setting(DECIDING, "Noise samples that select the class.", panel=NoiseSettings.PANEL)
     radius: float = setting(
         ..., "The l2 radius asked about, in units of images in [0, 1].", above(0), metavar="R"
     )
