@@ -18,18 +18,22 @@ from .solver import Evaluated, Solver, start
 class NewtonKrylov(Solver[Equilibrium, Evaluated]):
     """Solve (I - J) d = f(z) - z with the exact J, by default by GMRES, and step along d.
 
-    The step length is halved for each sample until ||f(z) - z|| falls enough; a sample for which
-    no length does takes z <- f(z) if that is better. The linear
-    tolerance follows the residual, so that convergence is superlinear at the end. An evaluation
-    a trial step and one a Krylov vector.
+    A step begins at f(z) where the residual is smaller there than at z: far from an equilibrium J
+    may say nothing of the way, and one evaluation does what takes a Krylov space its whole
+    dimension. The step length is halved for each sample until ||f(z) - z|| falls enough; a sample
+    for which the whole step does not do takes z <- f(z) if that is better. The linear tolerance
+    follows the residual, so that convergence is superlinear at the end. An evaluation a trial step
+    and one a Krylov vector.
 
     Arguments:
         linear: solver of the linear systems: `GMRES(krylov)`, `Dense()` or `BySize()`.
-        halvings: trial steps a Newton step at most; the best of them is taken.
+        halvings: trial steps a Newton step at most; the best of them is taken. With 0 it is a local
+            method: whole steps, from z itself.
 
     References:
         D. Knoll, D. Keyes (2004), Jacobian-free Newton-Krylov methods.
         S. Eisenstat, H. Walker (1996), Choosing the forcing terms in an inexact Newton method.
+        C. T. Kelley (1995), Iterative methods for linear and nonlinear equations.
     """
 
     max_steps: int = field(default=50, kw_only=True)
@@ -51,15 +55,24 @@ class NewtonKrylov(Solver[Equilibrium, Evaluated]):
         return start(problem, z0)
 
     def step(self, problem: Equilibrium, state: Evaluated) -> Evaluated:
+        rtol = forcing(state.residual)
+        if self.halvings > 0:
+            plain = start(problem, state.fz)
+            state = _choose(_size(plain) < _size(state), plain, state)
+            enough = 0.5 * self.tolerance(state) / state.residual.detach()  # Kelley 1995, 6.3
+            rtol = torch.maximum(forcing(state.residual, LOOSE), enough.clamp(max=0.5))
         gap = state.fz - state.z
         jacobian = Linearization(problem, state.z, problem.map, problem.condition)
-        direction = self.linear.solve(Shifted(jacobian), gap, rtol=forcing(state.residual))
+        direction = self.linear.solve(Shifted(jacobian), gap, rtol=rtol)
         return line_search(problem, state, direction, self.halvings)
 
 
-def forcing(residual: Tensor) -> Tensor:
-    """Return the linear tolerance for a nonlinear relative residual: sqrt of it, in [1e-4, .1]."""
-    return residual.detach().sqrt().clamp(1e-4, 0.1)
+LOOSE = 0.3  # with 0.1 as many evaluations, and more ends in local minima of the residual
+
+
+def forcing(residual: Tensor, largest: float = 0.1) -> Tensor:
+    """Return the linear tolerance for a nonlinear relative residual: its root, 1e-4 to largest."""
+    return residual.detach().sqrt().clamp(1e-4, largest)
 
 
 def line_search(
@@ -80,11 +93,13 @@ def line_search(
         better = ~enough & (size < smallest)
         best = _choose(better, trial, best)
         smallest = torch.where(better, size, smallest)
-    stuck = smallest >= before
-    if not bool(stuck.any()):
+    damped = (length < 1) | (smallest >= before)
+    if not bool(damped.any()):
         return best
-    plain = start(problem, state.fz)  # at a kink no step along d may help, where Picard's does
-    return _choose(stuck & (_size(plain) < smallest), plain, best)
+    # At a kink no step along d may help, and ever smaller ones lead into a local minimum of the
+    # residual near which I - J is singular, where Picard's step does help.
+    plain = start(problem, state.fz)
+    return _choose(damped & (_size(plain) < smallest), plain, best)
 
 
 def _choose(mask: Tensor, new: Evaluated, old: Evaluated) -> Evaluated:
