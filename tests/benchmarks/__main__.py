@@ -1,8 +1,17 @@
-"""Run the benchmarks against torchdeq, on one thread or on the GPU: `make bench`, `... cuda`."""
+"""Run the benchmarks beside their peers, on one thread or on the GPU.
+
+    python -m tests.benchmarks            # make bench: all, ten minutes on a quiet machine
+    python -m tests.benchmarks cuda
+    python -m tests.benchmarks --only sizes flow
+
+Each part is written to experiments/results/bench.json (bench_cuda.json) once it is done; with
+--only, parts are printed and not written.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +21,20 @@ from rich.table import Table
 
 from experiments.results import Record
 
-from . import gradients, solvers, votes
+from . import gradients, rows, solvers, votes
+from .sizes import sizes
 
 CASES = (("psd", 0.9), ("psd", 0.99))
+MORE: dict[str, Callable[[str], dict[str, Any]]] = {
+    "sizes": sizes,
+    "flow": rows.flow,
+    "decide": votes.decide,
+    "steps": lambda device: rows.steps(),
+    "paths": lambda device: rows.paths(),
+    "demo": lambda device: rows.demo(),
+    "loading": lambda device: rows.loading(),
+}
+"""Parts that are printed a line a row."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,34 @@ def main(config: Config) -> None:
             f"W z after a change of {some['share']:.0%} of the channels, by their columns: "
             f"{some['multiply-adds']:.0%} of the multiply-adds, {some['ratio']:.2f} x the time"
         )
+    record.write(result)
+    for name, found in parts(tuple(MORE), config, console):
+        result[name] = found
+        record.write(result)
     console.print(f"Written to {record.write(result)}")
+
+
+def parts(
+    names: Sequence[str], config: Config, console: Console
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure parts, print each and yield it."""
+    torch.set_num_threads(config.threads)
+    for name in names:
+        with console.status(name):
+            found = MORE[name](config.device)
+        console.print(f"[bold]{name}")
+        for row, value in found.items():
+            console.print(f"  {row}: {_short(value)}", highlight=False)
+        yield name, found
+
+
+def _short(value: Any) -> str:
+    """Return a number, median (low-high), or the same of each entry."""
+    if isinstance(value, dict):
+        if set(value) == {"median", "low", "high"}:
+            return f"{value['median']:.3g} ({value['low']:.3g}-{value['high']:.3g})"
+        return ", ".join(f"{name} {_short(each)}" for name, each in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _forward_table(name: str, found: dict[str, Any]) -> Table:
@@ -109,6 +156,13 @@ def _backward_table(name: str, found: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("device", nargs="?", choices=("cpu", "cuda"), default=Config.device)
-    main(Config(device=parser.parse_args().device))
+    parser.add_argument("--only", nargs="+", choices=tuple(MORE), help="these parts, unwritten")
+    given = parser.parse_args()
+    if given.only:
+        list(parts(given.only, Config(device=given.device), Console()))
+    else:
+        main(Config(device=given.device))

@@ -86,3 +86,28 @@ def certify(device: str = "cpu") -> dict[str, Any]:
         }
         for name in calls
     }
+
+
+def decide(device: str = "cpu", count: int = 20) -> dict[str, Any]:
+    """Time decisions at a radius of sigma for some images, cold and by verified votes."""
+    model, images, labels = trained(device)
+    smoothing = Smoothing(SIGMA, n0=10, n=SAMPLES, batch=2000)
+    rows: dict[str, Any] = {}
+    calls = {}
+    for name, policy in {"cold, Converged()": Converged(), "Verified()": Verified()}.items():
+        smoother = Smoother(model, policy, smoothing)
+
+        def call(smoother: Smoother = smoother) -> list[Any]:
+            some = range(count)
+            return [smoother.decide(images[k], int(labels[k]), k, SIGMA) for k in some]
+
+        found = call()
+        calls[name] = call
+        rows[name] = {
+            "certified": sum(c.claim.radius > 0 for c in found),
+            "samples an image": sum(c.evidence.samples for c in found) / count,
+            "evaluations an image": sum(c.evaluations for c in found) / count,
+        }
+    for name, timing in race(calls, repeats=5).items():
+        rows[name]["ms an image"] = {key: ms / count for key, ms in vars(timing).items()}
+    return rows
