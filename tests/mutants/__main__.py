@@ -52,7 +52,8 @@ class Config:
     tests: tuple[str, ...] = (
         "tests/contract", "tests/homotopy", "tests/solvers", "tests/cells",
         "tests/test_architecture.py", "tests/test_import.py", "tests/test_layers.py",
-        "tests/test_transforms.py",
+        "tests/test_layer_swaps.py", "tests/test_flow_layers.py", "tests/test_transforms.py",
+        "tests/test_refused.py",
     )  # fmt: skip
 
 
