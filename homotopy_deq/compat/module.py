@@ -175,13 +175,14 @@ def _walk(
         found = _solved(problem, options.forward(counts[-1], call), z0)
         return _differentiated(problem, found, -1, options)[-1:], found
     if options.core == "sliced":
-        for k, (begin, end) in enumerate(zip([0, *counts], counts, strict=False)):
-            found = _solved(problem, options.forward(end - begin, call), z0)
+        *before, last = (end - begin for begin, end in zip([0, *counts], counts, strict=False))
+        for k, length in enumerate(before):
+            found = _solved(problem, options.forward(length, call), z0)
             outputs += _differentiated(problem, found, k - len(counts), options)
-            last = outputs[-1]
-            single = isinstance(last, Tensor)
-            z0 = last.detach() if single else tuple(part.detach() for part in last)
-        return outputs, found
+            z = outputs[-1]
+            z0 = z.detach() if isinstance(z, Tensor) else tuple(part.detach() for part in z)
+        found = _solved(problem, options.forward(last, call), z0)
+        return outputs + _differentiated(problem, found, -1, options), found
     found = _solved(problem, options.forward(counts[-1], call), z0, record=len(counts) > 1)
     path = found.trajectory
     for k, count in enumerate(counts):
