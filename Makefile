@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo papers test test-slow test-cuda bench mutants check format docs clean
+.PHONY: help setup demo papers test test-slow test-cuda bench mutants release check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,11 @@ bench: $(STAMP) ## time the solvers beside their peers
 
 mutants: $(STAMP) ## put small faults in solvers/ and see which the tests miss (40 minutes)
 	$(BIN)/python -m tests.mutants
+
+release: $(STAMP) ## build the wheel and the sources in dist/, and try them in an empty environment
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/release
 
 check: $(STAMP) ## lint, check the format and the types
 	$(BIN)/ruff check .

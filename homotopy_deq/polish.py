@@ -17,7 +17,7 @@ from solvers import (
     Then,
     Unroll,
 )
-from solvers.caller import warn_caller
+from solvers.caller import warn_deprecated
 from solvers.driver import check_answers
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def polished(integrator: Solver[InitialValue, Any], polish: Solver[Equilibrium, 
     """Return the solver that stands for a flow and its polish, and say what to write."""
     check_answers(integrator, InitialValue, "this solver without polish")
     check_answers(polish, MonotoneInclusion)
-    warn_caller(
+    warn_deprecated(
         "polish= goes: ImplicitLayer(cell, Then(Flow(), Anderson())) follows the flow to rest, and "
         "Anderson takes on the samples that do not get there; with_solver takes the same.",
-        DeprecationWarning,
+        gone="0.3",
     )
     return Then(Flow(rtol=polish.rtol, atol=polish.atol), polish)
 

@@ -29,5 +29,19 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
     )
 
 
+def warn_deprecated(message: str, *, gone: str) -> None:
+    """Warn, at the caller's line, that a form of this library's is on its way out.
+
+    The rule: what is public goes only after a minor version in which it still works and warns. So
+    `gone` is at least two minor versions after the last that had the form as its own, and the
+    tests fail in that version while the form is still there.
+
+    Arguments:
+        message: what was written, and what to write in its place.
+        gone: the version without it, such as "0.3".
+    """
+    warn_caller(f"{message} The old form goes in version {gone}.", DeprecationWarning)
+
+
 def _inside(module: str | None) -> bool:
     return module is not None and module.split(".")[0] in INSIDE

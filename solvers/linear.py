@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .caller import warn_caller
+from .caller import warn_deprecated
 from .jacobian import LinearMap
 from .norms import TINY, norm
 from .solver import named
@@ -137,7 +137,7 @@ def renamed(linear: LinearSolver, old: Mapping[str, int | None]) -> LinearSolver
         return linear
     new = replace(linear, **given)
     names = ", ".join(f"{name}=" for name in given)
-    warn_caller(f"{names} is the linear solver's: write linear={new}.", DeprecationWarning)
+    warn_deprecated(f"{names} is the linear solver's: write linear={new}.", gone="0.3")
     return new
 
 

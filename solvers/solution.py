@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from .caller import warn_caller
+from .caller import warn_deprecated
 from .status import Status, summarize
 
 V = TypeVar("V", Tensor, tuple[Tensor, ...])
@@ -103,7 +103,7 @@ class Solution(Generic[V]):
     @property
     def error(self) -> Tensor | None:
         """`bound.posterior`, under its old name, for one version."""
-        warn_caller("Solution.error is Solution.bound.posterior now.", DeprecationWarning)
+        warn_deprecated("Solution.error is Solution.bound.posterior now.", gone="0.3")
         return None if self.bound is None else self.bound.posterior
 
     @property

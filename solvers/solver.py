@@ -63,6 +63,8 @@ class Evaluated(State):
     """Where an iteration stands: beside z, the map's value there.
 
     Arguments:
+        z: as in `State`.
+        residual: as in `State`.
         fz: f(z), (B, ...).
     """
 
@@ -71,7 +73,15 @@ class Evaluated(State):
 
 @dataclass(frozen=True)
 class Tracked(State):
-    """Where a path through other equations stands: it counts, and says itself how samples fare."""
+    """Where a path through other equations stands: it counts, and says itself how samples fare.
+
+    Arguments:
+        z: as in `State`.
+        residual: as in `State`.
+        status: as in `State`, and not to be left out.
+        evals: as in `State`, and not to be left out.
+        time: as in `State`, and not to be left out.
+    """
 
     status: Tensor = field(kw_only=True)
     evals: Tensor = field(kw_only=True)

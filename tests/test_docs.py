@@ -161,8 +161,10 @@ def check(words: list[str]) -> None:
         assert all(
             o in source or f"\n    {f}: " in source for o, f in zip(options, fields, strict=True)
         )
-    elif words[:3] == ["pip", "install", "-e"]:
-        assert (ROOT / words[3] / "pyproject.toml").exists()
+    elif words[:2] == ["pip", "install"]:
+        folder, _, extra = words[-1].partition("[")
+        project = (ROOT / folder / "pyproject.toml").read_text()
+        assert not extra or f"\n{extra[:-1]} = [" in project, words
     else:
         raise AssertionError(f"nothing checks {shlex.join(words)}: say how in `check`")
 

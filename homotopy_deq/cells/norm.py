@@ -10,6 +10,10 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
     A BatchNorm has no place in a cell: its output for one sample depends on the others, so the
     sample's answer would depend on its batch mates and on the step.
+
+    Arguments:
+        channels: of what it normalises, 1 or more.
+        groups: 1 or more.
     """
     if channels < 1 or groups < 1:
         raise ValueError(f"channels and groups must be at least 1; got {channels} and {groups}.")

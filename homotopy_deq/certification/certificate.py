@@ -63,7 +63,12 @@ class Claim(ABC):
 
 @dataclass(frozen=True)
 class Certain(Claim):
-    """A claim that holds for certain."""
+    """A claim that holds for certain.
+
+    Arguments:
+        prediction: as in `Claim`.
+        radius: as in `Claim`.
+    """
 
     @property
     def holds(self) -> str:
@@ -75,6 +80,8 @@ class Probable(Claim):
     """A claim about a smoothed classifier, which noise samples may have made falsely.
 
     Arguments:
+        prediction: as in `Claim`.
+        radius: as in `Claim`.
         lower: bound on the probability of the class under noise.
         stop: why sampling ended.
         alpha: probability, at most, over the noise that was drawn, that it is false.

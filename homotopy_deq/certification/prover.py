@@ -101,7 +101,12 @@ class LipschitzProver(Prover):
 
 
 class IntervalProver(Prover):
-    """Prove radii in l-infinity by interval bounds of the differences of logits."""
+    """Prove radii in l-infinity by interval bounds of the differences of logits.
+
+    Arguments:
+        network: as in `Prover`.
+        shape: as in `Prover`.
+    """
 
     rule = Intervals()
 

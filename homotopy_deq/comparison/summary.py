@@ -62,7 +62,11 @@ def summarise(runs: Sequence[Figures], level: float = 0.95) -> Row:
 
 
 def unequal(parameters: Mapping[str, int]) -> str | None:
-    """Return what to say where models have not the same number of parameters, or None."""
+    """Return what to say where models have not the same number of parameters, or None.
+
+    Arguments:
+        parameters: of each model, by its name.
+    """
     middle = statistics.median(parameters.values())
     off = {name: count for name, count in parameters.items() if abs(count / middle - 1) > APART}
     if not off:
@@ -78,7 +82,12 @@ HEAD = (
 
 
 def cells(name: str, row: Row) -> tuple[str, ...]:
-    """Return a row of the table as text: a figure for each of `HEAD`, "-" where there is none."""
+    """Return a row of the table as text: a figure for each of `HEAD`, "-" where there is none.
+
+    Arguments:
+        name: of the model.
+        row: its figures.
+    """
     accuracy, step, swapped = row["accuracy"], row["step"], row["swapped"]
     worst = min(swapped, key=lambda solver: float(swapped[solver]["accuracy"]), default=None)
     return (
@@ -97,14 +106,22 @@ def cells(name: str, row: Row) -> tuple[str, ...]:
 
 
 def bands(row: Row) -> tuple[str, str]:
-    """Return the least and the largest accuracy of the seeds, and the band of the images, in %."""
+    """Return the least and the largest accuracy of the seeds, and the band of the images, in %.
+
+    Arguments:
+        row: the figures of one model.
+    """
     parts = (row["accuracy"][of] for of in ("of the seeds", "of the images"))
     seeds, images = (f"{100 * low:.1f} to {100 * high:.1f}" for low, high in parts)
     return seeds if len(row["seeds"]) > 1 else "-", images
 
 
 def markdown(rows: Mapping[str, Row]) -> str:
-    """Return the table of models in Markdown."""
+    """Return the table of models in Markdown.
+
+    Arguments:
+        rows: the figures of each model, by its name.
+    """
     head = (*HEAD[:2], "of the seeds", "of the images (95%)", *HEAD[2:])
     lines: list[Sequence[str]] = [head, ["---"] * len(head)]
     for name, row in rows.items():

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 AUGMENT = 1  # tells its random numbers from those of the shuffling
 
@@ -60,16 +61,12 @@ def _drawn(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
 
 
 def _crop(images: Tensor, steps: Tensor, pad: int) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
     height, width = images.shape[2:]
     # Every crop is a window of the padded image; a view of all windows copies only those chosen.
-    windows = functional.pad(images, [pad]).unfold(2, height, 1).unfold(3, width, 1)
+    windows = functional.pad(images, 4 * [pad]).unfold(2, height, 1).unfold(3, width, 1)
     crops: Tensor = windows[torch.arange(len(images)), :, steps[:, 0], steps[:, 1]]
     return crops
 
 
 def _mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    return torch.where(chosen[:, None, None, None], functional.horizontal_flip(images), images)
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)

@@ -74,7 +74,7 @@ def _datasets(path: Path) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"{path} is in torchvision's layout, and torchvision cannot be imported ({error}): "
-            "install the version that goes with your torch."
+            "pip install 'homotopy-deq[data]', in the version that goes with your torch."
         ) from error
     module: ModuleType = datasets
     return module

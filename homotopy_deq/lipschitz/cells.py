@@ -258,7 +258,11 @@ class LBENCell(EquilibriumCell):
 
 
 def departure(network: nn.Module) -> Tensor:
-    """Return the sum of `LBENCell.departure` over the equilibria in a module, 0-d."""
+    """Return the sum of `LBENCell.departure` over the equilibria in a module, 0-d.
+
+    Arguments:
+        network: any module.
+    """
     cells = [part for part in network.modules() if isinstance(part, LBENCell)]
     none = torch.zeros((), device=next(network.parameters()).device)
     return sum((cell.departure() for cell in cells), none)

@@ -192,6 +192,9 @@ class LinearHead(nn.Module):
 def readout(head: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
     """Return what a head does before its classifier, and the classifier, its last affine map.
 
+    Arguments:
+        head: states (B, ...) -> logits (B, classes).
+
     Raises:
         ValueError: the head is of neither kind that ends with one.
     """

@@ -56,6 +56,9 @@ def configured(init: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[
     """Return a model's constructor that keeps its arguments in `config`, for a checkpoint.
 
     Solver and gradient are left out; what the constructor itself puts into `config` stays.
+
+    Arguments:
+        init: the constructor, `__init__(self, ...)`.
     """
     signature = inspect.signature(init)
 

@@ -18,12 +18,20 @@ PARTS = 8  # points drawn for each step of a branch
 
 
 def largest(z: Tensor) -> Tensor:
-    """Return the largest entry of each root of a branch, (T,)."""
+    """Return the largest entry of each root of a branch, (T,).
+
+    Arguments:
+        z: roots, (T, ...).
+    """
     return z.flatten(1).amax(1)
 
 
 def rms(z: Tensor) -> Tensor:
-    """Return the root mean square of each root of a branch, (T,)."""
+    """Return the root mean square of each root of a branch, (T,).
+
+    Arguments:
+        z: roots, (T, ...).
+    """
     return z.flatten(1).square().mean(1).sqrt()
 
 

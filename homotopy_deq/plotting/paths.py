@@ -103,6 +103,9 @@ def project(paths: Sequence[Tensor]) -> list[Tensor]:
 
     The components are those of the points that are not much farther from their start than the
     farthest end is: wild iterates of one solver must not choose the plane of the others.
+
+    Arguments:
+        paths: one for each solver, (T, B, n) with a T of its own.
     """
     far = [(path - path[0]).norm(dim=2) for path in paths]
     reach = 1.5 * torch.stack([distance[-1].max() for distance in far]).max()

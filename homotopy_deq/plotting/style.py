@@ -44,7 +44,12 @@ def looks(count: int) -> list[tuple[str, str]]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure to a PNG (or what the suffix says), making its folder."""
+    """Write a figure to a PNG (or what the suffix says), making its folder.
+
+    Arguments:
+        figure: to be written.
+        path: of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

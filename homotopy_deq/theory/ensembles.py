@@ -122,6 +122,16 @@ def sample_mlps(
     """Draw h h^T / n of many plain networks, (R, N, N), with the law of `sample_mlp`'s.
 
     Given the states of a layer, those of the next are normal with their products as covariance.
+
+    Arguments:
+        x: inputs, (N, d).
+        width: as in `sample_mlp`.
+        depth: as in `sample_mlp`.
+        networks: R.
+        activation: as in `sample_mlp`.
+        sigma_w: as in `sample_mlp`.
+        sigma_u: as in `sample_mlp`.
+        seed: as in `sample_mlp`.
     """
     generator = torch.Generator(device=x.device).manual_seed(seed)
     x, parts = x.double(), []

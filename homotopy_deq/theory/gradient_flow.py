@@ -273,12 +273,22 @@ def _descent(gradient: Function, theta: Tensor, rate: float, steps: int) -> Tens
 
 def singular_distance(theta: Tensor, c2: float) -> Tensor:
     """Return |1 - th2| = C / sqrt(1 + ||beta||^2) of the linear model on its sphere, beta = th1 /
-    (1 - th2): how near the singular point theta comes."""
+    (1 - th2): how near the singular point theta comes.
+
+    Arguments:
+        theta: (..., d + 1), th2 last.
+        c2: C^2, the square of the sphere's radius.
+    """
     beta = theta[..., :-1] / (1 - theta[..., -1:])
     return math.sqrt(c2) / (1 + beta.square().sum(-1)).sqrt()
 
 
 def truncated(model: SingleIndexDEQ, terms: int | None) -> SingleIndexDEQ:
     """Return the model with another backward pass; in the linear one the gradient is multiplied by
-    1 - th2^m, which leaves the sphere and has spurious rests where th2^m = 1."""
+    1 - th2^m, which leaves the sphere and has spurious rests where th2^m = 1.
+
+    Arguments:
+        model: as it is.
+        terms: m, of the Neumann series; None for all.
+    """
     return replace(model, terms=terms)

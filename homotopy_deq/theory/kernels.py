@@ -259,17 +259,33 @@ def _layers(
 def deq_nngp(
     x1: Tensor, x2: Tensor | None = None, *, diag: bool = False, **settings: Any
 ) -> Tensor:
-    """Return the NNGP kernel of a DEQ, see `DEQKernel` for the settings."""
+    """Return the NNGP kernel of a DEQ, see `DEQKernel` for the settings.
+
+    Arguments:
+        x1: inputs, (N, d).
+        x2: others, (M, d); None stands for x1.
+        diag: return the diagonal alone, (N,); x2 has the size of x1.
+    """
     return DEQKernel(**settings)(x1, x2, diag=diag)
 
 
 def deq_ntk(x1: Tensor, x2: Tensor | None = None, *, diag: bool = False, **settings: Any) -> Tensor:
-    """Return the tangent kernel of a DEQ, see `DEQKernel` for the settings."""
+    """Return the tangent kernel of a DEQ, see `DEQKernel` for the settings.
+
+    Arguments:
+        x1: inputs, (N, d).
+        x2: others, (M, d); None stands for x1.
+        diag: return the diagonal alone, (N,); x2 has the size of x1.
+    """
     return DEQKernel(**settings).ntk(x1, x2, diag=diag)
 
 
 def least_eigenvalue(kernel: Tensor) -> float:
-    """Return the least eigenvalue of a symmetric kernel matrix, in double precision."""
+    """Return the least eigenvalue of a symmetric kernel matrix, in double precision.
+
+    Arguments:
+        kernel: (N, N).
+    """
     return float(torch.linalg.eigvalsh(kernel.double())[0])
 
 

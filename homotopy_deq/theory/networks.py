@@ -121,7 +121,17 @@ def sample_mlp(
     sigma_u: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
-    """Return h h^T / n of a random plain network's last hidden layer, (N, N), as in `MLPKernel`."""
+    """Return h h^T / n of a random plain network's last hidden layer, (N, N), as in `MLPKernel`.
+
+    Arguments:
+        x: inputs, (N, d).
+        width: n, of each hidden layer.
+        depth: how many hidden layers.
+        activation: as in `MLPKernel`.
+        sigma_w: as in `MLPKernel`.
+        sigma_u: as in `MLPKernel`.
+        seed: of the weights.
+    """
     generator = torch.Generator(device=x.device).manual_seed(seed)
     h, scale = x, sigma_u
     for _ in range(depth):

@@ -214,7 +214,11 @@ def collapse_of(
 
 
 def simplex_gram(classes: int) -> Tensor:
-    """Return E = (I - 1 1^T / K) / sqrt(K - 1), the Gram matrix of a simplex, of norm 1."""
+    """Return E = (I - 1 1^T / K) / sqrt(K - 1), the Gram matrix of a simplex, of norm 1.
+
+    Arguments:
+        classes: K; the answer is (K, K), float64.
+    """
     eye = torch.eye(classes, dtype=torch.float64)
     return (eye - 1 / classes) / math.sqrt(classes - 1)
 
@@ -223,6 +227,11 @@ def simplex_etf(classes: int, dimension: int, seed: int = 0) -> Tensor:
     """Return the K vertices of a simplex equiangular tight frame in p dimensions, (K, p):
 
         sqrt(K / (K - 1)) (I - 1 1^T / K) P^T,   P with orthonormal columns, each of norm 1.
+
+    Arguments:
+        classes: K.
+        dimension: p.
+        seed: of P.
 
     Raises:
         ValueError: p < K - 1, where there is no room.
@@ -280,6 +289,10 @@ def minority_cosine(w: Tensor, minority: list[int]) -> float:
     """Return the mean cosine of two of the minority's classifiers: 1 where they have collapsed.
 
     It is nan where the minority is one class.
+
+    Arguments:
+        w: the classifiers, (K, p).
+        minority: numbers of classes, below K.
     """
     unit = torch.nn.functional.normalize(w[minority], dim=1)
     off = ~torch.eye(len(minority), dtype=torch.bool, device=w.device)

@@ -129,6 +129,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     The bytes go to a temporary file beside it, are forced to the disk, and the file takes the
     place of the old one by a rename, which POSIX makes atomic.
+
+    Arguments:
+        path: of the file; its folder is made.
+        checkpoint: what to write.
     """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in checkpoint.tensors.items()}
     meta = json.loads(json.dumps(checkpoint.meta))  # as it will be read
@@ -138,6 +142,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. No code in the file is run: safetensors and JSON hold data alone.
+
+    Arguments:
+        path: of the file.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -52,7 +52,13 @@ class Outcome:
 
 
 def check_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Raise OSError unless a run can begin, or go on, in a folder."""
+    """Raise OSError unless a run can begin, or go on, in a folder.
+
+    Arguments:
+        folder: of the run.
+        resume: it goes on with the run there.
+        overwrite: it takes the place of the run there.
+    """
     there = (folder / CHECKPOINT).exists()
     if resume and overwrite:
         raise ValueError("resume goes on with a run and overwrite discards it: give one of them.")

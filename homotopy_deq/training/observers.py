@@ -89,7 +89,11 @@ class MetricsFile(Observer):
 
 
 def read_metrics(path: Path) -> Sequence[Record]:
-    """Read the records of metrics.jsonl; a last line that a kill cut short is left out."""
+    """Read the records of metrics.jsonl; a last line that a kill cut short is left out.
+
+    Arguments:
+        path: of the file; without one there are no records.
+    """
     if not path.is_file():
         return []
     records = []

@@ -13,6 +13,10 @@ from ..settings import TrainConfig
 def accelerator_for(config: TrainConfig, *, cpu: bool = False) -> Accelerator:
     """Return accelerate's view of the devices and processes: torchrun's, or the machine's.
 
+    Arguments:
+        config: says the precision.
+        cpu: leave the GPUs alone.
+
     Raises:
         ValueError: torchrun started more processes here than there are GPUs.
     """

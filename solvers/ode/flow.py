@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..caller import warn_deprecated
 from ..norms import TINY, expand, norm, relative
 from ..problem import Equilibrium
 from ..solver import Evaluated, Solver, start
@@ -92,9 +92,7 @@ class Flow(Solver[Equilibrium, FlowState]):
 
 def SteadyState(error: float = 0.1, max_step: float = 1.0, h: float = 0.5, **settings: Any) -> Flow:
     """Return `Flow(error=error, ...)`, whose name this was."""
-    warnings.warn(
-        "SteadyState(...) is Flow(...) now, with the same settings by name.",
-        DeprecationWarning,
-        stacklevel=2,
+    warn_deprecated(
+        "SteadyState(...) is Flow(...) now, with the same settings by name.", gone="0.3"
     )
     return Flow(error=error, max_step=max_step, h=h, **settings)
