@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +28,6 @@ def test_the_names_that_others_rely_on_are_there() -> None:
         assert getattr(homotopy_deq, name) is getattr(solvers, name)
     assert {*NAMES, *LAYERS} <= set(homotopy_deq.__all__)
     assert all(hasattr(homotopy_deq, name) for name in homotopy_deq.__all__)
-
-
-def test_version_is_that_of_the_package() -> None:
-    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert found is not None and homotopy_deq.__version__ == found[1]
 
 
 def test_a_solvers_module_of_the_user_is_named_in_the_error(tmp_path: Path) -> None:

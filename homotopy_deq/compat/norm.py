@@ -124,7 +124,11 @@ def apply_norm(
 
 
 def remove_norm(model: nn.Module) -> None:
-    """Make the weights that `apply_norm` computes plain parameters of the same values."""
+    """Make the weights that `apply_norm` computes plain parameters of the same values.
+
+    Arguments:
+        model: changed in place.
+    """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             parametrizations: Any = module.parametrizations
@@ -134,11 +138,19 @@ def remove_norm(model: nn.Module) -> None:
 
 
 def reset_norm(model: nn.Module) -> None:
-    """Do nothing: a weight is computed when it is used, and there is nothing to reset."""
+    """Do nothing: a weight is computed when it is used, and there is nothing to reset.
+
+    Arguments:
+        model: left as it is.
+    """
 
 
 def reset_deq(model: nn.Module) -> None:
-    """Do nothing, as `reset_norm`; a dropout mask is drawn once a solve by the caller."""
+    """Do nothing, as `reset_norm`; a dropout mask is drawn once a solve by the caller.
+
+    Arguments:
+        model: left as it is.
+    """
 
 
 def _chosen(

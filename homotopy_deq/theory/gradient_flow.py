@@ -174,9 +174,9 @@ class ExplicitSingleIndex:
     """The explicit peer y = s(th^T x) of `SingleIndexDEQ`, with the same loss.
 
     Arguments:
-        x: as there.
-        target: as there.
-        activation: as there.
+        x: inputs, (N, d), float64.
+        target: t, (N,).
+        activation: s.
     """
 
     x: Tensor
