@@ -158,7 +158,7 @@ def learnt(found: Found) -> dict[str, Any]:
 
 def learning_figure(found: Found) -> Figure:
     """Draw accuracies of the kernels' regression by ridge, and of trained DEQs by epoch."""
-    figure = canvas(9.6, 3.8)
+    figure = canvas(9.6, 4.2)
     kernels, networks = figure.subplots(1, 2, sharey=True)
     for color, (name, each) in zip(COLORS, found["ridges"].items(), strict=False):
         ridge = [max(row["ridge"], 1e-7) for row in each["rows"]]
@@ -181,9 +181,9 @@ def learning_figure(found: Found) -> Figure:
     networks.set(xlabel="epoch")
     networks.set_title("trained DEQs", fontsize=9)
     for axes in (kernels, networks):
-        plain(axes)
+        plain(axes)  # the legends stand below: curves go everywhere
         axes.legend(
-            frameon=False, fontsize=7, loc="lower right" if axes is networks else "lower left"
+            frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17)
         )
     return figure
 
