@@ -98,7 +98,7 @@ class Config:
         return learning.train(
             width, self.classes(wrong), epochs=self.epochs, batch=128, seed=self.seed + run,
             advance=advance, seconds=self.seconds,
-            kept=self.work / f"deq_{width}_{wrong:g}_{run}.pt",
+            kept=self.work / f"deq_{width}_{wrong:g}_{run}.safetensors",
         )  # fmt: skip
 
     def classes(self, wrong: float) -> learning.Classes:

@@ -142,10 +142,10 @@ def test_a_training_that_was_killed_goes_on_to_the_same_network(tmp_path: Path) 
     whole = learning.train(16, data, advance=lambda count: None, **settings)
 
     def killed(count: int) -> None:
-        if (kept := tmp_path / "kept.pt").exists() and kept.stat().st_size:
+        if (kept := tmp_path / "kept.safetensors").exists() and kept.stat().st_size:
             raise KeyboardInterrupt
 
-    kept = tmp_path / "kept.pt"
+    kept = tmp_path / "kept.safetensors"
     with pytest.raises(KeyboardInterrupt):
         learning.train(16, data, advance=killed, kept=kept, **settings)
     told: list[int] = []

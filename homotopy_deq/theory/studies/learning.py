@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from solvers import Anderson, Implicit
 
 from ...layers import ImplicitLayer
-from ...training.checkpoint import replace_file
+from ...training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ...training.optim import cosine, load_state, state_tensors
 from ..kernels import DEQKernel, least_eigenvalue
 from ..regression import KernelRegression
 from .study import Advance, Result
@@ -198,39 +198,39 @@ def train(
     with torch.no_grad():
         cell.inject.weight.copy_(cell.inject.weight.double() @ back)
     optimiser = torch.optim.Adam([
-        {"params": [*cell.inject.parameters(), *model.head.parameters()], "lr": rate},
-        {"params": cell.recurrent.parameters(), "lr": rate / SLOWER},
+        {"params": [*cell.inject.parameters(), *model.head.parameters()], "first": rate},
+        {"params": cell.recurrent.parameters(), "first": rate / SLOWER},
     ])  # fmt: skip
-    steps = epochs * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    each = -(-len(x) // batch)
     curve: list[dict[str, float]] = []
     spent, why = 0.0, "epochs"
     if kept is not None and kept.exists():
-        held = torch.load(kept, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(held[name])
-        torch.set_rng_state(held["random"])
-        curve, spent = held["curve"], held["spent"]
+        held = load_checkpoint(kept)
+        model.load_state_dict(held.under("model"))
+        load_state(optimiser, held.under("optimiser"))
+        torch.set_rng_state(held.tensors["random"])
+        curve, spent = held.meta["curve"], held.meta["spent"]
         advance(len(curve))
     since = clock() - spent
     while len(curve) < epochs:
-        for rows in torch.split(torch.randperm(len(x)).to(x.device), batch):
+        for step, rows in enumerate(torch.split(torch.randperm(len(x)).to(x.device), batch)):
+            for group in optimiser.param_groups:
+                group["lr"] = cosine(len(curve) * each + step, epochs * each, group["first"], 0)
             loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
-            schedule.step()
             cell.project()
         outputs = _outputs(model, x)
         glance = _accuracy(_outputs(model, test_x[:GLANCE]), data.test_y[:GLANCE])
         curve.append({"train": _accuracy(outputs, y), "test": glance})
         advance(1)
         if kept is not None:
-            states = {name: part.state_dict() for name, part in parts.items()}
-            rest = {"random": torch.get_rng_state(), "curve": curve, "spent": clock() - since}
-            torch.save({**states, **rest}, into := io.BytesIO())
-            replace_file(kept, into.getvalue())
+            tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+            tensors |= {f"optimiser.{name}": t for name, t in state_tensors(optimiser).items()}
+            tensors["random"] = torch.get_rng_state()
+            told = {"curve": curve, "spent": clock() - since}
+            save_checkpoint(kept, Checkpoint(tensors, told))
         if _margin(outputs, y) > MARGIN:
             why = "fitted"
             break
