@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo papers test test-slow test-cuda bench mutants release check format docs clean
+.PHONY: help setup demo papers test test-slow test-cuda bench mutants faults release check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench: $(STAMP) ## time the solvers beside their peers
 
 mutants: $(STAMP) ## put small faults in solvers/ and see which the tests miss (40 minutes)
 	$(BIN)/python -m tests.mutants
+
+faults: $(STAMP) ## damage files and break writes in 500 ways, and see what comes of it
+	$(BIN)/python -m tests.faults --faults 500
 
 release: $(STAMP) ## build the wheel and the sources in dist/, and try them in an empty environment
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check build

@@ -16,7 +16,7 @@ MIB = 2.0**20
 def processor() -> tuple[str, int]:
     """Return the name of the processor, and how many logical ones Linux lists (else 0)."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine(), 0
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -36,7 +36,9 @@ def peak_memory(device: torch.device) -> Callable[[], float]:
         held = torch.cuda.memory_allocated(device)
         return lambda: (torch.cuda.max_memory_allocated(device) - held) / MIB
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten; see proc(5)
+        Path("/proc/self/clear_refs").write_text(
+            "5", encoding="utf-8"
+        )  # the peak is forgotten; see proc(5)
         before = _resident("VmRSS")
     except (OSError, StopIteration):
         unit = 1 if sys.platform == "darwin" else 1024
@@ -47,5 +49,5 @@ def peak_memory(device: torch.device) -> Callable[[], float]:
 
 def _resident(name: str) -> float:
     """Return a line of Linux's account of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 from . import __version__
 from .card import card
 from .described import described, made
+from .sealed import parse
 
 if TYPE_CHECKING:
     from .layers import Layer
@@ -161,8 +162,8 @@ def load(source: Path | str, kind: type[ImageModel], revision: str | None = None
     checkpoint = load_checkpoint(found[WEIGHTS])
     if found[CONFIG].exists():
         try:
-            copy = json.loads(found[CONFIG].read_bytes())
-        except (ValueError, RecursionError):
+            copy = parse(found[CONFIG].read_bytes())
+        except ValueError:
             copy = None
         if not isinstance(copy, dict):
             raise checkpoint.fault(f"{CONFIG}, a copy of its header, is no JSON object; remove it")
@@ -201,7 +202,7 @@ def _rebuilt(checkpoint: Checkpoint, kind: type[ImageModel]) -> ImageModel:
         model.layer.on_failure = path["on_failure"]
         return model  # type: ignore[no-any-return]
 
-    return checkpoint.module(build, "model")
+    return checkpoint.module(build, about["model"]["config"], "model")
 
 
 def _path(layer: Layer) -> tuple[Any, Any]:

@@ -92,7 +92,7 @@ def path() -> Path:
 def read() -> dict[str, Sequence[Point]]:
     """Return what is kept of this machine; nothing where the file is damaged or another's."""
     try:
-        found = json.loads(path().read_text())
+        found = json.loads(path().read_text(encoding="utf-8"))
         if found["machine"] != machine():
             return {}
         return {kind: [_point(each) for each in rows] for kind, rows in found["kinds"].items()}

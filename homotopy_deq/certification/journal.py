@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..sealed import digest, misfit, parse, seal, unseal
 from ..training.checkpoint import differences, replace_file
+from ..training.folder import writing
 from .certificate import HEADER, Certificate, Rule
 from .evidence import rule_of
 
@@ -19,11 +20,6 @@ TIMING, PARTS = "timing.jsonl", "parts"
 ALONE, SLOPE = "alone.json", "slope.json"
 FORMAT, OLDER = 3, 2
 """Of the folder; the first had no checksums, the second a part of the counts in `detail`."""
-
-MARK = b', "sha256": "'
-END = b'"}'
-SHA = 64
-"""Of a line: a checksum of the rest is its last entry, so that no altered digit is believed."""
 
 
 class JournalError(ValueError):
@@ -74,7 +70,7 @@ class Journal:
                 f"{folder} holds no {CONFIG}: give a folder that was certified into."
             )
         try:
-            body = json.loads(file.read_bytes())
+            body = parse(_bytes(file, AGAIN))
             stored, version = body.pop("sha256"), body.get("format", 1)
             if stored != digest(body if version > 1 else body["config"]):
                 raise ValueError("its checksum does not fit")
@@ -174,6 +170,8 @@ class Journal:
         found: dict[int, tuple[Certificate, float]] = {}
         for part in sorted((self.folder / PARTS).glob("rank-*.jsonl")):
             for where, body in _lines(part, "Delete it, and resume=True does its image again."):
+                if misfit({"certificate": dict, "seconds": float}, body):
+                    raise JournalError(f"{where}: it is no certificate. {AGAIN}")
                 certificate = self._certificate(body["certificate"], where)
                 before, _ = found.get(certificate.index, (certificate, 0))
                 if before != certificate:
@@ -192,14 +190,15 @@ class Journal:
         """
         self.rule.check(certificate)
         line = seal({"certificate": certificate.body(), "seconds": round(seconds, 4)})
-        with self.part.open("ab") as file:
+        with writing(self.part), self.part.open("ab") as file:
             if file.tell() and not self._ends_whole():
                 whole = self.part.read_bytes().rpartition(b"\n")
                 file.truncate(len(whole[0] + whole[1]))  # the torn line of a killed run
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        with (self.folder / TABLE).open("ab") as file:
+        table = self.folder / TABLE
+        with writing(table), table.open("ab") as file:
             file.write(f"{certificate.row()}\n".encode())
 
     def _ends_whole(self) -> bool:
@@ -237,7 +236,11 @@ class Journal:
         """
         anew = "go on with resume=True, which writes this file anew."
         times = _lines(self.folder / TIMING, anew, ended=True)
-        seconds = {body["idx"]: float(body["seconds"]) for _, body in times}
+        seconds = dict[int, float]()
+        for where, body in times:
+            if misfit({"idx": int, "seconds": float}, body):
+                raise JournalError(f"{where}: it is no time of an image; {anew}")
+            seconds[body["idx"]] = float(body["seconds"])
         lines = _lines(self.folder / LINES, anew, ended=True)
         found = {c.index: c for c in (self._certificate(body, where) for where, body in lines)}
         wanted = self.config.get("images", {}).get("count", len(found))
@@ -267,13 +270,20 @@ AGAIN = "Nothing of it can be believed: certify again with overwrite=True."
 
 def _lines(file: Path, advice: str, *, ended: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line with its place; unless all `ended`, what follows the last break is torn."""
-    *lines, torn = file.read_bytes().split(b"\n")
+    *lines, torn = _bytes(file, advice).split(b"\n")
     for number, line in enumerate(lines + [torn] * bool(ended and torn), 1):
         where = f"{file}, line {number}"
         try:
             yield where, unseal(line)
         except ValueError as error:
             raise JournalError(f"{where}: {error}. {advice}") from None
+
+
+def _bytes(file: Path, advice: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise JournalError(f"{file} cannot be read ({error.strerror}). {advice}") from None
 
 
 def read(
@@ -297,34 +307,3 @@ def read(
     found = journal.published() if ended else journal.done()
     certificates = [found[index][0] for index in sorted(found)]
     return journal.config, certificates, {index: spent for index, (_, spent) in found.items()}
-
-
-def seal(body: Mapping[str, Any]) -> bytes:
-    """Return a JSON object on a line of its own, its checksum the last entry.
-
-    Raises:
-        ValueError: a number is nan or infinite, which JSON does not have.
-    """
-    return _sealed(json.dumps(body, allow_nan=False).encode()[:-1]) + b"\n"
-
-
-def unseal(line: bytes) -> dict[str, Any]:
-    """Return what was sealed; `line` is without its line break.
-
-    Raises:
-        ValueError: any byte of the line was altered, or it was never sealed.
-    """
-    inner = line[: -len(MARK) - SHA - len(END)]
-    if not inner or line != _sealed(inner):
-        raise ValueError("its checksum does not fit: it was altered")
-    body: dict[str, Any] = json.loads(inner + b"}")
-    return body
-
-
-def digest(body: Mapping[str, Any]) -> str:
-    """Return the checksum of a JSON object, however it is laid out."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _sealed(inner: bytes) -> bytes:
-    return inner + MARK + hashlib.sha256(inner).hexdigest().encode() + END

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +30,9 @@ def failing() -> Iterator[None]:
 
     What Ctrl-C stopped exits with 130, as shells expect, and a diverged training with 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no sigma still gets the rest
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _told  # of lines in our own files, which mean nothing here

@@ -52,7 +52,7 @@ class Trained:
 
         best = checkpoint.under("best") or checkpoint.meta["best"]
         groups = ("model", "best") if best else ("model",)
-        return cls(checkpoint, settings, checkpoint.module(build, *groups))
+        return cls(checkpoint, settings, checkpoint.module(build, config, *groups))
 
     @property
     def classes(self) -> Sequence[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .source import Found, Place, Split, in_memory
 
+LARGEST = 2**29  # bytes unpacked: ten times MNIST, and no bomb
 UNSIGNED_BYTE = 0x08  # the idx format's code for its type; both data sets use no other
 
 
@@ -23,9 +24,12 @@ def read_idx(path: Path) -> np.ndarray:
         Y. LeCun, C. Cortes and C. Burges (1998). The MNIST database of handwritten digits.
     """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}): fetch it again.") from error
+    if len(raw) > LARGEST:
+        raise ValueError(f"{path} holds more than {LARGEST >> 20} MiB: fetch it again.")
     if len(raw) < 4 or raw[:3] != bytes((0, 0, UNSIGNED_BYTE)):
         raise ValueError(f"{path} is no idx file of unsigned bytes: it begins with {raw[:4]!r}.")
     rank = raw[3]

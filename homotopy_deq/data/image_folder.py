@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,10 @@ EXTENSIONS = {
     ".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif",
 }  # fmt: skip
 DEFAULT_SIZE = 64
+LARGEST = 2**28
+"""Bytes of a file in a zip file: the largest photograph as a TIFF, and no bomb."""
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError)
+"""What zipfile raises; an unknown compression and an encrypted file are `RuntimeError`s."""
 ByClass = dict[str, list[str]]
 
 
@@ -42,11 +48,8 @@ class Tree:
             files = (file for file in path.rglob("*") if file.is_file())
             return cls(path, _images(file.relative_to(path).as_posix() for file in files))
         if path.suffix.lower() == ".zip" and path.is_file():
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    return cls(path, _images(archive.namelist()))
-            except zipfile.BadZipFile as error:
-                raise ValueError(f"{path} is no zip file that can be read ({error}).") from error
+            with _archive(path) as archive:
+                return cls(path, _images(archive.namelist()))
         return cls(path, ())
 
     @contextmanager
@@ -55,8 +58,8 @@ class Tree:
         if self.path.is_dir():
             yield lambda name: (self.path / name).open("rb")
         else:
-            with zipfile.ZipFile(self.path) as archive:
-                yield lambda name: io.BytesIO(archive.read(name))
+            with _archive(self.path) as archive:
+                yield lambda name: _member(archive, name, self.path)
 
     def parts(self) -> dict[str, ByClass]:
         """Sort the files into "train" and "test", or "" for a tree without them, and by class."""
@@ -72,6 +75,40 @@ class Tree:
             if len(parts) > 1:  # a file beside the class folders belongs to no class
                 found.setdefault(part, {}).setdefault(parts[0], []).append(name)
         return found
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no zip file that can be read ({error}): fetch it again, or pack it anew."
+        ) from error
+    with archive:
+        yield archive
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> BinaryIO:
+    """Unpack a file into memory, never onto the disk.
+
+    Raises:
+        KeyError: there is none of the name.
+        ValueError: it is damaged, or would unpack to more than `LARGEST`.
+    """
+    size = archive.getinfo(name).file_size
+    if size > LARGEST:
+        raise ValueError(
+            f"{path}/{name} would unpack to {size / 2**20:,.0f} MiB, and no image is read above "
+            f"{LARGEST >> 20}: take it out of the zip file."
+        )
+    try:
+        return io.BytesIO(archive.read(name))  # no more than the size that was said
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path}/{name} cannot be unpacked ({error}): fetch the zip file again, "
+            "or pack it anew."
+        ) from error
 
 
 def folder_places(root: Path, size: int | None) -> list[Place]:

@@ -86,9 +86,11 @@ def read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}: name a config.toml that a run wrote.")
     try:
-        sections = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no TOML: {error}.") from error
+        sections = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is no TOML ({error}): name a config.toml that a run wrote."
+        ) from error
     try:
         return {
             name: NAMES[name].read(value)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from ..sealed import parse
 from .folder import writing
 
 FORMAT = 2
 UNHASHED = 1  # the format before checksums, which is still read
 M = TypeVar("M", bound=nn.Module)
+SPARE = 10**6
+"""The sizes of a model that have nothing to do with how many numbers it has, such as an image's."""
+CALLS = 100
+"""Of torch, for each tensor of a model that is built: a layer and its first weights take 30."""
 _KEY = "homotopy-deq"  # of the JSON text in the safetensors header; the format of both is public
 
 
@@ -90,16 +98,22 @@ class Checkpoint:
                 raise self.fault(f"{group}.{name} is not finite")
         return stored
 
-    def module(self, build: Callable[[], M], *groups: str) -> M:
+    def module(self, build: Callable[[], M], config: Mapping[str, Any], *groups: str) -> M:
         """Return the module whose state the last of some groups is, in eval mode.
 
         Arguments:
             build: makes one with fresh weights, of what the header says; may fail.
+            config: the sizes that it is built of: none is far above how many numbers are stored.
             groups: as in `state`; all are looked at. Weights keep the precision that they have.
 
         Raises:
             CheckpointError: there is no such module, or it has another state.
         """
+
+        most = 2 * sum(tensor.numel() for tensor in self.tensors.values()) + SPARE
+        for name, value in config.items():
+            if (size := _largest(value)) > most:
+                raise self.fault(f"its header describes no model ({name} = {size})")
 
         def built() -> M:
             try:
@@ -108,7 +122,8 @@ class Checkpoint:
                 line = str(error).strip().split("\n")[0] or type(error).__name__
                 raise self.fault(f"its header describes no model ({line})") from error
 
-        with torch.device("meta"):  # shapes alone: a size that is no size must not ask for memory
+        # Shapes alone: a size that is no size must not ask for memory, nor a depth for years.
+        with torch.device("meta"), _Bounded(len(self.tensors)):
             sketch = built()
         states = [self.state(group, sketch) for group in groups]
         model = built()
@@ -117,6 +132,32 @@ class Checkpoint:
             model.to(reduce(torch.promote_types, kinds))
         model.load_state_dict(states[-1])
         return model.eval()
+
+
+def _largest(value: Any) -> int:
+    """Return the largest whole number in a value of JSON, and at least 0."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0)
+    return max(value, 0) if isinstance(value, int) else 0
+
+
+class _Bounded(TorchFunctionMode):
+    """End a construction that takes far more calls of torch than so many tensors can need."""
+
+    def __init__(self, tensors: int) -> None:
+        super().__init__()
+        self.tensors = tensors
+        self.left = CALLS * (tensors + CALLS)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"it has many more parts than the {self.tensors} tensors stored")
+        return func(*args, **(kwargs or {}))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -157,11 +198,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     data = path.read_bytes()
     try:
         tensors = from_bytes(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        meta = json.loads(header.get("__metadata__", {})[_KEY])
+        header = parse(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta = parse(header.get("__metadata__", {})[_KEY])
         if not isinstance(meta, dict):
             raise ValueError(f"that entry is a {type(meta).__name__}, not an object")
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of homotopy-deq train (a safetensors file whose header "
             f"has a {_KEY!r} entry): {error}."
@@ -199,20 +240,36 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")  # one name, so a killed run leaves one at most
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
+        with _alone(temporary) as file:
+            try:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+                os.replace(temporary, path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the rename itself
         finally:
             os.close(folder)
+
+
+def _alone(path: Path) -> BinaryIO:
+    """Open a file of this name, empty, that no other process writes to."""
+    while True:
+        file = open(path, "ab")  # noqa: SIM115  (the caller closes it)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        except FileNotFoundError:
+            same = False
+        if same:  # and not what another process has given its name meanwhile
+            file.truncate(0)
+            return file
+        file.close()
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], at: str = "") -> list[str]:

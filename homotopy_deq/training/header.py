@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
+from ..sealed import misfit
 from .checkpoint import Checkpoint
 from .observers import Place
 from .tally import Tally
@@ -47,36 +48,6 @@ def check_header(checkpoint: Checkpoint) -> None:
             raise checkpoint.fault(f"it stands at {what} {done} of {of}")
 
 
-def misfit(kind: Any, value: Any, at: str = "") -> str | None:
-    """Say where a value of JSON is not of a kind, or None.
-
-    Arguments:
-        kind: a type or a union of types; {name: kind} for an object that has these entries; [kind]
-            for an array. A float may be written as a whole number.
-        value: what `json.loads` returned.
-        at: the place of the value, for the answer.
-    """
-    if isinstance(kind, Mapping):
-        if not isinstance(value, Mapping):
-            return f"{at or 'the header'} should be an object, not {_short(value)}"
-        below = at and at + "."
-        missing = [name for name in kind if name not in value]
-        if missing:
-            return f"{below}{missing[0]} is missing"
-        parts = ((each, value[name], below + name) for name, each in kind.items())
-    elif isinstance(kind, list):
-        if not isinstance(value, list):
-            return f"{at} should be an array, not {_short(value)}"
-        parts = ((kind[0], each, f"{at}[{k}]") for k, each in enumerate(value))
-    else:
-        kinds = get_args(kind) or (kind,)
-        if type(value) in kinds or (type(value) is int and float in kinds):
-            return None
-        names = " or ".join("null" if each is type(None) else each.__name__ for each in kinds)
-        return f"{at} should be {names}, not {_short(value)}"
-    return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)
-
-
 def nonfinite(value: Any, at: str) -> str | None:
     """Return the place of a number that is not finite in a value of JSON, or None."""
     if isinstance(value, float):
@@ -88,8 +59,3 @@ def nonfinite(value: Any, at: str) -> str | None:
         parts = enumerate(value)
     found = (nonfinite(each, f"{at}.{name}") for name, each in parts)
     return next((each for each in found if each is not None), None)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 40 else f"{text[:36]}..."

@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ..sealed import misfit, parse
 from .checkpoint import replace_file
 from .folder import writing
 from .tally import Tally
@@ -83,7 +84,7 @@ class MetricsFile(Observer):
 
     def epoch(self, place: Place, record: Record) -> None:
         now = time.monotonic()
-        with writing(self.path), self.path.open("a") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**record, "seconds": round(now - self._since, 3)}) + "\n")
         self._since = now
 
@@ -93,16 +94,28 @@ def read_metrics(path: Path) -> Sequence[Record]:
 
     Arguments:
         path: of the file; without one there are no records.
+
+    Raises:
+        ValueError: a line that was written whole is no record; says which.
     """
     if not path.is_file():
         return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    *lines, _ = path.read_bytes().split(b"\n")
+    return [_record(line, f"{path}, line {k}") for k, line in enumerate(lines, 1)]
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        record = parse(line)
+        wrong = misfit({"epoch": int, "seconds": float}, record)
+    except ValueError as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise ValueError(
+            f"{where} was altered ({wrong}): delete the line. The checkpoint has all figures but "
+            "the seconds."
+        )
+    return cast("Record", record)
 
 
 class TensorBoard(Observer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...certification.summary import compare, radii
+from ...training.checkpoint import replace_file
 from ..report import console
 from .options import Report
 from .runs import CertifiedRun, called, open_runs
@@ -19,7 +20,7 @@ def command(chosen: Report) -> None:
     cold = {} if against is None else {run.sigma: run for run in open_runs([against])}
     text = table(runs, cold)
     if out is not None:
-        out.write_text(text)
+        replace_file(out, text.encode())
     print(text, end="")
     if out is not None:
         console.print(f"wrote {out}", highlight=False)

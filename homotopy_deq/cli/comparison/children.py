@@ -86,7 +86,7 @@ def _child(task: Task) -> None:
     """Do a task, with what it prints in its log; stop with the process that wants it."""
     os.setpgrp()  # Ctrl-C is for the parent, which asks once; asked twice, a run stops at once
     task.log.parent.mkdir(parents=True, exist_ok=True)
-    with task.log.open("a") as log:
+    with task.log.open("a", encoding="utf-8") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())

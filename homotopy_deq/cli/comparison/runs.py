@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ...comparison import measure_step
 from ...data import loader
 from ...models import Stack
+from ...sealed import seal, unseal
 from ...training import CHECKPOINT, METRICS, Objective, accelerator_for, evaluate, read_metrics
 from ...training import Run as TrainerRun
 from ...training.checkpoint import replace_file
@@ -63,16 +63,19 @@ def measure(run: Run, root: Path | None, swaps: Sequence[str] | None, machine: M
         "refused": refused,
         "step": asdict(step),
     }
-    replace_file(run.folder / MEASURED, (json.dumps(found, indent=2) + "\n").encode())
+    replace_file(run.folder / MEASURED, seal(found))
 
 
 def measured(run: Run, swaps: Sequence[str] | None) -> Mapping[str, Any] | None:
-    """Return what `measure` wrote of these swaps, or None."""
+    """Return what `measure` wrote of these swaps, or None: what was altered is measured anew."""
     file = run.folder / MEASURED
-    if not file.exists():
+    if not file.is_file():
         return None
-    found: Mapping[str, Any] = json.loads(file.read_text())
-    return found if found["asked"] == (None if swaps is None else list(swaps)) else None
+    try:
+        found = unseal(file.read_bytes().rstrip(b"\n"))
+    except ValueError:
+        return None
+    return found if found.get("asked", ()) == (None if swaps is None else list(swaps)) else None
 
 
 def figures(run: Run, swaps: Sequence[str] | None) -> dict[str, Any]:

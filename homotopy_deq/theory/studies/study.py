@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from ...sealed import digest, misfit, parse
 from ...training.checkpoint import replace_file
 from ...training.folder import locked
 
@@ -99,7 +100,8 @@ def carry_out(
                     result = part.measure(advance)
                 took = round(time.perf_counter() - since, 1)
                 done[name] = {"seconds": took, "result": result}
-                _write(kept[name], {**identity, **done[name]})
+                body = json.loads(json.dumps({**identity, **done[name]}))  # as it will be read
+                _write(kept[name], body | {"sha256": digest(body)})
         found = {name: done[name]["result"] for name in parts}
         claims = [asdict(claim) for claim in study.claims(found)]
         seconds = {name: done[name]["seconds"] for name in parts}
@@ -109,8 +111,16 @@ def carry_out(
 
 
 def _read(file: Path, identity: Mapping[str, Any]) -> Result:
-    held: Result = json.loads(file.read_text())
-    if {name: held[name] for name in identity} != identity:
+    try:
+        held: Result = parse(file.read_bytes())
+        if misfit({"seconds": float, "result": dict}, held):
+            raise ValueError("it is no part")
+        stored = held.pop("sha256", None)  # later than the first parts
+        if stored not in (None, digest(held)):
+            raise ValueError("its checksum does not fit")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} was altered ({error}): delete it, and it is done anew.") from None
+    if {name: held.get(name) for name in identity} != identity:
         raise FileExistsError(
             f"{file} was made with other settings or another torch: choose another folder, or "
             "discard what it holds (overwrite=True)."
