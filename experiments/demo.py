@@ -22,11 +22,11 @@ from rich.progress import Progress
 
 from experiments.results import IMAGES, Record
 from homotopy_deq import plotting
-from homotopy_deq.cli.evaluation.paths import trajectory
 from homotopy_deq.cli.names import Pass
 from homotopy_deq.cli.report import evaluation_table
 from homotopy_deq.cli.resolve import build, images_of, pass_of, resolve
 from homotopy_deq.data import loader
+from homotopy_deq.page import trajectory
 from homotopy_deq.training import (
     Bar,
     Evaluation,

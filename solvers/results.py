@@ -175,7 +175,9 @@ class Results:
         if state.time is not None and self.time is not None:
             row += (torch.where(running, state.time, self.time),)
         self.trace.append(row)
-        self.counts.append(evals)
+        if state.evals is not None:  # of each sample, what solves within a step took included
+            evals = np.where(self.running, state.evals.cpu().numpy(), self.evals).max()
+        self.counts.append(int(evals))
 
     def solution(self, state: State | None = None) -> Solution[Tensor]:
         """Return what was found; the last state may hold a path, and checks, of its own."""

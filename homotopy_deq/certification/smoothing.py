@@ -175,13 +175,30 @@ class Smoother:
             label: its true class.
             index: keys the noise.
         """
+        return self._certify(image, label, index)[0]
+
+    @torch.no_grad()
+    def certify_and_count(
+        self, image: Tensor, label: int, index: int
+    ) -> tuple[Certificate, np.ndarray]:
+        """Return a certificate, as `certify`, and how many samples voted for each class.
+
+        Every sample is asked for its class, and not only whether that is the selected one: a
+        policy that proves votes may then prove fewer, and a smaller radius.
+        """
+        return self._certify(image, label, index, every=True)
+
+    def _certify(
+        self, image: Tensor, label: int, index: int, every: bool = False
+    ) -> tuple[Certificate, np.ndarray]:
         n, noise = self.smoothing.n, self.smoothing.noise
         if not self._reaches:
             self.policy.check_reach(n, self.smoothing.alpha)
             self._reaches = True
         session = self._begin(image, index)
         target = self._select(session, index)
-        labels = np.concatenate(list(self._votes(session, index, Phase.ESTIMATE, n, target)))
+        asked = None if every else target
+        labels = np.concatenate(list(self._votes(session, index, Phase.ESTIMATE, n, asked)))
 
         def redo(chosen: np.ndarray) -> np.ndarray:
             parts = [chosen[start:stop] for start, stop in self.smoothing.chunks(len(chosen))]
@@ -191,7 +208,8 @@ class Smoother:
         draw = noise.generator(index, Phase.ESTIMATE, "audit")
         tally = self.policy.tally(labels, target, draw, redo)
         claim = self.rule.claim(tally)
-        return Certificate(index, label, claim, tally, session.evaluations, session.note)
+        found = Certificate(index, label, claim, tally, session.evaluations, session.note)
+        return found, _counts(session, labels)
 
     @torch.no_grad()
     def decide(self, image: Tensor, label: int, index: int, radius: float) -> Certificate:

@@ -1,5 +1,5 @@
-"""The command line: train, compare, evaluate, predict, plot, profile, diagnose, export and info;
-certify and what goes with it; and studies of theory."""
+"""The command line: train, compare, evaluate, predict, plot, profile, diagnose, show, export and
+info; certify and what goes with it; and studies of theory."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ COMMANDS: Mapping[str, tuple[type, str]] = {
     "plot": (options.Plot, "evaluation.plot"),
     "profile": (options.Profile, "evaluation.profile"),
     "diagnose": (options.Diagnose, "evaluation.diagnose"),
+    "show": (certified.Show, "evaluation.show"),
     "export": (options.Export, "export"),
     "certify": (certified.Certify, "certification.certify"),
     "decide": (certified.Decide, "certification.certify"),

@@ -6,7 +6,7 @@ from .collapse import collapse_figure
 from .comparison import comparison_figure
 from .convergence import convergence_figure, tradeoff_figure
 from .diagnosis import diagnosis_figure
-from .paths import path_figure, project, residual_figure
+from .paths import path_figure, plane, project, residual_figure
 from .style import save
 from .training import training_figure
 
@@ -19,6 +19,7 @@ __all__ = [
     "diagnosis_figure",
     "largest",
     "path_figure",
+    "plane",
     "project",
     "residual_figure",
     "rms",

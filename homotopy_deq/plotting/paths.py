@@ -110,13 +110,18 @@ def project(paths: Sequence[Tensor]) -> list[Tensor]:
     far = [(path - path[0]).norm(dim=2) for path in paths]
     reach = 1.5 * torch.stack([distance[-1].max() for distance in far]).max()
     tame = torch.cat([path[distance <= reach] for path, distance in zip(paths, far, strict=True)])
-    tame = tame.double().cpu()
-    centre = tame.mean(0)
+    centre, axes = plane(tame)
+    return [(path.double().cpu() - centre) @ axes for path in paths]
+
+
+def plane(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the centre (n,) and the first two principal components (n, 2) of points (N, n)."""
+    points = points.double().cpu()
+    centre = points.mean(0)
     # The eigenvectors of the Gram matrix give the singular vectors, at the cost of the fewer.
-    values, vectors = torch.linalg.eigh((tame - centre) @ (tame - centre).T)
+    values, vectors = torch.linalg.eigh((points - centre) @ (points - centre).T)
     scale = values[-2:].flip(0).clamp_min(1e-30).sqrt()
-    plane = (tame - centre).T @ vectors[:, -2:].flip(1) / scale
-    return [(path.double().cpu() - centre) @ plane for path in paths]
+    return centre, (points - centre).T @ vectors[:, -2:].flip(1) / scale
 
 
 def _zoom(axes: Axes, points: Sequence[Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from ...settings.certification import DECIDING, SELECTING, AuditedVotes, NoiseSettings, Votes
 from ...settings.data import Place
 from ...settings.declare import above, at_least, between, like, setting
-from ..options import Begun, ImagesToTest, Machine, Predict, Run
+from ..options import Begun, ImagesToTest, Machine, Predict, Run, Solvers
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,25 @@ class SmoothPredict:
     noise: NoiseSettings = NoiseSettings(n=1000)
     votes: Votes = Votes()
     json: bool = like(Predict, "json")
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True)
+class Show:
+    """Write a page in which a person sees how solvers reach the answer, and what is certified.
+
+    One HTML file for any browser, which asks no network for anything: for each image the states
+    under each solver, residuals by evaluations, the branch that continuation follows, the votes of
+    noisy copies, and the certified radius with what it claims.
+    """
+
+    run: Run
+    images: int = setting(10, "Test images to show, each class in its share.", at_least(1))
+    solvers: Solvers = Solvers()
+    noise: NoiseSettings = NoiseSettings(n=1000)
+    policy: str | None = like(Votes, "policy")
+    place: Place = Place()
+    out: Path | None = setting(None, "The page to write. Default: RUN/page.html.", metavar="FILE")
     machine: Machine = Machine()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ... import plotting
 from ...data import stratified_order
+from ...page import trajectory
 from ...settings.declare import pick
 from ...training.folder import require_writable
 from .. import options
@@ -13,7 +14,7 @@ from ..report import console
 from ..resolve import images_of, pass_of
 from ..trained import Trained, find_checkpoint
 from .collapse import draw_collapse
-from .paths import branches, trajectory
+from .paths import branches
 
 KINDS = ("paths", "residuals", "training", "branch", "collapse")
 DEFAULT = KINDS[:3]  # a branch takes longer, and is asked for, as is what few runs measure
