@@ -116,7 +116,14 @@ def noisy(smoother: Smoother, image: Tensor, label: int, index: int) -> Certific
 
 
 def certain(prover: Prover, image: Tensor, label: int, index: int) -> Certificate:
-    """Return what is proved of an image without noise; arguments as of `noisy`."""
+    """Return what is proved of an image without noise.
+
+    Arguments:
+        prover: of the model.
+        image: (C, H, W), in [0, 1].
+        label: its class.
+        index: in the test set.
+    """
     return _certificate(prover.certify(image, label, index), prover.certifies, None)
 
 

@@ -35,7 +35,12 @@ def follow(model: ImageModel, images: Tensor) -> tuple[ModelOutput, Trajectory[T
 
 
 def trajectory(model: ImageModel, images: Tensor) -> Trajectory[Tensor]:
-    """Return the states, residuals and evaluations along a model's forward pass, see `follow`."""
+    """Return the states, residuals and evaluations along a model's forward pass, see `follow`.
+
+    Arguments:
+        model: in eval mode.
+        images: (B, C, H, W), in [0, 1].
+    """
     return follow(model, images)[1]
 
 

@@ -44,6 +44,9 @@ def render(page: Page) -> str:
 def embedded(text: str) -> dict[str, Any]:
     """Return the data of a page from its HTML.
 
+    Arguments:
+        text: what `render` returned.
+
     Raises:
         ValueError: it is no such page.
     """

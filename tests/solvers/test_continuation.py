@@ -46,6 +46,14 @@ def test_unit_euler_step_along_the_path_is_a_picard_step() -> None:
     torch.testing.assert_close(euler, picard, rtol=0, atol=1e-4)
 
 
+def test_a_recorded_path_counts_what_its_corrections_took() -> None:
+    case = linear(2, 4, 0.9, 0)
+    found = solve(case.problem, Continuation(), normal(9, 2, 4), record=True)
+    assert found.trajectory is not None
+    evals = found.trajectory.evals
+    assert evals[-1] == found.evals.max() and bool((evals.diff() >= 0).all())
+
+
 def test_every_sample_has_its_own_lambda_and_step() -> None:
     """The gap closes only where it is reached: an easy sample strides, one at a fold creeps."""
     z, lam = tanh_fold(4.0)
