@@ -30,10 +30,10 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rest-point HomoODE, of one epoch on 200 images."""
-    folder = tmp_path_factory.mktemp("runs") / "homoode"
-    flags = ["--limit", 200, "--hidden", 4, "--head", 8, "--groups", 2, "--epochs", 1]
-    done("train", "--out", folder, *flags, "--noise", SIGMA, "--cpu")
+    """A DEQ that contracts, so that every solver finds its equilibria; one epoch on 200 images."""
+    folder = tmp_path_factory.mktemp("runs") / "deq"
+    flags = ["--limit", 200, "--hidden", 4, "--head", 8, "--contraction", 0.9, "--epochs", 1]
+    done("train", "--model", "deq", "--out", folder, *flags, "--noise", SIGMA, "--cpu")
     return folder
 
 
@@ -41,7 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(run: Path) -> Path:
     """Its page."""
     flags = [word for name in SOLVERS for word in ("--solver", name)]
-    told = done("show", run, "--images", IMAGES, "--n", N, "--cpu", *flags)
+    flags += ["--images", IMAGES, "--n", N, "--policy", "converged"]
+    told = done("show", run, *flags, "--cpu")
     assert "page.html" in told
     return run / "page.html"
 
@@ -70,11 +71,11 @@ def test_what_the_page_says_of_solvers_is_what_solves_give(run: Path, data: dict
             model = pass_of(trained.settings, way["solver"]).put(trained.model)
             with torch.no_grad():
                 output = model.solve(pixels)
+                found = float(model.residual(output)[0])
             solved = output.solution
             assert way["evaluations"] == way["evals"][-1] == int(solved.evals[0])
             assert way["prediction"] == int(output.logits.argmax())
             assert way["succeeded"] == bool(solved.converged[0])
-            found = float(model.residual(output)[0])
             # 1e-5: six digits are written. Of a residual near the tolerance single precision has
             # fewer digits: 6e-8 of an entry, of a difference that is 1e-4 of it.
             assert way["residual"] == pytest.approx(found, rel=2e-3)
@@ -96,7 +97,8 @@ def test_solvers_end_at_the_equilibrium_and_the_branch_leads_there(data: dict[st
 
 def test_votes_and_radius_are_those_of_certify(run: Path, file: Path, data: dict[str, Any]) -> None:
     out = run / "certified"
-    done("certify", run, "--out", out, "--n", N, "--limit", IMAGES, "--cpu")
+    flags = ["--n", N, "--limit", IMAGES, "--policy", "converged", "--cpu"]
+    done("certify", run, "--out", out, *flags)
     rows = map(json.loads, (out / "certificates.jsonl").read_text().splitlines())
     right = {row["index"]: row for row in rows}
     for shown in data["pictures"]:
