@@ -19,6 +19,7 @@ from ...training.folder import require_writable
 from ..certification.options import Show
 from ..certification.study import check_weights, processes_of
 from ..certification.votes import Poll
+from ..flags import in_options
 from ..names import policy_by
 from ..options import ImagesToTest
 from ..report import console, counting
@@ -92,7 +93,7 @@ def _certifying(
             prover = LipschitzProver(model.network(), model.shape, Margin.PAIRWISE)
             found.append(lambda *image: certain(prover, *image))
         except ValueError as error:
-            told["certificates"] = str(error)
+            told["certificates"] = in_options(str(error))
     if chosen.policy is not None:
         policy_by(chosen.policy)  # a name that is none is no property of the model
     noise = chosen.noise
@@ -103,7 +104,7 @@ def _certifying(
     try:
         poll = Poll.of(trained, votes, shown, cpu=chosen.machine.cpu, data=data)
     except ValueError as error:
-        told["certificates"] = str(error)
+        told["certificates"] = in_options(str(error))
         return found
     poll.policy.check_reach(noise.n, noise.alpha)
     for smoothing in poll.smoothings(noise, None):
