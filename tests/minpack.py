@@ -63,19 +63,40 @@ def brown_almost_linear(z: Tensor) -> Tensor:
 
 def discrete_boundary_value(z: Tensor) -> Tensor:
     h = 1 / (z.shape[1] + 1)
-    t = h * torch.arange(1, z.shape[1] + 1, dtype=z.dtype)
+    t = h * torch.arange(1, z.shape[1] + 1, dtype=z.dtype, device=z.device)
     wide = pad(z, (1, 1))
     return 2 * z - wide[:, :-2] - wide[:, 2:] + h * h / 2 * (z + t + 1) ** 3
 
 
 def trigonometric(z: Tensor) -> Tensor:
-    n, k = z.shape[1], torch.arange(1, z.shape[1] + 1, dtype=z.dtype)
+    n, k = z.shape[1], torch.arange(1, z.shape[1] + 1, dtype=z.dtype, device=z.device)
     return n + k - z.sin() - z.cos().sum(1, keepdim=True) - k * z.cos()
 
 
 def broyden_tridiagonal(z: Tensor) -> Tensor:
     wide = pad(z, (1, 1))
     return (3 - 2 * z) * z - wide[:, :-2] - 2 * wide[:, 2:] + 1
+
+
+def broyden_banded(z: Tensor) -> Tensor:
+    wide = pad(z * (1 + z), (5, 1))  # five neighbours below, one above
+    band = wide.unfold(1, 7, 1).sum(2) - z * (1 + z)
+    return z * (2 + 5 * z * z) + 1 - band
+
+
+def watson(z: Tensor) -> Tensor:
+    n = z.shape[1]
+    t = torch.arange(1, 30, dtype=z.dtype, device=z.device)[:, None] / 29
+    k = torch.arange(n, dtype=z.dtype, device=z.device)
+    powers = t**k  # (29, n)
+    slopes = torch.cat((torch.zeros_like(t), k[1:] * powers[:, :-1]), 1)
+    value = z @ powers.mT
+    rest = z @ slopes.mT - value**2 - 1
+    sums = rest @ slopes - 2 * (rest * value) @ powers
+    a, b = z[:, 0], z[:, 1]
+    last = b - a * a - 1
+    first = torch.stack((a - 2 * a * last, last), 1)
+    return sums + pad(first, (0, n - 2))
 
 
 def chebyquad(z: Tensor) -> Tensor:
@@ -98,6 +119,8 @@ SYSTEMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "Brown almost linear": (brown_almost_linear, row(*[0.5] * N)),
     "discrete boundary value": (discrete_boundary_value, row(*[t * (t - 1) for t in _T])),
     "trigonometric": (trigonometric, row(*[1 / N] * N)),
+    "Broyden banded": (broyden_banded, row(*[-1.0] * N)),
+    "Watson": (watson, row(*[0.0] * 6)),
     "Broyden tridiagonal": (broyden_tridiagonal, row(*[-1.0] * N)),
     "Chebyquad": (chebyquad, row(*[k / 6 for k in range(1, 6)])),
 }

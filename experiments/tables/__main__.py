@@ -16,7 +16,7 @@ from .language import attention, language
 from .lipschitz import checks, lben
 from .papers import papers
 from .skipping import flow, heterogeneous, inr
-from .solving import agreement, bench, demo, gains, porting
+from .solving import agreement, bench, conformance, demo, gains, porting
 from .summary import DIGITS, FASHION, summary
 from .training import cifar10, fashion, start, step, tutorial
 from .wide import nngp
@@ -30,6 +30,7 @@ def pages() -> dict[Path, str]:
         demo(),
         agreement(),
         gains(),
+        conformance(),
         bench(),
         porting(),
         fashion(),

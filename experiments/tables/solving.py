@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.conformance import shown
+
 from .markdown import measured, result, section, table
 
 DEMO = "One set of weights, many forward passes"
 AGREEMENT = "Every solver finds the same equilibrium"
 GAINS = "Hard equilibria"
+CONFORMANCE = "MINPACK's hard systems"
 BENCH = "Speed beside torchdeq"
 
 
@@ -71,6 +74,25 @@ def gains() -> str:
             ("solver", *(f"gain {gain}" for gain in body)),
             ([name, *(cell(found[name]) for found in body.values())] for name in names),
         ),
+    )
+
+
+def conformance() -> str:
+    """Who solves hard systems, and by how many evaluations."""
+    if not measured("conformance"):
+        return ""
+    body = result("conformance")
+    systems = body["config"]["systems"]
+    rows = [
+        (name, *(shown(cells[each]) for each in systems)) for name, cells in body["result"].items()
+    ]
+    return section(
+        CONFORMANCE,
+        "conformance",
+        f"F(z) = 0 as z = z - F(z), float64, from {body['config']['starts']} starts, the standard "
+        "one and draws about it, as one batch: how many end at ||F|| <= 1e-8 (median evaluations, "
+        "products with the Jacobian included; of F alone for scipy, which differences).",
+        *table(("solver", *systems), rows),
     )
 
 
