@@ -142,6 +142,19 @@ def test_a_model_without_an_equilibrium_or_a_certificate_says_so(tmp_path: Path)
     assert [way["solver"] for way in shown["ways"]] == ["dopri5", "rk4", "euler"]
 
 
+def test_a_stack_has_no_path_and_shows_what_is_proved_without_noise(tmp_path: Path) -> None:
+    flags = ["--kernel", 0, "--features", 8, "--limit", 200, "--epochs", 1]
+    done("train", "--model", "sll", "--out", tmp_path, *flags, "--cpu")
+    done("show", tmp_path, "--images", 1, "--n", 16, "--cpu")
+    done("certify", tmp_path, "--method", "lipschitz", "--limit", 1, "--cpu")
+    data = embedded((tmp_path / "page.html").read_text())
+    assert "no one path" in data["told"]["paths"] and data["pictures"][0]["ways"] == []
+    proved, *_ = data["pictures"][0]["certificates"]
+    (right,) = (tmp_path / "certify-lipschitz" / "certificates.jsonl").read_text().splitlines()
+    assert proved["radius"] == pytest.approx(json.loads(right)["radius"], rel=1e-9)
+    assert proved["alpha"] is None and proved["votes"] is None
+
+
 class Half(torch.nn.Module):
     """Two classes, each as probable under noise about an image of pixels 1/2."""
 
@@ -170,14 +183,6 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run: Path, tmp_path: Path) ->
     later = replace(stored, meta={**stored.meta, "about": {**about, "spec": spec}})
     save_checkpoint(tmp_path / "later" / CHECKPOINT, later)
     assert "does not know" in refused("show", tmp_path / "later")
-
-
-def test_the_wheel_carries_the_page() -> None:
-    root = Path(__file__).parents[1]
-    (line,) = re.findall(r"^homotopy_deq = (\[.*\])$", (root / "pyproject.toml").read_text(), re.M)
-    patterns = [pattern for pattern in json.loads(line) if pattern.startswith("page/")]
-    found = {path.name for each in patterns for path in (root / "homotopy_deq").glob(each)}
-    assert found == {"page.html", "page.css", "page.js"}
 
 
 def dom(file: Path, tail: str, folder: Path) -> str:

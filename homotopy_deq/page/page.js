@@ -153,7 +153,7 @@
     const far = 1.6 * Math.hypot(start[0] - goal[0], start[1] - goal[1]);  // a wild state must not hide the others
     const near = picture.ways.flatMap((way) => way.points).filter((p) => Math.hypot(p[0] - goal[0], p[1] - goal[1]) <= far);
     near.push(start, goal);
-    const best = root ? `an equilibrium of class ${named(root.prediction)}, residual ${small(root.residual)}` : "no equilibrium";
+    const best = root ? `an equilibrium of class ${named(root.prediction)}, residual ${small(root.residual)}` : "no equilibrium found";
     const at = frame(box, `States of ${count(ways.length, "solver")} in the plane of two principal components; ${best}.`,
       span(near.map((p) => p[0])), span(near.map((p) => p[1])), ["first principal component", "second"]);
     if (picture.branch && !state.hidden.has("the branch")) line(at, picture.branch.points, { class: "track" });
@@ -168,7 +168,7 @@
     const wild = ways.filter((way) => way.points.some((p) => Math.hypot(p[0] - goal[0], p[1] - goal[1]) > far));
     const out = wild.length ? ` Out of the picture for a while: ${wild.map((way) => way.solver).join(", ")}.` : "";
     put(at.figure, "figcaption", { class: "caption" }, `Ring: the start. ${root ? `Star: the equilibrium, residual ${small(root.residual)}.`
-      : "No solver found an equilibrium."}${picture.branch ? " Grey dashes: the branch." : ""}${out}`);
+      : page.told.residuals ? "" : "No solver found an equilibrium."}${picture.branch ? " Grey dashes: the branch." : ""}${out}`);
     details(box, `States in the plane, image ${state.at + 1}`, ["solver", "evaluations", "first", "second"],
       ways.flatMap((way) => way.points.map((p, k) => ({ cells: [way.solver, way.evals[k], small(p[0]), small(p[1])] }))));
   }
@@ -231,7 +231,7 @@
 
   function votes(picture) {
     const box = body("votes"), polls = picture.certificates.filter((each) => each.votes).map((each) => each.votes);
-    if (!polls.length) return told(box, page.told.certificates || "No noisy copies voted.");
+    if (!polls.length) return told(box, "No noisy copies voted, as nothing would follow from it: see Certificate.");
     if (page.told.noise) told(box, page.told.noise);
     for (const poll of polls) {
       const most = Math.max(...poll.counts, poll.undecided, 1);

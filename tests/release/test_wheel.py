@@ -76,6 +76,7 @@ def test_the_wheel_holds_both_packages_their_types_and_nothing_else(wheel: Path)
     }
     assert {name for name in names if name.endswith(".py")} == sources
     assert {"homotopy_deq/py.typed", "solvers/py.typed"} <= set(names)
+    assert {f"homotopy_deq/page/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     assert sum(name.endswith(("/LICENSE", "/CITATION.cff")) for name in names) == 2
 
 

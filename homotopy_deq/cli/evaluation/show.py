@@ -46,6 +46,7 @@ def command(chosen: Show) -> None:
     settings, model = trained.settings, trained.model
     check_weights(model)
     device = processes_of(chosen.machine.cpu).device
+    model.to(device)
     rests, own, told = model.layer.rest_point, settings.forward.solver, dict[str, str]()
     names = chosen.solvers.names or [*(EQUILIBRIUM if rests else FLOW)]
     names = names if chosen.solvers.names or own in names else [own, *names]
@@ -54,7 +55,7 @@ def command(chosen: Show) -> None:
         told["paths"] = told["residuals"] = "A stack of layers has no one path to draw."
     elif not rests:
         told["residuals"] = told["branch"] = "The flow of this model has no equilibrium."
-    passes = {name: pass_of(settings, name).put(model).to(device) for name in names}
+    passes = {name: pass_of(settings, name).put(model) for name in names}
     data = images_of(settings, chosen.place.root)
     order = stratified_order(data.test_labels, settings.training.seed)[: chosen.images].tolist()
     certifying = _certifying(trained, chosen, data, told)
