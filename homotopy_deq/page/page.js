@@ -202,7 +202,7 @@
     if (page.told.paths) return told(box, page.told.paths);
     table(box, `Image ${state.at + 1}, whose class is ${named(picture.label)}`,
       ["solver", "class", "evals", "residual", "ended"], picture.ways.map((way) => ({ cells: [
-        way.solver, { text: `${named(way.prediction)} (${share(way.probability, 0)})`, class: way.prediction === picture.label ? "good" : "bad" },
+        way.solver, { text: `${named(way.prediction)} (${share(way.probability, 0)})`, class: `name ${way.prediction === picture.label ? "good" : "bad"}` },
         way.evaluations.toLocaleString("en"), small(way.residual),
         { text: ending(way), class: way.succeeded ? "good" : "bad" }] })));
   }
