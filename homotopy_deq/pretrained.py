@@ -163,7 +163,7 @@ def load(source: Path | str, kind: type[ImageModel], revision: str | None = None
     if found[CONFIG].exists():
         try:
             copy = parse(found[CONFIG].read_bytes())
-        except ValueError:
+        except (ValueError, OSError):
             copy = None
         if not isinstance(copy, dict):
             raise checkpoint.fault(f"{CONFIG}, a copy of its header, is no JSON object; remove it")

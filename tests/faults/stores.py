@@ -203,11 +203,11 @@ def idx(folder: Path) -> None:
 
 def stores(template: Path) -> dict[str, Store]:
     """Return all of them, by name; what takes a training is copied from a folder made here."""
-    if not template.exists():
-        done("train", "--out", template, *RUN)
 
     def copy(*names: str) -> Callable[[Path], None]:
         def make(folder: Path) -> None:
+            if not template.exists():
+                done("train", "--out", template, *RUN)
             for name in names:
                 shutil.copy(template / name, folder / name)
 

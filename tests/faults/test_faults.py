@@ -66,6 +66,21 @@ def test_a_fault_that_is_believed_is_told(work: Path) -> None:
     assert Fault("", "", "", "broken: believed").broken
 
 
+def test_a_part_of_a_study_is_not_taken_for_another(work: Path, tmp_path: Path) -> None:
+    store = stores(work / "template")["study"]
+    store.make(tmp_path)
+    (tmp_path / "parts" / "to 3.json").write_bytes((tmp_path / "parts" / "to 5.json").read_bytes())
+    assert reading(store, tmp_path, [], True) == "refused in one line"
+
+
+def test_a_folder_in_the_place_of_a_models_settings_is_told(work: Path, tmp_path: Path) -> None:
+    store = stores(work / "template")["saved model"]
+    store.make(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    assert reading(store, tmp_path, [], True) == "refused in one line"
+
+
 @pytest.mark.parametrize(
     ("name", "size", "told"),
     [

@@ -92,7 +92,8 @@ def carry_out(
         if overwrite:
             for file in (folder / "parts").glob("*.json"):
                 file.unlink()
-        done = {name: _read(file, identity) for name, file in kept.items() if file.exists()}
+        of = {name: {**identity, "part": name} for name in parts}
+        done = {name: _read(file, of[name]) for name, file in kept.items() if file.exists()}
         for name, part in parts.items():
             if name not in done:
                 with bar(name.replace("_", " "), part.steps) as advance:
@@ -100,7 +101,7 @@ def carry_out(
                     result = part.measure(advance)
                 took = round(time.perf_counter() - since, 1)
                 done[name] = {"seconds": took, "result": result}
-                body = json.loads(json.dumps({**identity, **done[name]}))  # as it will be read
+                body = json.loads(json.dumps(of[name] | done[name]))  # as it will be read
                 _write(kept[name], body | {"sha256": digest(body)})
         found = {name: done[name]["result"] for name in parts}
         claims = [asdict(claim) for claim in study.claims(found)]
@@ -120,10 +121,11 @@ def _read(file: Path, identity: Mapping[str, Any]) -> Result:
             raise ValueError("its checksum does not fit")
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} was altered ({error}): delete it, and it is done anew.") from None
+    held.setdefault("part", file.stem)
     if {name: held.get(name) for name in identity} != identity:
         raise FileExistsError(
-            f"{file} was made with other settings or another torch: choose another folder, or "
-            "discard what it holds (overwrite=True)."
+            f"{file} is of other settings, another part or another torch: choose another folder, "
+            "or discard what it holds (overwrite=True)."
         )
     return held
 
