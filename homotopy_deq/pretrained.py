@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 from . import __version__
 from .card import card
 from .described import described, made
-from .sealed import parse
+from .sealed import misfit, parse
 
 if TYPE_CHECKING:
     from .layers import Layer
@@ -180,7 +180,6 @@ def _rebuilt(checkpoint: Checkpoint, kind: type[ImageModel]) -> ImageModel:
     from .entry import check_choice
     from .layers import OnFailure
     from .models import ImageModel
-    from .training.header import misfit
 
     path_of = {"solver": dict, "gradient": dict, "t1": float, "on_failure": str}
     header = {"model": {"name": str, "config": dict}, "path": path_of}

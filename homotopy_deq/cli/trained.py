@@ -9,10 +9,11 @@ from pathlib import Path
 from .. import __version__
 from ..create import create_model
 from ..models import ImageModel
+from ..sealed import misfit
 from ..settings import Settings
 from ..settings.tree import NAMES
 from ..training import CHECKPOINT, Checkpoint, load_checkpoint
-from ..training.header import check_header, misfit, nonfinite
+from ..training.header import check_header, nonfinite
 from .resolve import CONSISTENCY_SAMPLES, SIZES, put
 
 
