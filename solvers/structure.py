@@ -42,10 +42,14 @@ class Threshold(Protocol):
     Attributes:
         active: which entries of the state may differ from those of the last evaluation, bool, of a
             shape that broadcasts to the state's; None where that is not known.
+        since: the state of that evaluation, where `active` is known.
     """
 
     @property
     def active(self) -> Tensor | None: ...
+
+    @property
+    def since(self) -> Tensor | None: ...
 
     def far(self, change: Tensor, ratio: float = 1.0) -> Tensor:
         """Return which entries of a change (B, ...) are above `ratio` times the threshold, bool."""

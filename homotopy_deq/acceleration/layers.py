@@ -74,9 +74,9 @@ class Tape:
         within: the threshold of the layers that are not free; None propagates every change.
         free: the layers that propagate every change: they are fed by the state, whose changes the
             solver has thresholded, or by what no step changes.
-        same: the layers whose input is the state itself.
         copies: whether the cell writes into what its layers are given or return.
         batch: samples of the evaluation.
+        state: what the cell is evaluated at; None where no layer need be told that it is given it.
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class Tape:
         batch: int,
         within: Threshold | None = None,
         free: frozenset[str] = frozenset(),
-        same: frozenset[str] = frozenset(),
         copies: bool = False,
+        state: Tensor | None = None,
     ) -> None:
         self.last = last
         self.batch = batch
         self.within = within
         self.free = free
-        self.same = same
         self.copies = copies
+        self.state = state
         self.kept: dict[str, Memory] = {}
         self.inputs: dict[str, Tensor] = {}
         self.work: dict[str, int] = {}
@@ -123,7 +123,7 @@ class Tape:
             memory, work = started(product, given)
         else:
             within = None if name in self.free else self.within
-            active = self.within.active if self.within and name in self.same else None
+            active = self._active(x, last)
             memory, work = moved(product, last, given, within, ratio, active)
         self.kept[name], self.work[name] = memory, work
         if self.copies:
@@ -131,9 +131,26 @@ class Tape:
         self.versions += [(t, t._version) for t in (memory.reference, memory.product)]
         return memory.product
 
+    def _active(self, x: Tensor, last: Memory) -> Tensor | None:
+        """Return which entries of a layer's input may have changed, where that is known.
+
+        It is where the layer is given the state itself, now and when it was last called: a cell
+        may go another way by the state's values, past a layer or to it through others.
+        """
+        at, since = self.state, None if self.within is None else self.within.since
+        if self.within is None or at is None or since is None:
+            return None
+        return self.within.active if _same(x, at) and _same(last.reference, since) else None
+
     def spoilt(self) -> bool:
         """Say whether the cell has written into what a layer keeps."""
         return any(tensor._version != version for tensor, version in self.versions)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Say whether two tensors are one, or views of the same memory that are laid out alike."""
+    at = a.data_ptr() == b.data_ptr()
+    return a is b or (at and a.shape == b.shape and a.stride() == b.stride())
 
 
 @dataclass

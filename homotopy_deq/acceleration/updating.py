@@ -26,7 +26,6 @@ class Plan:
         work: multiply-adds of each layer a sample.
         hoisted: the layers whose input no step changes.
         free: those, and the ones that are fed by the state: all changes pass.
-        same: of these, the ones whose input is the state itself, as it is given.
         inputs: the shape of what each layer is given of a sample.
         copies: whether the cell writes into what its layers are given or return.
     """
@@ -34,7 +33,6 @@ class Plan:
     work: dict[str, int]
     hoisted: frozenset[str]
     free: frozenset[str]
-    same: frozenset[str]
     inputs: dict[str, torch.Size]
     copies: bool
 
@@ -102,7 +100,7 @@ class Updating(Wrapped):
         parts = () if last is None else last.parts
         pairs = zip(names, parts[::2], parts[1::2], strict=False)  # none at first
         kept = {name: Memory(reference, product) for name, reference, product in pairs}
-        tape = Tape(kept, len(z), within, plan.free, plan.same, plan.copies)
+        tape = Tape(kept, len(z), within, plan.free, plan.copies, z)
         given = tuple(x.clone() if plan.copies else x for x in (z, *condition))
         before = [x._version for x in given]
         image = self._run(tape, *given)
@@ -181,8 +179,6 @@ class Updating(Wrapped):
         fed = {
             n for n, x in tape.inputs.items() if x.data_ptr() == where and x.numel() == z[0].numel()
         }
-        laid = state.shape, state.stride()
-        same = {n for n, x in tape.inputs.items() if n in fed and (x.shape, x.stride()) == laid}
         if fixed >= set(tape.kept):
             raise ValueError(
                 f"no step changes the input of {', '.join(map(repr, tape.kept))}, and no other "
@@ -190,8 +186,7 @@ class Updating(Wrapped):
             )
         wrote = tape.spoilt() or before != [x._version for x in (state, *given)]
         shapes = {name: x.shape[1:] for name, x in tape.inputs.items()}
-        alike = frozenset() if wrote else frozenset(same)
-        return Plan(tape.work, fixed, fixed | fed, alike, shapes, wrote)
+        return Plan(tape.work, fixed, fixed | fed, shapes, wrote)
 
     def _run(self, tape: Tape, z: Tensor, *condition: Tensor) -> Tensor:
         with self._alone:  # two threads may solve one problem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from solvers import (
     MIDPOINT,
     ODE,
     RK4,
-    SHINE,
     TSIT5,
     Adjoint,
     Anderson,
@@ -30,7 +29,6 @@ from solvers import (
     Implicit,
     NewtonKrylov,
     PeacemanRachford,
-    Phantom,
     Picard,
     PseudoTransient,
     Reversible,
@@ -61,6 +59,7 @@ from ..certification import (
 from ..models import ImageModel
 from ..settings import ForwardPass
 from ..settings.declare import pick
+from .gradients import ALONG_FLOW, AT_ROOT, gradient_by
 
 SPLITTINGS: Mapping[str, type[Solver[Equilibrium, Any]]] = {
     "forward-backward": ForwardBackward,
@@ -98,25 +97,6 @@ steps of each sample's own; equal steps, and all under `adjoint`, are those of t
 
 METHODS = tuple(dict.fromkeys((*TABLEAUS, *TORCHDIFFEQ)))
 """Methods that integrate a flow to its horizon."""
-
-AT_ROOT: Mapping[str, Callable[[], Any]] = {
-    "implicit": Implicit,
-    "phantom": Phantom,
-    "jfb": Phantom,
-    "unroll": Unroll,
-    "reversible": Reversible,
-    "shine": SHINE,
-}
-ALONG_FLOW: Mapping[str, Callable[[], Any]] = {
-    "unroll": Unroll,
-    "adjoint": Adjoint,
-    "reversible": Reversible,
-}
-GRADIENTS = {**AT_ROOT, **ALONG_FLOW}
-"""Gradients of what a pass finds at a root, and at the end of a flow."""
-
-COUNTED = {"phantom": "steps", "unroll": "checkpoint"}
-"""Gradients that may be given a number, as in "phantom:5", and what it is."""
 
 REVERSIBLE_DAMPING = 0.5
 """Of Picard's steps that are taken back: one of damping 1 keeps nothing of where it came from."""
@@ -169,20 +149,6 @@ def start_by(text: str) -> Start:
 
 def _untimed(text: str) -> Start:
     raise ValueError("only along takes a time, as in along:0.8.")
-
-
-def gradient_by(text: str) -> Any:
-    """Return a gradient rule by its name, "phantom" and "unroll" with a number: "unroll:8"."""
-    name, colon, number = text.partition(":")
-    kind: Callable[..., Any] = GRADIENTS[pick("gradient", name, GRADIENTS)]
-    if not colon:
-        return kind()
-    if name not in COUNTED or not number.isdecimal():
-        raise ValueError(
-            f"--gradient {text}: a number is of phantom (phantom:5, its steps) and of unroll "
-            "(unroll:8, steps that are taken again at a time)."
-        )
-    return kind(**{COUNTED[name]: int(number)})
 
 
 def policy_by(name: str, start: str | None = None, **fields: int | None) -> Policy:

@@ -94,6 +94,9 @@ def fp_correction(
         raise ValueError(f"weight_func must be one of {', '.join(WEIGHTS)}; got {weight_func!r}.")
     listed = [each if isinstance(each, list | tuple) else [each] for each in args]
     count = max(map(len, listed))
+    if any(len(each) not in (1, count) for each in listed):
+        got = ", ".join(str(len(each)) for each in listed)
+        raise ValueError(f"lists of args need one length, that of the states; got {got}.")
     losses = [crit(*(each[k % len(each)] for each in listed)) for k in range(count)]
     weights = [WEIGHTS[weight_func](count, k, **kwargs) for k in range(count)]
     total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()

@@ -42,6 +42,12 @@ class Normed(nn.Module):
         super().__init__()
         self.dim, self.spectral, self.target, self.clip = dim, spectral, target, clip
         rows = self._rows(weight.detach())
+        if not bool((rows.amax() if spectral else rows.amin()) > 0):
+            what = "is 0" if spectral else "has a row of zeros"
+            raise ValueError(
+                f"A weight {tuple(weight.shape)} {what}, which no factor scales to a norm: start "
+                "it at other values, or leave its module out by filter_out."
+            )
         first = torch.full_like(rows, target) if spectral else rows
         self.scale = nn.Parameter(first) if learn else None
 
@@ -98,7 +104,7 @@ def apply_norm(
         dims: of their rows, one each or one for all; 0 by default.
 
     Raises:
-        ValueError: the norm is none of these, or a weight is parametrized already.
+        ValueError: the norm is none of these, or a weight is parametrized already, or 0.
     """
     held = {} if args is None else args if isinstance(args, dict) else vars(args)
     norm_type = held.get("norm_type", norm_type)

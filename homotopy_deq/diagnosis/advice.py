@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from solvers import Robust
+
 from .tried import OWN, Tried
 
 if TYPE_CHECKING:
@@ -135,7 +137,8 @@ def _damping(found: Diagnosis) -> str:
     without = contracting(1.0)[0]
     if share <= without:
         return ""
-    steps = math.log(found.rtol) / math.log(-rate) if 0 < -rate < 1 else math.inf
+    digits = min(math.log(found.rtol), 0.0)
+    steps = digits / math.log(-rate) if 0 < -rate < 1 else math.inf
     return (
         f"Picard(damping={best:g}) contracts near the answers of {share:.0%} of the samples "
         f"({without:.0%} without), by {-rate:.2f} a step: about {steps:.0f} evaluations to "
@@ -155,6 +158,8 @@ def _solver(found: Diagnosis) -> str:
             f"{_written(best)} solves {best.solved:.0%} of the samples in {best.cost:.0f} "
             f"evaluations; {told}."
         )
+    if isinstance(own.solver, Robust):
+        return ""  # nothing here does more
     return (
         f"none of these solves more than {own.solved:.0%} of the samples. Robust() follows paths "
         "and solves nearly all there is to solve, at 10 to 100 times the evaluations."
@@ -213,4 +218,6 @@ def _high(found: Diagnosis) -> float:
 def _written(tried: Tried) -> str:
     """Write a solver with the settings that matter."""
     solver = tried.solver
-    return f"{type(solver).__name__}(rtol={solver.rtol:g}, max_steps={solver.max_steps})"
+    atol = f"atol={solver.atol:g}, " * (solver.atol > 0)
+    named = type(solver).__name__
+    return f"{named}(rtol={solver.rtol:g}, {atol}max_steps={solver.max_steps})"

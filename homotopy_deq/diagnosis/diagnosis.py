@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from solvers import Anderson, Equilibrium, Solution, Solver
 from solvers.driver import answered_by, check_kind
-from solvers.norms import finite
+from solvers.norms import TINY, finite, norm
 from solvers.packing import pack
 
 from ..layer import Layer
@@ -36,7 +36,7 @@ class Diagnosis:
     Arguments:
         samples: how many.
         entries: of a sample's state.
-        rtol: relative residual that was solved to.
+        rtol: relative residual that was solved to; with atol, that of the median sample.
         conduct: how the map behaves.
         tried: how each solver fared, by its name; "its own" is the layer's.
         spectrum: of the Jacobian at the best answer of each sample.
@@ -147,6 +147,8 @@ def diagnose_equation(
     tried = standard(own) if solvers is None else {OWN: own, **solvers}
     with torch.no_grad():
         seen, z, _ = pack(replace(problem, rowwise=False), z0)
+        if len(z) == 0:
+            raise ValueError("a diagnosis needs a sample at least; got a batch of 0.")
         samples, entries = len(z0) if isinstance(z0, Tensor) else len(z), z[0].numel()
         conduct = watch(seen, z, problem.coupled)
         if conduct.rowwise is False:  # then the batch is what has an answer
@@ -154,7 +156,9 @@ def diagnose_equation(
         problem, z, _ = pack(problem, z0)
         fared, value, solved = _all(problem, z, tried)
         at = spectrum(problem, value, generator)
-    return Diagnosis(samples, entries, own.rtol, conduct, fared, at, solved)
+    size = norm(value.flatten(1)).double().clamp_min(TINY)
+    rtol = (own.rtol + own.atol / size).nanmedian().item()  # what both parts ask of a sample
+    return Diagnosis(samples, entries, rtol, conduct, fared, at, solved)
 
 
 def _all(
@@ -189,12 +193,18 @@ def layer_of(layer: Layer | ImageModel) -> Layer:
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Put buffers (as the statistics of BatchNorm) and the random numbers back at the end."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    kept = [
+        (each, name, buffer, buffer.clone())
+        for each in module.modules()
+        for name, buffer in each._buffers.items()
+        if buffer is not None
+    ]
     devices = {each.device for each in module.parameters() if each.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
         with torch.no_grad():
-            for buffer, before in kept:
+            for each, name, buffer, before in kept:
                 buffer.copy_(before)
+                each._buffers[name] = buffer  # a cell may have put another in its place

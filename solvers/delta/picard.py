@@ -194,7 +194,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             z = torch.where(expand(held, z), state.z, z)
         last = None if count % self.refresh == 0 else state.cached
         if state.sent is state.z:  # what the map was told of: it need not look for what moves
-            within = replace(within, active=moving)
+            within = replace(within, active=moving, since=state.sent)
         fz, cached, sent = evaluate(problem, z, last, state.sent, within, ends, held, state.fz)
         gap = fz - z
         new = replace(

@@ -139,11 +139,13 @@ class Limit:
 
     Arguments:
         active: which entries of the state may have moved, as `solvers.structure.Threshold` has it.
+        since: the state they moved from.
     """
 
     tau: float | Tensor
     together: Together
     active: Tensor | None = None
+    since: Tensor | None = None
 
     def far(self, change: Tensor, ratio: float = 1.0) -> Tensor:
         """Return which entries of a change (B, ...) are above `ratio` tau, or in such a group.

@@ -14,6 +14,7 @@ from homotopy_deq import ImplicitLayer, Picard
 from homotopy_deq.acceleration import Anchored, Auto, Half, account, delta, tune
 from homotopy_deq.acceleration.cost import ALWAYS, Costs
 from solvers import DeltaAnderson, DeltaPicard, Equilibrium, Solver, Status, solve
+from solvers.delta.together import Blocks, Limit
 
 T = 5
 """Tokens of a sample."""
@@ -165,3 +166,48 @@ def test_data_without_a_sample_tune_nothing() -> None:
     nothing = torch.randn(0, 32).double()
     with pytest.raises(ValueError, match="a sample"):
         tune(ImplicitLayer(Linear()), [(nothing, nothing)], 1e-3)
+
+
+class Gated(nn.Module):
+    """A z + x, and B z with it where z is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)
+        self.double()
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = self.a(z) + x
+        return out + self.b(z) if z.max().item() < 2 else out
+
+
+class Scaled(Gated):
+    """A z + B z + x of a z that is brought down to norm 2 where it is longer."""
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        size = z.norm(dim=1, keepdim=True)
+        if size.max().item() > 2:
+            z = z * (2 / size)
+        out: Tensor = self.a(z) + self.b(z) + x
+        return out
+
+
+@pytest.mark.parametrize("kind", [Gated, Scaled])
+def test_a_layer_that_was_passed_by_or_given_another_state_gets_all_that_has_changed(
+    kind: type[Gated],
+) -> None:
+    cell, x = kind(), torch.randn(1, 16, dtype=torch.float64)
+    layer = delta(ImplicitLayer(cell), solver=DeltaPicard(), products=Auto(costs=sparse))
+    updated = layer.equation((x,)).map.updated  # type: ignore[attr-defined]
+    begin = torch.full_like(x, 0.1)
+    away, back, last = begin.clone(), begin.clone(), None
+    away[0, :2] = torch.tensor([3.0, 0.9])
+    back[0, 1] = 0.9
+    moving, since = None, None
+    with torch.no_grad():
+        for z in (begin, away, back):
+            if since is not None:
+                moving = (z != since).any(0)
+            last = updated(last, Limit(0.1, Blocks(), moving, since), z, x)
+            assert torch.allclose(last.image, cell(z, x), rtol=1e-13, atol=1e-13)
+            since = z

@@ -230,6 +230,13 @@ def test_corrections_weigh_states_as_torchdeq_does(weights: str) -> None:
     assert len(fp_correction(*args, weights, True, gamma=0.5)[1]) == 4
 
 
+def test_corrections_of_lists_that_are_not_of_one_length_are_refused() -> None:
+    x, y = [torch.zeros(2)] * 3, torch.zeros(2)
+    assert fp_correction(nn.functional.mse_loss, (x, [y])) == 0
+    with pytest.raises(ValueError, match="one length, that of the states; got 3, 2"):
+        fp_correction(nn.functional.mse_loss, (x, [y, y]))
+
+
 def test_a_parser_has_torchdeqs_options_and_their_defaults() -> None:
     theirs = pytest.importorskip("torchdeq.utils").add_deq_args
     parsers = ArgumentParser(), ArgumentParser()

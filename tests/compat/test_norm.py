@@ -104,3 +104,11 @@ def test_parameters_of_any_module_are_normed_by_their_names() -> None:
     assert torch.allclose(graph.omega.norm(dim=0), torch.ones(3))
     remove_norm(graph)
     assert isinstance(graph.w, nn.Parameter)
+
+
+@pytest.mark.parametrize("norm_type", ["weight_norm", "spectral_norm"])
+def test_a_weight_of_zeros_is_refused_as_no_factor_gives_it_a_norm(norm_type: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 3))
+    nn.init.zeros_(net[0].weight)
+    with pytest.raises(ValueError, match="of zeros|is 0"):
+        apply_norm(net, norm_type)

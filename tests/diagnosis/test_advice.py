@@ -131,6 +131,16 @@ def test_a_solve_that_stops_early_where_the_map_contracts_needs_a_nearer_start()
     assert "more steps than 2" in found.advice[-1].said
 
 
+def test_an_absolute_tolerance_is_told_as_what_it_asks_of_the_median_sample() -> None:
+    x = torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    own = Picard(rtol=0.0, atol=1e-3)
+    found = diagnose_equation(Equilibrium(lambda z, x: x - 1.5 * z, (x,)), torch.zeros_like(x), own)
+    assert found.rtol == pytest.approx((1e-3 / (x / 2.5).norm(dim=1)).median().item(), rel=1e-2)
+    said = {each.remedy: each.said for each in found.advice}
+    assert "contracts near the answers of 100%" in said[Remedy.DAMPING]
+    assert "atol=0.001" in said[Remedy.SOLVER]
+
+
 def test_growth_of_a_power_is_the_mean_of_its_second_half() -> None:
     turn = torch.tensor([[0.0, -4.0], [1.0, 0.0]], dtype=torch.float64)  # eigenvalues +-2i
     rate = growth(lambda v: v @ turn.T, torch.randn(8, 2, dtype=torch.float64), steps=40)

@@ -110,6 +110,38 @@ def test_looking_changes_no_statistics_and_draws_no_random_number() -> None:
     assert layer.training and all(p.grad is None for p in layer.parameters())
 
 
+def test_a_buffer_that_the_cell_replaces_is_put_back() -> None:
+    class Cell(DenseCell):
+        def __init__(self) -> None:
+            super().__init__(5, 8)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, z: Tensor, *condition: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            return super().forward(z, *condition)
+
+    layer = ImplicitLayer(Cell())
+    calls = layer.cell.calls
+    diagnose(layer, X.float())
+    assert layer.cell.calls is calls and calls == 0
+
+
+def test_a_random_map_is_seen_in_half_precision_too() -> None:
+    torch.manual_seed(0)
+    x, w = X.float(), 0.3 * torch.eye(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = diagnose_equation(
+            Equilibrium(lambda z, x: nn.functional.dropout(z @ w, 0.1) + x, (x,)),
+            torch.zeros_like(x),
+        )
+    assert found.conduct.precision is torch.bfloat16 and not found.conduct.deterministic
+
+
+def test_a_batch_of_nothing_is_refused_in_a_line() -> None:
+    with pytest.raises(ValueError, match="needs a sample at least; got a batch of 0"):
+        diagnose(ImplicitLayer(DenseCell(5, 8)), X[:0].float())
+
+
 def test_a_batch_norm_in_training_keeps_the_statistics_that_it_had() -> None:
     class Cell(nn.Module):
         def __init__(self) -> None:

@@ -16,7 +16,7 @@ from ...settings.declare import values
 from ...settings.tree import NAMES
 from ...training import Checkpoint, load_checkpoint
 from ...training.header import check_header
-from .. import names, options
+from .. import gradients, names, options
 from ..command import OF_RECIPES
 from ..report import console
 from ..resolve import resolve
@@ -45,7 +45,7 @@ def command(chosen: options.Info) -> None:
     valid.add_row("data sets", ", ".join(DATASETS))
     valid.add_row("solvers of equilibria", ", ".join(names.SOLVERS))
     valid.add_row("methods for flows", ", ".join(names.METHODS))
-    valid.add_row("gradients", ", ".join(names.GRADIENTS))
+    valid.add_row("gradients", ", ".join(gradients.GRADIENTS))
     valid.add_row("policies of certify", ", ".join(names.POLICIES))
     valid.add_row("warm starts of certify", ", ".join(names.STARTS))
     console.print(valid)
