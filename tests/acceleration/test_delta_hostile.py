@@ -202,7 +202,7 @@ def test_a_layer_that_was_passed_by_or_given_another_state_gets_all_that_has_cha
     begin = torch.full_like(x, 0.1)
     away, back, last = begin.clone(), begin.clone(), None
     away[0, :2] = torch.tensor([3.0, 0.9])
-    back[0, 1] = 0.9
+    back[0, 1] = away[0, 1]
     moving, since = None, None
     with torch.no_grad():
         for z in (begin, away, back):
