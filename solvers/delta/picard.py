@@ -181,8 +181,10 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
         residual, tolerance = state.residual.detach(), self.tolerance(state)
         met = residual <= tolerance
         left = residual / tolerance
-        # Nobody waits for one that is not going to arrive within max_steps at the speed so far.
+        # Nobody waits for one that is not going to arrive within max_steps at the speed so far,
+        # nor longer than a tenth of them: who waits may be slow, too.
         late = (residual > tolerance ** (count / self.max_steps)).any()
+        late = late | (10 * count > self.max_steps)
         within = self.limit(change.detach(), torch.where(late, left.clamp(max=2.0), left))
         rest = None if self.tau is None else peak(change.detach()) <= self.tau
         ends = self._ending(state, met if rest is None else met | rest, count)

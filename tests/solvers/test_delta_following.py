@@ -229,6 +229,14 @@ def test_mate_that_runs_away_holds_up_no_sample_whose_entries_move_with_its(
     assert found.converged.tolist() == [True, False, True, True]
 
 
+def test_slow_sample_waits_a_tenth_of_the_steps_at_most_for_one_that_is_far_off() -> None:
+    rates = torch.tensor([0.98, 0.9643], dtype=torch.float64)[:, None]  # 281 and 280 steps alone
+    start = 1 - torch.block_diag(*torch.tensor([[0.02] * 4, [1.0] * 4], dtype=torch.float64))
+    problem = Equilibrium(lambda z: rates * z + (1 - rates))
+    solver = DeltaPicard(rtol=1e-6, max_steps=320, together=Blocks())
+    assert solve(problem, solver, start).converged.all()
+
+
 def test_autocast_and_a_closure_are_evaluated_densely() -> None:
     map, problem, _ = followed()
     start = torch.zeros(6, 24)
