@@ -111,6 +111,8 @@ def uncovered(fz: Tensor) -> str | None:
     if fz.dtype == torch.float64:
         return None
     way = "Evaluate in float64 (model.double())"
+    if torch.is_autocast_enabled(fz.device.type):  # which may leave fz itself in float32
+        return f"under autocast products are of half precision. {way}, or without it."
     if torch.get_float32_matmul_precision() != "highest":
         return (
             "torch.get_float32_matmul_precision() is not 'highest', so products round their "

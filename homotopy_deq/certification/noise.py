@@ -132,8 +132,10 @@ class Noise:
         key = np.random.SeedSequence([self.seed, image, int(phase)])
         # A twister has 2^32 seeds: an odd number times the block leads to no seed twice.
         seed = (int(key.generate_state(1)[0]) + block * GOLDEN) % 2**32
-        generator = torch.Generator().manual_seed(seed)
-        drawn: np.ndarray = torch.randn(BLOCK, *shape, generator=generator).numpy()
+        generator = torch.Generator("cpu").manual_seed(seed)
+        # Whatever the defaults of the process are, which would draw other numbers.
+        single = torch.randn(BLOCK, *shape, generator=generator, dtype=torch.float32, device="cpu")
+        drawn: np.ndarray = single.numpy()
         drawn *= np.float32(self.sigma)
         return drawn
 

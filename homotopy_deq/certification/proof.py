@@ -121,6 +121,9 @@ class VerifiedSession(LayerSession):
         super().__init__(model, image, start)
         self.proof = proof
         self.tried = self.free = 0
+        (given, *_) = self.clean.condition
+        if uncovered(given) is not None:  # W z* has been computed so, and is kept
+            self.starter = self.starter._replace(free=None)
 
     def propose(self, images: Tensor) -> np.ndarray:
         """Vote to select a class, and see how many votes need no evaluation."""
@@ -144,7 +147,8 @@ class VerifiedSession(LayerSession):
         """
         x, condition = self.condition(images)
         problem = self.model.layer.equation(condition)
-        if self.starter.free is None or 2 * self.free < max(self.tried, 1):
+        judged = 0 < self.tried <= 2 * self.free and uncovered(x) is None
+        if self.starter.free is None or not judged:
             z, decided, evals = self._prove(problem, x, target, solver)
             return self.cast(self.proof.logits(z), decided, evals)
         known = self.starter.free(problem)

@@ -119,9 +119,10 @@ def _terms(weights: Parametrised, form: Form) -> int:
 
 
 def norms(t: Tensor) -> Tensor:
-    """Return the 2-norm of each row of a batch, (B,)."""
-    size: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1)
-    return size
+    """Return the 2-norm of each row of a batch, (B,), rounded up."""
+    rows = t.flatten(1)
+    size: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return size * (1 + (rows.shape[1] + 4) * UNIT)
 
 
 def _equilibrium(network: EquilibriumNetwork) -> Enclosed:
@@ -218,15 +219,21 @@ class _Reach:
         m = form.moduli()[0] - slack
         self.push, self.widest = form.w, 1.0
         self.seen = norm_bound(form.v) / m if m > 0 else math.inf
-        # Less what P and its factor round; the products with its inverse round by its condition.
+        w, v = (torch.linalg.matrix_norm(t) for t in (form.w, form.v))
+        size = w
+        # Less what P and its factor round.
         factor, info = torch.linalg.cholesky_ex(2 * eye - form.w - form.w.mH - 4 * slack * eye)
         if m > 0 and not bool(info.any()):
             inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-            sizes = [float(torch.linalg.matrix_norm(t).amax()) for t in (inverse, factor)]
-            self.push, self.widest = inverse @ form.w, norm_bound(inverse)
-            self.seen = 2 * norm_bound(form.v @ inverse.mH)
-            self.seen *= (1 + SLACK * n * UNIT * math.prod(sizes)) ** 2
-        self.size = float(torch.linalg.matrix_norm(self.push).amax())
+            # |X - C^-1| <= n u |C^-1| |C| |X| as computed (Higham 2002, 14.2), which is no share of
+            # products with X: what they see of it may be far less than all of X.
+            long = torch.linalg.matrix_norm(inverse)
+            off = long * (1 + long * torch.linalg.matrix_norm(factor))
+            lost = SLACK * n * UNIT * off
+            self.push, size = inverse @ form.w, off * w
+            self.widest = norm_bound(inverse) + float(lost.amax())
+            self.seen = 2 * (norm_bound(form.v @ inverse.mH) + float((lost * v).amax()))
+        self.size = float(size.amax())
         self.push = self.push.to(device)
 
     def __call__(self, gap: Tensor, rounded: Tensor, unit: float) -> Tensor:

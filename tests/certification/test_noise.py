@@ -43,6 +43,19 @@ def test_seed_image_phase_and_index_each_change_the_noise() -> None:
     assert len(set(values)) == len(values)
 
 
+def test_no_default_of_the_process_changes_the_noise() -> None:
+    noise = Noise(0.5, seed=3)
+    wanted = noise.draw(1, Phase.ESTIMATE, 0, 70, (2, 3))
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = noise.draw(1, Phase.ESTIMATE, 0, 70, (2, 3))
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
 def test_noise_is_normal_with_the_stated_deviation_and_not_clipped() -> None:
     drawn = Noise(2.0).draw(0, Phase.ESTIMATE, 0, 4000, SHAPE).flatten().double().numpy()
     # At a level of 1e-6 this fixed draw passes unless the generator is wrong.

@@ -209,6 +209,24 @@ def test_arithmetic_that_the_bounds_do_not_cover_is_replaced_by_double_precision
     assert (labels == truth).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_proved_of_a_product_that_was_kept_from_half_precision(kind: str) -> None:
+    made = model(kind)
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    images = image + 1e-3 * torch.randn(50, *SHAPE)
+    policy = Verified(start=Clean())
+    with torch.no_grad():
+        with torch.autocast("cpu"):
+            assert "autocast" in str(uncovered(torch.zeros(1, 4)))
+            session = policy.prepare(made)(image)
+        policy.propose(session, images)
+        before = session.evaluations
+        labels = policy.vote(session, images, None)
+    assert session.free == 0 and session.evaluations > before
+    assert (labels == exact(made, images).argmax(1).numpy()).all()
+
+
 def test_reduced_precision_of_the_processor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     image, vector = torch.zeros(1, 2, 3, 3), torch.zeros(1, 4)
     assert uncovered(image) is None and uncovered(vector) is None

@@ -34,7 +34,7 @@ PACKAGE = Path(__file__).parents[2]
 ROOT = Path(solvers.__file__).parent
 COMPUTING = (
     *((PACKAGE / name) for name in ("cells", "certification", "data", "lipschitz", "models")),
-    *((PACKAGE / name) for name in ("equations.py", "layers.py")),
+    *((PACKAGE / name) for name in ("entry.py", "equations.py", "layer.py", "layers.py")),
 )
 """The parts of this package, beside solvers, that a vote, a bound or a radius goes through."""
 
