@@ -53,7 +53,7 @@ def test_products_of_a_root_do_not_grow_with_its_evaluations() -> None:
 def test_a_stack_of_explicit_layers_has_no_products_to_count() -> None:
     model = CPLNetwork((1, 8, 8), 10, channels=2, depth=1, features=8, dense_depth=1)
     found = step_of(model)
-    assert (found.forward, found.backward) == (1, None)
+    assert (found.forward, found.backward) == (2, None)  # a block of images, one of vectors
 
 
 def test_memory_at_its_peak_is_what_was_held_at_once() -> None:

@@ -159,7 +159,6 @@ def test_three_models_are_trained_judged_swapped_and_tabled(
         assert len(to_the_root) == 4 and all(each["converged"] == 1 for each in to_the_root)
         found = [each["bits per character"] for each in to_the_root]
         assert max(found) - min(found) < 2e-3  # of logits that are 1e-4 apart
-    monkeypatch.setattr("experiments.tables.language.RESULTS", tmp_path)
     monkeypatch.setattr("experiments.tables.markdown.RESULTS", tmp_path)
     said = language()
     assert f"| Picard, to 1e-4 | {found[0]:.4f} (" in said
