@@ -21,6 +21,7 @@ from homotopy_deq.layers import ImplicitLayer, Layer
 from homotopy_deq.regularization import jacobian_penalty
 from homotopy_deq.training.backward import FailedBackward
 from homotopy_deq.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from homotopy_deq.training.optim import load_state, state_tensors
 
 WARM = 0.03  # part of the time in which the learning rate rises
 
@@ -238,19 +239,14 @@ def _begun(model: nn.Module) -> dict[str, Any]:
 def _save(
     file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
-    moments = optimizer.state_dict()["state"]
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"best.{name}": t for name, t in state["best"].items()}
-    tensors |= {f"optimizer.{i}.{k}": t for i, of in moments.items() for k, t in of.items()}
+    tensors |= {f"optimizer.{name}": t for name, t in state_tensors(optimizer).items()}
     save_checkpoint(file, Checkpoint(tensors, {k: v for k, v in state.items() if k != "best"}))
 
 
 def _resumed(model: LanguageModel, optimizer: torch.optim.Optimizer, file: Path) -> dict[str, Any]:
     found = load_checkpoint(file)
     model.load_state_dict(found.under("model"))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in found.under("optimizer").items():
-        index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    load_state(optimizer, found.under("optimizer"))
     return {**found.meta, "best": found.under("best")}

@@ -42,6 +42,12 @@ class Machine:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
+    def device(self) -> str:
+        """Return the GPU where there is one and it may be used, else the CPU."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() and not self.cpu else "cpu"
+
 
 @dataclass(frozen=True)
 class ImagesToTest(Place):

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from solvers import Equilibrium
 from solvers.driver import answered_by
 
 from ..create import create_model, model_class
 from ..create import takes as takes_of
-from ..data import DATASETS, ImageData, load
+from ..data import DATASETS, ImageData, load, stratified_order
 from ..models import BoundedModel, ImageModel
 from ..settings import BOUNDED, MODELS, RECIPES, ModelSettings, Settings, SmoothTraining
 from ..settings.declare import leaves, pick, values
@@ -120,6 +121,13 @@ def images_of(settings: Settings, root: Path | None, *, download: bool = False) 
         download=download,
         image_size=data.image_size,
     )
+
+
+def first_images(settings: Settings, root: Path | None, count: int) -> Tensor:
+    """Return so many test images, (N, C, H, W) in [0, 1], each class in its share."""
+    data = images_of(settings, root)
+    order = stratified_order(data.test_labels, settings.training.seed)[:count]
+    return data.test_images[order].float() / 255
 
 
 def build(settings: Settings, data: ImageData) -> ImageModel:

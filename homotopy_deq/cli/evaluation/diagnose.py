@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-import torch
-
-from ...data import stratified_order
 from ...diagnosis import diagnose
 from ...training.checkpoint import replace_file
 from ...training.folder import require_writable
 from .. import options
 from ..report import console
-from ..resolve import images_of, pass_of
+from ..resolve import first_images, pass_of
 from ..trained import Trained, find_checkpoint
 
 
@@ -25,11 +22,9 @@ def command(chosen: options.Diagnose) -> None:
     if chosen.json is not None:
         require_writable(chosen.json.parent)
     chosen.machine.use()
-    device = "cuda" if torch.cuda.is_available() and not chosen.machine.cpu else "cpu"
+    device = chosen.machine.device()
     forward = pass_of(trained.settings, chosen.solver, **asdict(chosen.limits))
-    data = images_of(trained.settings, chosen.place.root)
-    order = stratified_order(data.test_labels, trained.settings.training.seed)[: chosen.samples]
-    images = data.test_images[order].to(device).float() / 255
+    images = first_images(trained.settings, chosen.place.root, chosen.samples).to(device)
     found = diagnose(forward.put(trained.model).to(device), images)
     console.print(found.table())
     for number, advice in enumerate(found.advice, 1):

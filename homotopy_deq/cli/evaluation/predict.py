@@ -24,7 +24,7 @@ def command(chosen: options.Predict) -> None:
     trained, images, batch = Trained.of(chosen.run.path), chosen.images, chosen.batch
     path = pass_of(trained.settings, chosen.solver)
     model, classes = path.put(trained.model), trained.classes
-    model.to("cuda" if torch.cuda.is_available() and not chosen.machine.cpu else "cpu")
+    model.to(chosen.machine.device())
     rows: list[dict[str, Any]] = []
     for k in range(0, len(images), batch):
         rows += _rows(model, images[k : k + batch], classes, min(chosen.top, len(classes)))

@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 
 from ... import plotting
 from ...acceleration.convergence import Convergence
 from ...acceleration.profile import Profile, profile
-from ...data import stratified_order
 from ...training.checkpoint import replace_file
 from ...training.folder import require_writable
 from .. import options
 from ..report import console, residual
-from ..resolve import images_of
+from ..resolve import first_images
 from ..trained import Trained, find_checkpoint
 
 SHARES = (0.1, 0.5, 0.9, 1.0)
@@ -33,12 +31,11 @@ def command(chosen: options.Profile) -> None:
     if chosen.json is not None:
         require_writable(chosen.json.parent)
     chosen.machine.use()
-    device = "cuda" if torch.cuda.is_available() and not chosen.machine.cpu else "cpu"
-    data = images_of(trained.settings, chosen.place.root)
-    order = stratified_order(data.test_labels, trained.settings.training.seed)[: chosen.samples]
+    device = chosen.machine.device()
+    images = first_images(trained.settings, chosen.place.root, chosen.samples)
     found = profile(
         trained.model.to(device),
-        data.test_images[order].to(device).float() / 255,
+        images.to(device),
         rtol=chosen.rtol,
         iterations=chosen.iterations,
         repeats=chosen.repeats,
