@@ -133,7 +133,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     for _, code in blocks(page, "sh"):
         yield from (words for line in code.splitlines() if (words := shlex.split(line, True)))
     for span in re.findall(r"`([^`]+)`", page.read_text()):
-        words = span.split()
+        command = span.startswith(("homotopy-deq", "python -m"))
+        words = shlex.split(span) if command else span.split()  # prose has apostrophes
         if words[:1] == ["homotopy-deq"] and len(words) > 2 and words[1] != "COMMAND":
             yield words
         if words[:2] == ["python", "-m"]:
