@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo papers test test-slow test-cuda bench mutants faults release check format docs clean
+.PHONY: help setup demo papers test test-slow test-cuda bench mutants coverage faults release check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,8 +45,11 @@ test-cuda: $(STAMP) ## test that a GPU gives the CPU's answers
 bench: $(STAMP) ## time the solvers beside their peers
 	$(BIN)/python -m tests.benchmarks
 
-mutants: $(STAMP) ## put small faults in solvers/ and see which the tests miss (40 minutes)
+mutants: $(STAMP) ## put 300 small faults in the library and see which the tests miss (an hour)
 	$(BIN)/python -m tests.mutants
+
+coverage: $(STAMP) ## see which lines of the library the tests run (half an hour)
+	$(BIN)/python -m tests.mutants --lines
 
 faults: $(STAMP) ## damage files and break writes in 500 ways, and see what comes of it
 	$(BIN)/python -m tests.faults --faults 500

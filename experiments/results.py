@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -111,11 +112,11 @@ def device() -> str:
 
 
 def command() -> str:
-    """Return what was typed, without this machine's folders."""
+    """Return what was typed, as a shell reads it, without this machine's folders."""
     spec = sys.modules["__main__"].__spec__
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else [plain(Path(sys.argv[0]))]
     words = [plain(Path(word)) if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return " ".join(["python", *map(str, program + words)])
+    return shlex.join(["python", *map(str, program + words)])
 
 
 def plain(value: Any) -> Any:

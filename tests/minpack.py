@@ -1,5 +1,7 @@
 """MINPACK's hard systems F(z) = 0 with their standard starts, to be solved as z = z - F(z).
 
+And those that scipy tests `optimize.root` by, in scipy/optimize/tests/test_nonlin.py.
+
 J. More, B. Garbow, K. Hillstrom (1981), Testing unconstrained optimization software.
 """
 
@@ -109,6 +111,29 @@ def chebyquad(z: Tensor) -> Tensor:
     return torch.stack(means, 1)
 
 
+def pressure_network(z: Tensor) -> Tensor:
+    """Four like pipes that share a flow of 4: its Jacobian is singular at scipy's start."""
+    pressure = 0.5 * z * z
+    return torch.cat((pressure[:, 1:] - pressure[:, :1], z.sum(1, keepdim=True) - 4), 1)
+
+
+def scipy_sine(z: Tensor) -> Tensor:
+    a, b = z.unbind(1)
+    v = torch.stack(((a + 3) * (b**5 - 7) + 18, torch.sin(b * torch.exp(a) - 1)), 1)
+    j = torch.tensor([[-4.256, 14.7], [0.8394989, 0.59964207]], dtype=z.dtype, device=z.device)
+    return -torch.linalg.solve(j, v.mT).mT
+
+
+def scipy_diagonal(z: Tensor) -> Tensor:
+    d = torch.tensor([3, 2, 1.5, 1, 0.5], dtype=z.dtype, device=z.device)
+    return -d * z - 0.01 * (z * z).sum(1, keepdim=True) * z
+
+
+def scipy_linear(z: Tensor) -> Tensor:
+    a, b, c = z.unbind(1)
+    return torch.stack((b - 2 * a - 1, a - 2 * b + c - 2, b - 2 * c - 3), 1)
+
+
 _T = [k / (N + 1) for k in range(1, N + 1)]
 SYSTEMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "Rosenbrock": (rosenbrock, row(-1.2, 1)),
@@ -123,4 +148,10 @@ SYSTEMS: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "Watson": (watson, row(*[0.0] * 6)),
     "Broyden tridiagonal": (broyden_tridiagonal, row(*[-1.0] * N)),
     "Chebyquad": (chebyquad, row(*[k / 6 for k in range(1, 6)])),
+    "scipy's diagonal": (scipy_diagonal, row(*[1.0] * 5)),
+    "scipy's identity": (lambda z: z, row(1, 2, 3, 4, 5, 6)),
+    "scipy's linear": (scipy_linear, row(1, 2, 3)),
+    "scipy's Powell": (powell_badly_scaled, row(-1, -2)),
+    "scipy's pressure network": (pressure_network, row(2, 0, 2, 0)),
+    "scipy's sine": (scipy_sine, row(-0.5, 1.4)),
 }

@@ -12,6 +12,7 @@ from .comparing import comparison
 from .delta import bounds, cuda, speed
 from .families import augmented
 from .gradients import gradients
+from .hardening import faults, lines, mutants
 from .language import attention, language
 from .lipschitz import checks, lben
 from .papers import papers
@@ -61,6 +62,9 @@ def pages() -> dict[Path, str]:
         lben("lben_fashion_mnist", "Bounded networks and their equilibria on Fashion-MNIST"),
         lben("lben_cifar10", "Bounded networks and their equilibria on CIFAR-10"),
         lben("lben_authors", "An SLL network of the authors' size, fine-tuned as an LBEN"),
+        faults(),
+        mutants(),
+        lines(),
     )
     results = "\n\n".join(filter(None, parts))
     return {

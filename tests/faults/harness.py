@@ -247,14 +247,9 @@ def inject(count: int, seed: int, work: Path) -> list[Fault]:
     return found
 
 
-def table(found: Sequence[Fault]) -> str:
-    """Return what came of the faults, by kind, in Markdown."""
+def by_kind(found: Sequence[Fault]) -> dict[str, dict[str, int]]:
+    """Count what came of the faults of each kind, and of all."""
     counts = Counter((fault.kind, "broken" if fault.broken else fault.outcome) for fault in found)
     heads = (*OK, "broken")
-    lines = [["fault", "injected", *heads], ["---"] * (2 + len(heads))]
-    for kind in (*READS, *WRITES):
-        row = [counts[kind, head] for head in heads]
-        lines.append([kind, str(sum(row)), *(str(n or "") for n in row)])
-    total = [sum(counts[kind, head] for kind in (*READS, *WRITES)) for head in heads]
-    lines.append(["all", str(sum(total)), *map(str, total)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = {kind: {head: counts[kind, head] for head in heads} for kind in (*READS, *WRITES)}
+    return rows | {"all": {head: sum(row[head] for row in rows.values()) for head in heads}}

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-import re
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from coverage import CoverageData
 
+from experiments.results import ROOT
+
 from .operators import Mutant
 
-FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.M)
 READERS = ("tests/test_architecture.py::", "tests/contract/test_interface.py::test_defaults")
-START = 60.0  # seconds that importing torch and collecting the tests may take on a busy machine
-
-
-def _pytest(tree: Path, *words: str, **given: str) -> tuple[list[str], dict[str, Any]]:
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider"]
-    env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", **given}
-    command += ["-p", "tests.mutants.plugin", *words]
-    return command, {"cwd": tree, "env": env, "text": True}
 
 
 class Judges:
@@ -36,33 +31,34 @@ class Judges:
         files: the files, and what names their content.
         changed: modules whose lines are others now than when they were mapped.
         most: seconds of tests for a mutant.
+        workers: processes.
     """
 
-    def __init__(self, work: Path, files: dict[str, str], changed: set[str], most: float) -> None:
+    def __init__(
+        self, work: Path, files: dict[str, str], changed: set[str], most: float, workers: int
+    ) -> None:
         self.work, self.files, self.changed, self.most = work, files, changed, most
+        self.workers = workers
         self.seconds: dict[str, float] = {}
         self.left_out: list[str] = []
         self.mapping = 0.0
+        self.lines = cache(self._lines)
 
-    def map(self, tree: Path, workers: int) -> None:
-        """Run the tests of each file that is not known yet."""
+    def map(self, minutes: float) -> list[str]:
+        """Run the tests of each file that is not known yet; return those that time left out."""
         book = self.work / "tests.json"
         known: dict[str, Any] = json.loads(book.read_text()) if book.exists() else {}
         new = [file for file, blob in self.files.items() if blob not in known]
-        if new:
-            since = time.perf_counter()
-            many = ("-n", str(workers), "--dist", "worksteal")
-            command, settings = _pytest(tree, *many, *new, MUTANTS_MAP=str(self.work))
-            subprocess.run(command, **settings, check=False)
-            told = json.loads((self.work / "seconds.json").read_text())
-            spent = round(time.perf_counter() - since, 1)
-            for file in new:
-                mine = {name: each for name, each in told.items() if name.startswith(f"{file}::")}
-                known[self.files[file]] = {"tests": mine, "mapping": spent / len(new)}
+
+        def hear(told: dict[str, Any]) -> None:
+            tests = told.get("told", {})
+            known[self.files[told["name"]]] = {"tests": tests, "mapping": told["seconds"]}
             book.write_text(json.dumps(known))
+
+        self.ask("map", [{"name": file} for file in new], hear, minutes)
         for blob in self.files.values():
-            self.mapping += known[blob]["mapping"]
-            for name, seconds in known[blob]["tests"].items():
+            self.mapping += known.get(blob, {"mapping": 0})["mapping"]
+            for name, seconds in known.get(blob, {"tests": {}})["tests"].items():
                 if seconds is None:
                     self.left_out.append(name)
                 else:
@@ -76,14 +72,66 @@ class Judges:
             self.data.update(data)
         for part in parts:
             part.unlink()
+        return [file for file, blob in self.files.items() if blob not in known]
+
+    def ask(
+        self,
+        kind: str,
+        jobs: list[dict[str, Any]],
+        hear: Callable[[dict[str, Any]], None],
+        minutes: float,
+    ) -> None:
+        """Have a warm process do jobs, and hear what comes of each as soon as it is known."""
+        if not jobs:
+            return
+        file = self.work / f"{kind}.json"
+        log = self.work / f"{kind}.log"
+        log.write_text("")
+        tests = {
+            name.partition("::")[0] for job in jobs for name in (job["name"], *job.get("tests", ()))
+        }
+        files = [file for file in self.files if file in tests]
+        asked = {"kind": kind, "work": str(self.work), "log": str(log), "files": files,
+                 "workers": self.workers, "minutes": minutes, "jobs": jobs}  # fmt: skip
+        file.write_text(json.dumps(asked))
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        env.pop("PUBLISH_TO", None)  # of this command, not of the tests
+        command = [sys.executable, "-B", "-m", "tests.mutants.warm", str(file)]
+        out = self.work / f"{kind}.out"
+        with (
+            log.open() as told,
+            out.open("w") as said,
+            subprocess.Popen(command, cwd=ROOT, env=env, stdout=said) as warm,
+        ):
+            rest, ended = "", False
+            while not ended:
+                with suppress(subprocess.TimeoutExpired):
+                    ended = warm.wait(1.0) is not None
+                *lines, rest = (rest + told.read()).split("\n")
+                for line in lines:
+                    hear(json.loads(line))
+        if warm.returncode:
+            raise SystemExit(f"The tests could not be read: see {out}")
+
+    def _lines(self, file: str) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for path in self.data.measured_files():  # wherever it lay
+            if path.endswith(f"/{file}"):
+                for line, tests in self.data.contexts_by_lineno(path).items():
+                    found.setdefault(line, set()).update(tests)
+        return found
+
+    def inside(self, mutant: Mutant) -> bool:
+        """Say whether a mutant is no more than another body of a function that no import runs."""
+        if mutant.file in self.changed:
+            return False
+        lines = self.lines(mutant.file)
+        ran = any("" in lines.get(k, ()) for k in range(mutant.line, mutant.last + 1))
+        return not ran and any(first <= mutant.line <= last for first, last in _bodies(mutant.file))
 
     def of(self, mutant: Mutant) -> dict[str, float]:
         """Return the seconds of each judge, in the order in which they are asked."""
-        lines: dict[int, set[str]] = {}
-        for path in self.data.measured_files():  # in the clones of each state of solvers
-            if path.endswith(f"/{mutant.file}"):
-                for line, tests in self.data.contexts_by_lineno(path).items():
-                    lines.setdefault(line, set()).update(tests)
+        lines = self.lines(mutant.file)
         names = set().union(*(lines.get(k, ()) for k in range(mutant.line, mutant.last + 1)))
         # What an import runs is of use to all of the module, and seen where a source is read.
         if mutant.file in self.changed or not names & self.seconds.keys():
@@ -111,17 +159,13 @@ class Judges:
         told = [(name, self.file(name)) for name in self.of(mutant)]
         return sha256(json.dumps(told).encode()).hexdigest()[:12]
 
-    def failing(self, names: set[str], tree: Path) -> list[str]:
+    def failing(self, names: Iterable[str]) -> list[str]:
         """Return those of some tests that fail without a change."""
-        chosen, files = tree / ".tests.json", {name.partition("::")[0] for name in names}
-        chosen.write_text(
-            json.dumps({name: self.seconds[name] for name in names & self.seconds.keys()})
-        )
-        command, settings = _pytest(
-            tree, "-rfE", "-p", "no:xdist", *files, MUTANTS_TESTS=str(chosen)
-        )
-        run = subprocess.run(command, **settings, capture_output=True)
-        return FAILED.findall(run.stdout)
+        jobs = [{"name": name, "tests": {name: self.seconds[name]}}
+                for name in sorted(names) if name in self.seconds]  # fmt: skip
+        failed: list[str] = []
+        self.ask("check", jobs, lambda told: failed.append(told.get("told", told["name"])), 60)
+        return [name for name in failed if name]
 
     def agree(self, mutant: Mutant, told: dict[str, Any]) -> bool:
         """Say whether an earlier verdict stands: its test, or its judges, have not changed."""
@@ -129,38 +173,45 @@ class Judges:
             return bool(told["judges"] == self.print(mutant))
         return bool(told["file"] == self.file(told["by"]))
 
+    def judge(
+        self, sample: list[Mutant], hear: Callable[[dict[str, Any]], None], minutes: float
+    ) -> None:
+        """Judge mutants: which test kills each, and in what time."""
+        by_name = {mutant.name: mutant for mutant in sample}
+        jobs = [
+            {"name": m.name, "file": m.file, "source": m.source.decode(), "tests": self.of(m),
+             "inside": self.inside(m)}
+            for m in sample
+        ]  # fmt: skip
+        again: list[str] = []
 
-def judged(mutant: Mutant, judges: Judges, tree: Path) -> dict[str, Any]:
-    """Return the verdict on a mutant, by which test, and in what time."""
-    tests = judges.of(mutant)
-    chosen, hung = tree / ".tests.json", tree / ".tests.hung"
-    chosen.write_text(json.dumps(tests))
-    hung.write_text("")
-    files = dict.fromkeys(name.partition("::")[0] for name in tests)
-    words = ("-x", "-rfE", "-p", "no:xdist", *files)
-    command, settings = _pytest(tree, *words, MUTANTS_TESTS=str(chosen))
-    module = tree / mutant.file
-    source, since = module.read_bytes(), time.perf_counter()
-    verdict, by = "survived", ""
-    try:
-        module.write_bytes(mutant.source)
-        patience = START + 4 * sum(tests.values())
-        if tests:
-            run = subprocess.run(command, **settings, capture_output=True, timeout=patience)
-            if run.returncode:
-                verdict = "hung" if hung.read_text() else "killed"
-                by = next(iter(FAILED.findall(run.stdout)), "")
-    except subprocess.TimeoutExpired:
-        verdict = "hung"
-    finally:
-        module.write_bytes(source)
-    return {
-        "mutant": mutant.name,
-        "line": mutant.line,
-        "verdict": verdict,
-        "by": by,
-        "file": judges.file(by),
-        "judges": judges.print(mutant),
-        "tests": len(tests),
-        "seconds": round(time.perf_counter() - since, 1),
-    }
+        def verdict(told: dict[str, Any]) -> None:
+            mutant = by_name[told["name"]]
+            if "told" in told and told["told"] is None:
+                again.append(mutant.name)
+                return
+            by = told.get("told", "a crash")
+            hear(
+                {
+                    "mutant": mutant.name,
+                    "line": mutant.line,
+                    "verdict": "hung" if told["hung"] else "killed" if by else "survived",
+                    "by": "" if told["hung"] else by,
+                    "file": self.file(by),
+                    "judges": self.print(mutant),
+                    "tests": len(self.of(mutant)),
+                    "seconds": told["seconds"],
+                }
+            )
+
+        inside = [job for job in jobs if job["inside"]]
+        self.ask("judge", inside, verdict, minutes)
+        outside = [job for job in jobs if not job["inside"] or job["name"] in again]
+        self.ask("cold", outside, verdict, minutes)
+
+
+@cache
+def _bodies(file: str) -> list[tuple[int, int]]:
+    tree = ast.parse((ROOT / file).read_bytes())
+    defs = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return [(node.body[0].lineno, node.end_lineno or 0) for node in defs]
