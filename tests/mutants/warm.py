@@ -11,7 +11,6 @@ changed source. Python 3.11 or newer.
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import os
 import resource
@@ -208,7 +207,7 @@ class Warm:
         """Tell which test fails first on a mutant, and None where it has to be imported."""
         functions: dict[str, list[FunctionType]] = {}
         for each in gc.get_objects():
-            if inspect.isfunction(each):
+            if type(each) is FunctionType:
                 functions.setdefault(each.__code__.co_filename, []).append(each)
         gc.freeze()  # a fork that collects garbage copies no page of this process
 
