@@ -32,6 +32,10 @@ from homotopy_deq.cli.certification.runs import CertifiedRun
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
+SIZES: dict[str, dict[str, Any]] = {  # images of 16 channels, or vectors of 512 numbers
+    "digits": {"hidden": 16, "kernel": 3, "train_images": 1438, "epochs": 15},
+    "fashion-mnist": {"hidden": 512, "kernel": 0, "train_images": 10_000, "epochs": 6},
+}
 MODELS = {
     "deq": "--model deq --contraction 0.99",
     "homoode": "--model homoode --contraction 0.99",
@@ -196,7 +200,7 @@ def call(config: Config, out: Path, words: list[str]) -> None:
 def config_of(description: str) -> Config:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--dataset", choices=("digits", "fashion-mnist"), default="digits")
+    parser.add_argument("--dataset", choices=tuple(SIZES), default="digits")
     parser.add_argument("--data", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--work", type=Path, default=Path("runs/certify"), help="where runs go")
     parser.add_argument("--images", type=int, default=100, help="test images to certify")
@@ -205,15 +209,11 @@ def config_of(description: str) -> Config:
     chosen = parser.parse_args()
     if chosen.dataset == "fashion-mnist" and chosen.data is None:
         parser.error("fashion-mnist needs --data DIR")
-    small = chosen.dataset == "digits"
     return Config(
         chosen.dataset,
         chosen.data and chosen.data.resolve(),
         chosen.work,
-        hidden=16 if small else 512,
-        kernel=3 if small else 0,  # images of 16 channels, or vectors of 512 numbers
-        train_images=1438 if small else 10_000,
-        epochs=15 if small else 6,
+        **SIZES[chosen.dataset],
         images=chosen.images,
         samples=chosen.samples,
         threads=chosen.threads,

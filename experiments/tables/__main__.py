@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.results import ROOT, bare
 
-from .certifying import certified, coverage, srs
+from .certifying import certified, coverage, faster, srs
 from .collapse import neural_collapse
 from .comparing import comparison
 from .delta import bounds, cuda, speed
@@ -44,6 +44,7 @@ def pages() -> dict[Path, str]:
         comparison("fashion-mnist", "Fashion-MNIST"),
         certified(*DIGITS),
         certified(*FASHION),
+        faster(),
         srs(),
         coverage(),
         nngp(),
