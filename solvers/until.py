@@ -14,14 +14,22 @@ from .problem import Equilibrium
 from .solver import Evaluated, Solver, State, named, verdict
 from .status import Status
 
-Decision = Callable[[Equilibrium, Evaluated], Tensor]
+Decision = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class UntilState(State):
-    """Beside the iterate, which is f(z) where a sample is decided: the inner solver's state."""
+    """Beside the iterate, which is f(z) where a sample is decided: the inner solver's state.
+
+    Arguments:
+        z: as in `State`.
+        residual: as in `State`.
+        inner: the inner solver's state.
+        about: of these samples, what the decision is about.
+    """
 
     inner: Evaluated
+    about: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,12 @@ class Until(Solver[Equilibrium, UntilState]):
         solver: how to iterate; its tolerance and max_steps bound the tries.
         decision: maps the problem and the state, rows of the same samples, to bool (B,). It may
             look at `state.z` and `state.fz`, and must judge each row by itself.
+        about: what is to be decided of each sample, (B, ...), if that is not the same for all: the
+            decision then takes its rows after the state.
 
     Raises:
-        ValueError: the problem has more than one row and does not promise `rowwise`.
+        ValueError: the problem has more than one row and does not promise `rowwise`, or another
+            number of them than `about`.
         TypeError: `solver` keeps no f(z), as paths and ladders of solvers do not.
     """
 
@@ -47,6 +58,7 @@ class Until(Solver[Equilibrium, UntilState]):
     max_steps: int = field(init=False)
     solver: Solver[Equilibrium, Any]
     decision: Decision
+    about: Tensor | None = None
 
     def __post_init__(self) -> None:
         solver: object = self.solver
@@ -68,19 +80,22 @@ class Until(Solver[Equilibrium, UntilState]):
                 "Until ends samples by a decision that cannot be checked on the full batch: it "
                 "needs a map whose rows are independent, Equilibrium(..., rowwise=True)."
             )
+        if self.about is not None and len(self.about) != len(z0):
+            raise ValueError(f"about has {len(self.about)} rows, and the state {len(z0)}.")
         inner = self.solver.init(problem, z0)
         if not isinstance(inner, Evaluated):
             raise TypeError(
                 f"Until decides on f(z) at each state, which {type(self.solver).__name__} does not "
                 "keep. Use a solver that evaluates f at every iterate, such as Anderson()."
             )
-        return self._judge(problem, inner)
+        return self._judge(problem, inner, self.about)
 
     def step(self, problem: Equilibrium, state: UntilState) -> UntilState:
-        return self._judge(problem, self.solver.step(problem, state.inner))
+        return self._judge(problem, self.solver.step(problem, state.inner), state.about)
 
-    def _judge(self, problem: Equilibrium, inner: Evaluated) -> UntilState:
-        decided = self.decision(problem, inner) & torch.isfinite(inner.residual)
+    def _judge(self, problem: Equilibrium, inner: Evaluated, about: Tensor | None) -> UntilState:
+        asked = () if about is None else (about,)
+        decided = self.decision(problem, inner, *asked) & torch.isfinite(inner.residual)
         z, code = inner.z, verdict(self.solver, inner)
         if code is None:
             code = torch.zeros_like(decided, dtype=torch.int8)
@@ -92,6 +107,7 @@ class Until(Solver[Equilibrium, UntilState]):
             z,
             inner.residual,
             inner,
+            about,
             status=code.to(torch.int8),
             evals=inner.evals,
             time=inner.time,

@@ -27,7 +27,7 @@ from .requirements import (
     check_tangent,
 )
 from .starts import Along, Cold, Start, Tangent
-from .votes import UNDECIDED, Classifier, LayerSession, ModelSession, Session
+from .votes import UNDECIDED, Classifier, LayerSession, ModelSession, Session, Target
 
 EXACT = "the classifier at the exact equilibrium"
 SIZE = ", as it is computed at this batch size"
@@ -80,7 +80,7 @@ class Policy(ABC):
         return lambda image: LayerSession(ready, image, self.start)
 
     @abstractmethod
-    def vote(self, session: Any, images: Tensor, target: int | None) -> np.ndarray:
+    def vote(self, session: Any, images: Tensor, target: Target) -> np.ndarray:
         """Vote for each noise sample; with a target, a vote need only say whether it is that."""
 
     def propose(self, session: Any, images: Tensor) -> np.ndarray:
@@ -177,7 +177,7 @@ class Converged(Policy):
             return session.vote(images, session.model.layer.solver, stopped=True)
         return session.full(images)
 
-    def vote(self, session: Session, images: Tensor, target: int | None) -> np.ndarray:
+    def vote(self, session: Session, images: Tensor, target: Target) -> np.ndarray:
         if isinstance(session, VerifiedSession):
             return session.confirm(images, target, session.model.layer.solver)
         return session.full(images)
@@ -248,7 +248,7 @@ class Verified(Policy):
         labels: np.ndarray = session.propose(images)
         return labels
 
-    def vote(self, session: Any, images: Tensor, target: int | None) -> np.ndarray:
+    def vote(self, session: Any, images: Tensor, target: Target) -> np.ndarray:
         labels: np.ndarray = session.prove(images, target, self.solver)
         return labels
 

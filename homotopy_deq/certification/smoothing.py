@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..settings.certification import SELECTING, NoiseSettings
+from .asking import Ask, Asking, side_by_side
 from .certificate import ABSTAIN, Certificate
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Noise, Phase, on_grid
@@ -18,10 +19,13 @@ from .requirements import check_count
 from .sequence import BettingSequence, Decision, betting_lower
 from .statistics import floor_radius, required_probability
 from .statistics import radius as radius_of
-from .votes import UNDECIDED, Classifier, Session
+from .votes import UNDECIDED, Classifier, Session, Target, together
 
 FIRST = 64
 """Samples of the first batch when sampling may stop at any time; each batch doubles it."""
+
+TOGETHER = 32
+"""Images that are decided side by side, at most: more would not make their batches larger."""
 
 IMAGES, SAMPLES = 4, 64
 """Images looked at, and noise samples of each that are solved alone."""
@@ -69,6 +73,11 @@ class Smoothing:
     def noise(self) -> Noise:
         """The noise that is drawn."""
         return Noise(self.sigma, self.seed, self.discrete)
+
+    @property
+    def together(self) -> int:
+        """How many images are decided side by side: as many as fill a batch at first."""
+        return 1 if self.deterministic else min(TOGETHER, max(1, self.batch // FIRST))
 
     def check_radius(self, radius: float) -> None:
         """Raise ValueError unless samples that all agree certify the radius."""
@@ -217,15 +226,51 @@ class Smoother:
 
         Sampling stops once the probability is proven above Phi(radius / sigma), once it is
         most likely below it, or after n samples.
+
+        Arguments:
+            image: (C, H, W) in [0, 1].
+            label: its true class.
+            index: keys the noise.
+            radius: to decide on.
+        """
+        return next(self.decide_all(image[None], [label], [index], radius))
+
+    @torch.no_grad()
+    def decide_all(
+        self, images: Tensor, labels: Sequence[int], indices: Sequence[int], radius: float
+    ) -> Iterator[Certificate]:
+        """Decide for several images side by side, as `decide` does for each.
+
+        Samples of several images are solved together: the first 64 of an image, after which most
+        are decided, are few. It yields certificates as they are reached.
+
+        Arguments:
+            images: (B, C, H, W) in [0, 1].
+            labels: their true classes.
+            indices: key the noise.
+            radius: to decide on.
         """
         self._check_anytime("decide")
-        n, alpha, deviation = self.smoothing.n, self.smoothing.alpha, self.smoothing.noise.deviation
-        self.smoothing.check_radius(radius)
-        session = self._begin(image, index)
-        target = self._select(session, index)
-        bets = BettingSequence(required_probability(radius, deviation), alpha)
+        own = self.smoothing
+        own.check_radius(radius)
+        askings = [
+            self._deciding(self._begin(image, index), label, index, radius)
+            for image, label, index in zip(images, labels, indices, strict=True)
+        ]
+        room = 0 if own.deterministic else own.batch
+        yield from side_by_side(askings, self._answer, room)
+
+    def _deciding(
+        self, session: Session, label: int, index: int, radius: float
+    ) -> Asking[Certificate]:
+        own, parts = self.smoothing, []
+        for start, stop in own.chunks(own.n0):
+            parts.append((yield Ask(session, index, Phase.SELECT, start, stop)))
+        target = int(_counts(session, np.concatenate(parts)).argmax())
+        bets = BettingSequence(required_probability(radius, own.noise.deviation), own.alpha)
         undecided = 0
-        for labels in self._votes(session, index, Phase.ESTIMATE, n, target, FIRST):
+        for start, stop in own.chunks(own.n, FIRST):
+            labels = yield Ask(session, index, Phase.ESTIMATE, start, stop, target)
             before = bets.trials
             bets = bets.update(labels == target)
             undecided += int((labels[: bets.trials - before] == UNDECIDED).sum())
@@ -234,6 +279,20 @@ class Smoother:
         tally = Tally(target, bets.successes, undecided, bets.trials)
         claim = self._rule(radius).claim(tally)
         return Certificate(index, label, claim, tally, session.evaluations, session.note)
+
+    def _answer(self, asks: Sequence[Ask]) -> list[np.ndarray]:
+        """Vote on samples of several images together."""
+        noise, counts = self.smoothing.noise, [len(ask) for ask in asks]
+        session = together([ask.session for ask in asks], counts)
+        drawn = [
+            noise.onto(
+                ask.session.image,
+                noise.draw(ask.index, ask.phase, ask.start, ask.stop, ask.session.image.shape),
+            )
+            for ask in asks
+        ]
+        labels = self._vote(session, torch.cat(drawn), asks[0].phase, _target(asks, counts))
+        return np.split(labels, np.cumsum(counts)[:-1])
 
     @torch.no_grad()
     def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
@@ -306,19 +365,28 @@ class Smoother:
         phase: Phase,
         samples: int,
         target: int | None,
-        first: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield the votes of a phase's samples, a batch at a time."""
-        ranges, noise = self.smoothing.chunks(samples, first), self.smoothing.noise
+        ranges, noise = self.smoothing.chunks(samples), self.smoothing.noise
         for drawn in noise.stream(index, phase, ranges, session.image.shape):
-            images = noise.onto(session.image, drawn)
-            if phase == Phase.SELECT:
-                labels = self.policy.propose(session, images)
-            else:
-                labels = self.policy.vote(session, images, target)
-            if self.advance is not None:
-                self.advance(len(drawn))
-            yield labels
+            yield self._vote(session, noise.onto(session.image, drawn), phase, target)
+
+    def _vote(self, session: Session, images: Tensor, phase: Phase, target: Target) -> np.ndarray:
+        if phase == Phase.SELECT:
+            labels = self.policy.propose(session, images)
+        else:
+            labels = self.policy.vote(session, images, target)
+        if self.advance is not None:
+            self.advance(len(images))
+        return labels
+
+
+def _target(asks: Sequence[Ask], counts: Sequence[int]) -> Target:
+    """Return the class that each sample is asked for."""
+    if len(asks) == 1 or asks[0].target is None:
+        return asks[0].target
+    targets = torch.tensor([ask.target for ask in asks])
+    return targets.repeat_interleave(torch.tensor(counts)).to(asks[0].session.image.device)
 
 
 def _counts(session: Session, labels: np.ndarray) -> np.ndarray:

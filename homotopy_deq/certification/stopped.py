@@ -14,7 +14,7 @@ from .evidence import Tally
 from .policies import OWN, SIZE, Policy, Redo
 from .requirements import check_count, check_flow, check_steps
 from .starts import Along, Serial, Start
-from .votes import LayerSession, Session
+from .votes import LayerSession, Session, Target
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Truncated(Policy):
             )
         check_steps(model)
 
-    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> np.ndarray:
+    def vote(self, session: LayerSession, images: Tensor, target: Target) -> np.ndarray:
         solver = replace(session.model.layer.solver, max_steps=self.steps)
         return session.vote(images, solver, stopped=True)
 
@@ -84,7 +84,7 @@ class Audited(Policy):
         if not isinstance(self.start, Along):
             check_steps(model)
 
-    def vote(self, session: LayerSession, images: Tensor, target: int | None) -> np.ndarray:
+    def vote(self, session: LayerSession, images: Tensor, target: Target) -> np.ndarray:
         solver = session.model.layer.solver
         if not issubclass(solver.answers, InitialValue):
             solver = replace(solver, max_steps=self.steps)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ UNDECIDED = -1
 COLD = "started cold, as the clean image was not solved"
 Classifier = Callable[[Tensor], Tensor]
 """Maps images, (B, C, H, W), to logits, (B, classes): a model of this library or of any other."""
+Target = int | Tensor | None
+"""The class that votes are about, of all samples or of each, (B,); None for any."""
+S = TypeVar("S", bound="Session")
 
 
 class Session:
@@ -37,6 +41,9 @@ class Session:
         classes: how many there are.
         evaluations: that the image and all its votes have taken.
         note: what is to be said of all that follows.
+        alone: whether its samples are solved beside those of no other image.
+        members: of a session of several images, see `together`: those of each.
+        owner: and whose each of its samples is, int64 (B,), ascending.
 
     Raises:
         ValueError: the logits of the clean image are not finite, or those of images near it depend
@@ -45,6 +52,9 @@ class Session:
 
     note = ""
     evaluations = 1
+    alone = False
+    members: Sequence[Session] = ()
+    owner: Tensor
 
     def __init__(self, classifier: Classifier, image: Tensor) -> None:
         self.classifier, self.image = classifier, image
@@ -67,15 +77,43 @@ class Session:
     def full(self, images: Tensor) -> np.ndarray:
         """Vote by the classifier's own forward pass, from its own start; -1 where it fails."""
         logits = self.classifier(images)
-        every = torch.ones(len(images), device=logits.device)
+        every = torch.ones(len(images), dtype=torch.int64, device=logits.device)
         return self.cast(logits, every.bool(), every)
 
     def cast(self, logits: Tensor, usable: Tensor, evals: Tensor) -> np.ndarray:
         """Vote for the largest logit of each usable sample whose logits are finite."""
-        self.evaluations += int(evals.sum())
+        for session, spent in self.each(evals):
+            session.evaluations += spent
         usable = usable & torch.isfinite(logits).all(1)
         labels: np.ndarray = torch.where(usable, logits.argmax(1), UNDECIDED).cpu().numpy()
         return labels
+
+    def each(self, counts: Tensor) -> Iterator[tuple[Session, int]]:
+        """Yield the session of each image, with the sum of a count, (B,), over its samples."""
+        if not self.members:
+            yield self, int(counts.sum())
+            return
+        sums = counts.new_zeros(len(self.members)).index_add(0, self.owner, counts)
+        yield from zip(self.members, sums.tolist(), strict=True)
+
+
+def together(sessions: Sequence[S], counts: Sequence[int]) -> S:
+    """Return a session of samples of several images, so many of each in turn.
+
+    Each vote is that of its own image's session, from whose start it is solved and which counts
+    its evaluations.
+
+    Arguments:
+        sessions: of one model, prepared alike, none of them `alone`.
+        counts: samples of each.
+    """
+    if len(sessions) == 1:
+        return sessions[0]
+    joint = copy(sessions[0])
+    joint.members = sessions
+    owner = torch.arange(len(sessions)).repeat_interleave(torch.tensor(counts))
+    joint.owner = owner.to(sessions[0].image.device)
+    return joint
 
 
 class ModelSession(Session):
@@ -121,6 +159,8 @@ class LayerSession(ModelSession):
         if not bool(output.solution.converged.all()):
             self.start = Cold()
             self.note = COLD if start.follows_image else ""
+        chained = self.start.chained or isinstance(self.start, Along)
+        self.alone = chained or bool(self.note)  # its start is not that of other images
         problem = model.layer.equation(output.condition)
         self.starter = self.start.at(model, problem, output.solution)
         self.last: Tensor | None = None
@@ -140,15 +180,45 @@ class LayerSession(ModelSession):
         if issubclass(solver.answers, InitialValue):
             assert isinstance(layer, FlowLayer)
             begin = self.start.time if isinstance(self.start, Along) else 0.0
-            z0 = self.starter.begin(problem, x, None)
-            return solve(layer.flow(problem, begin), solver, z0)
+            return solve(layer.flow(problem, begin), solver, self.begin(problem, x))
         return self.solve(problem, solver, x)
 
+    def begin(self, problem: Equilibrium, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return where the solves of samples start, (B, ...).
+
+        Arguments:
+            problem: of these samples.
+            x: the layer's condition, (B, ...).
+            rows: which of the session's these are; None for all.
+        """
+        if not self.members:
+            return self.starter.begin(problem, x, self.last)
+        return torch.cat(
+            [
+                session.starter.begin(problem.rows(own), x[own], None)
+                for session, own in self.shares(rows)
+            ]
+        )
+
+    def shares(self, rows: Tensor | None = None) -> Iterator[tuple[LayerSession, Tensor]]:
+        """Yield the session of each image that has some of the rows, and the places of its own."""
+        owner = self.owner if rows is None else self.owner[rows]
+        counts = torch.bincount(owner, minlength=len(self.members)).tolist()
+        places = torch.arange(len(owner), device=owner.device).split(counts)  # type: ignore[no-untyped-call]
+        for session, own in zip(self.members, places, strict=True):
+            if len(own):
+                assert isinstance(session, LayerSession)
+                yield session, own
+
     def solve(
-        self, problem: Equilibrium, solver: Solver[Equilibrium, Any], x: Tensor
+        self,
+        problem: Equilibrium,
+        solver: Solver[Equilibrium, Any],
+        x: Tensor,
+        rows: Tensor | None = None,
     ) -> Solution[Tensor]:
-        """Solve an equilibrium from the session's start."""
-        found = solve(problem, solver, self.starter.begin(problem, x, self.last))
+        """Solve an equilibrium from the session's start, see `begin`."""
+        found = solve(problem, solver, self.begin(problem, x, rows))
         if self.start.chained:
             finite = (found.status != Status.NONFINITE).view(-1, *(1,) * (found.value.dim() - 1))
             self.last = torch.where(finite, found.value, 0)

@@ -134,6 +134,23 @@ def test_until_stops_each_sample_by_itself_and_sees_the_rows_of_its_condition() 
     assert torch.allclose(found.value, torch.cat([each.value for each in alone]), atol=1e-12)
 
 
+def test_until_decides_what_is_asked_of_each_sample() -> None:
+    x = point(3, 12)
+    near = torch.logspace(-6, -1, 12, dtype=torch.float64)[torch.randperm(12)]
+
+    def decision(equation: Equilibrium, state: State, near: Tensor) -> Tensor:
+        return state.residual <= near
+
+    found = solve(problem(x), Until(Picard(rtol=1e-12), decision, near), torch.zeros_like(x))
+    alone = [
+        solve(problem(row), Picard(rtol=float(r)), row * 0)
+        for row, r in zip(x.split(1), near, strict=True)
+    ]
+    assert torch.equal(found.steps, torch.cat([each.steps for each in alone]))
+    with pytest.raises(ValueError, match="about has 11 rows, and the state 12"):
+        solve(problem(x), Until(Picard(), decision, near[1:]), torch.zeros_like(x))
+
+
 def test_until_never_calls_an_undecided_sample_converged() -> None:
     x = point(3, 2)
     never = Until(Picard(rtol=1e-3), lambda equation, state: state.residual < 0)

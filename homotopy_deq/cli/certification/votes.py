@@ -149,7 +149,8 @@ class Poll:
             journal = self.study.journal(folder, {**config, **self.identity, **noise})
             look = partial(self._look, smoothing, journal)
             begin = partial(self._begin, smoothing, radius)
-            found.append(Part(self.study, journal, look, begin, smoothing))
+            together = 1 if radius is None else smoothing.together
+            found.append(Part(self.study, journal, look, begin, smoothing, together))
         return found
 
     def _look(self, smoothing: Smoothing, journal: Journal) -> None:
@@ -173,11 +174,16 @@ class Poll:
         study = self.study
         smoother = Smoother(study.model, self.policy, smoothing, advance)
 
-        def certified(place: int) -> Certificate:
-            image = study.image(place), study.labels[place], study.indices[place]
-            return smoother.certify(*image) if radius is None else smoother.decide(*image, radius)
+        def certified(places: Sequence[int]) -> list[Certificate]:
+            labels, indices = ([of[k] for k in places] for of in (study.labels, study.indices))
+            images = study.images(places)
+            if radius is None:
+                every = zip(images, labels, indices, strict=True)
+                return [smoother.certify(image, label, index) for image, label, index in every]
+            found = {c.index: c for c in smoother.decide_all(images, labels, indices, radius)}
+            return [found[index] for index in indices]
 
-        return lambda places: list(map(certified, places))
+        return certified
 
 
 def deciding(smoothing: Smoothing) -> dict[str, Any]:
