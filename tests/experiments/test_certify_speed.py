@@ -40,8 +40,12 @@ def test_todays_package_agrees_with_itself_and_what_is_done_is_kept(
     assert now["evaluations an image"] < cold["evaluations an image"]
     assert all(cost > 0 for cost in (cold["seconds an image"], now["CPU seconds an image"]))
     assert told["verdict"]["radius, least"] == row["faster"]["radius"]["CPU"]
-    monkeypatch.setattr(certify_speed, "measure", None)
-    main(small, tmp_path)  # reads it
+
+    def again(*_: object) -> None:
+        raise AssertionError("it was measured, and is measured again")
+
+    monkeypatch.setattr(certify_speed, "measure", again)
+    main(small, tmp_path)
 
 
 def test_other_networks_and_commits_that_are_not_there_are_refused(tmp_path: Path) -> None:
