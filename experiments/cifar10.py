@@ -67,7 +67,7 @@ def main(config: Config) -> None:
             highlight=False,
         )
     kept = made([folders[name] for name in rows])
-    result = {"models": rows, "calls killed, their seconds unknown": kept.killed}
+    result = {"models": rows, "calls killed, their last seconds unknown": kept.killed}
     console.print(f"Written to {record.write(result, started=kept.started, seconds=kept.seconds)}")
 
 

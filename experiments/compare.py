@@ -62,22 +62,24 @@ def main(config: Config, results: Path = RESULTS) -> None:
     seeds = budget.pop("seeds", 1)
     settings = {**budget, "dataset": config.dataset, "data": config.data, "seed": config.seed}
     folder = config.work / config.dataset
-    with making(folder):
-        found = compare(
-            Compare(
-                models=config.models,
-                seeds=seeds,
-                jobs=config.jobs,
-                minutes=config.minutes,
-                settings=_given(settings),
-                out=folder,
-                machine=Machine(cpu=config.device == "cpu"),
-            )
-        )
+    chosen = Compare(
+        models=config.models,
+        seeds=seeds,
+        jobs=config.jobs,
+        minutes=config.minutes,
+        settings=_given(settings),
+        out=folder,
+        machine=Machine(cpu=config.device == "cpu"),
+    )
+    try:
+        with making(folder):
+            found = compare(chosen)
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped: the same command goes on, nothing is lost.") from None
     show(found)
     kept = made([folder])
     file = record.write(
-        {**found.body(), "calls killed, their seconds unknown": kept.killed},
+        {**found.body(), "calls killed, their last seconds unknown": kept.killed},
         results,
         started=kept.started,
         seconds=kept.seconds,

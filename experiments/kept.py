@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ class Made:
     Arguments:
         commit: of the code.
         started: the first call, in UTC.
-        seconds: of all calls that ended.
-        killed: calls that did not end, whose seconds are not known.
+        seconds: of all calls; of a killed one up to the last that were written.
+        killed: calls that did not end.
     """
 
     commit: str
@@ -50,8 +51,12 @@ def made(folders: Sequence[Path]) -> Made:
 
 
 @contextmanager
-def making(folder: Path, clock: Callable[[], float] = time.perf_counter) -> Iterator[None]:
+def making(
+    folder: Path, clock: Callable[[], float] = time.perf_counter, every: float = 10.0
+) -> Iterator[None]:
     """Time the call that makes a folder, or goes on with it.
+
+    Its seconds are written every so many, too, so that of a killed call no more than these are lost.
 
     Raises:
         OtherCommit: it was begun by another commit.
@@ -62,10 +67,27 @@ def making(folder: Path, clock: Callable[[], float] = time.perf_counter) -> Iter
     else:
         before = Made(commit(), datetime.now(timezone.utc).isoformat(timespec="seconds"))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(replace(before, killed=before.killed + 1))))
-    since = clock()
-    yield
-    file.write_text(json.dumps(asdict(replace(before, seconds=before.seconds + clock() - since))))
+    since, ended = clock(), threading.Event()
+
+    def note(spent: float, killed: int) -> None:
+        now = replace(before, seconds=before.seconds + spent, killed=before.killed + killed)
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(asdict(now)))
+        new.replace(file)
+
+    def keep() -> None:
+        while not ended.wait(every):
+            note(clock() - since, 1)
+
+    note(0.0, 1)
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:  # Ctrl-C and errors end a call, too
+        ended.set()
+        keeper.join()
+        note(clock() - since, 0)
 
 
 def _note(folder: Path) -> Made:

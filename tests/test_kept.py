@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from experiments import kept
 from experiments.kept import OtherCommit, made, making
+from experiments.results import ROOT
 
 
 def test_seconds_are_those_of_every_call_that_made_the_runs(tmp_path: Path) -> None:
@@ -23,18 +26,35 @@ def test_seconds_are_those_of_every_call_that_made_the_runs(tmp_path: Path) -> N
     assert made([one]).started <= made([other]).started
 
 
-def test_a_call_that_was_killed_is_counted_as_one_whose_seconds_are_not_known(
+def test_a_call_that_ctrl_c_or_an_error_ended_counts_with_its_seconds(tmp_path: Path) -> None:
+    ticks = iter([10.0, 13.0])
+    with pytest.raises(KeyboardInterrupt), making(tmp_path / "run", lambda: next(ticks)):
+        (tmp_path / "run").mkdir()
+        raise KeyboardInterrupt
+    found = made([tmp_path / "run"])
+    assert (found.seconds, found.killed) == (3.0, 0)
+
+
+def test_a_call_that_was_killed_is_counted_and_its_seconds_are_those_written_last(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt), making(folder):
-        folder.mkdir()
-        raise KeyboardInterrupt
-    assert made([folder]).killed == 1
+    program = f"""
+import os, time
+from pathlib import Path
+from experiments.kept import making
+with making(Path({str(folder)!r}), every=0.05):
+    Path({str(folder)!r}).mkdir()
+    time.sleep(1)
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 9
+    found = made([folder])
+    assert found.killed == 1 and 0.5 < found.seconds < 1.5
     ticks = iter([0.0, 2.0])
     with making(folder, lambda: next(ticks)):
         pass
-    assert (made([folder]).killed, made([folder]).seconds) == (1, 2.0)
+    assert made([folder]).killed == 1 and made([folder]).seconds == found.seconds + 2.0
 
 
 def test_what_another_commit_made_is_not_published_as_this_ones(
