@@ -151,7 +151,8 @@ class ForwardPass(Limits):
     solver: str = setting(
         ...,
         "Forward pass: anderson, ..., or a method of torchdiffeq (homotopy-deq info lists them). "
-        "Default: rk4 for homoode, anderson for equilibria, else dopri5.",
+        "Default: rk4 for homoode, peaceman-rachford for monotone and lben, anderson for other "
+        "equilibria, else dopri5.",
     )
 
 

@@ -179,3 +179,23 @@ def test_a_sample_does_not_see_its_batch_mates(name: str) -> None:
     with torch.no_grad():
         alone = torch.cat([model(row) for row in x.split(1)])
         torch.testing.assert_close(model(x), alone, rtol=1e-7, atol=1e-7)
+
+
+def test_a_monotone_model_is_solved_and_differentiated_however_large_training_makes_its_w() -> None:
+    torch.manual_seed(0)
+    model = create_model("monotone", shape=(1, 8, 8), num_classes=3, hidden=8, pool=2, dropout=0.0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gram" in name or "skew" in name:
+                parameter.mul_(4)  # ||W|| is some 16, and fixed-point steps run away
+    x, classes = images(8).float(), torch.arange(8) % 3
+    fine = PeacemanRachford(rtol=1e-12, max_steps=10_000)
+    exact = copy.deepcopy(model).double().with_solver(fine, Implicit(fine))
+    found = []
+    for each, inputs in ((model, x), (exact, x.double())):
+        output = each.solve(inputs)
+        F.cross_entropy(output.logits, classes).backward()
+        assert output.solution.converged.all()
+        found.append(torch.cat([p.grad.flatten().double() for p in each.parameters()]))
+    assert (found[0] - found[1]).norm() < 1e-2 * found[1].norm()  # of tolerances of 1e-4 and 1e-5
+    assert not model.with_solver(Anderson()).solve(x).solution.converged.all()
