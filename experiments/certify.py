@@ -106,7 +106,8 @@ def main(config: Config) -> None:
                 console.print(f"{name}, sigma {sigma:g}, {policy}: {each}", highlight=False)
             console.print(rows[f"{name}, sigma {sigma:g}"]["decide"], highlight=False)
     work = made(folders)
-    result = {"radii": RADII, "models": rows, "calls killed, their last seconds unknown": work.killed}
+    killed = {"calls killed, their last seconds unknown": work.killed}
+    result = {"radii": RADII, "models": rows, **killed}
     console.print(f"Written to {record.write(result, started=work.started, seconds=work.seconds)}")
 
 

@@ -56,7 +56,7 @@ def making(
 ) -> Iterator[None]:
     """Time the call that makes a folder, or goes on with it.
 
-    Its seconds are written every so many, too, so that of a killed call no more than these are lost.
+    Its seconds are written every so many: of a killed call no more than these are lost.
 
     Raises:
         OtherCommit: it was begun by another commit.

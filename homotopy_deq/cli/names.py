@@ -264,6 +264,8 @@ class Pass(ForwardPass):
                 settings["damping"] = REVERSIBLE_DAMPING
             if name in SPLITTINGS and self.step_size is not None:
                 settings["step_size"] = self.step_size
+            if SOLVERS[name] in (PeacemanRachford, DouglasRachford):
+                settings["accelerated"] = Anderson()
             return replace(SOLVERS[name](), **settings)
         if name not in TABLEAUS:  # of a run whose flow was torchdiffeq's, and polished
             warn_caller(f"No flow to rest is followed by {name}; bosh3 takes its place.")
