@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.homotopy-deq-installed
 PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo papers test test-slow test-cuda bench mutants coverage faults release check format docs clean
+.PHONY: help setup demo papers tutorials test test-slow test-cuda bench mutants coverage faults release check format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -69,7 +69,10 @@ format: $(STAMP) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## build the documentation in site/
+tutorials: $(STAMP) ## execute the tutorials, and keep what they print and draw
+	$(BIN)/python docs/render.py
+
+docs: tutorials ## build the documentation in site/, the tutorials as they ran
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 

@@ -93,7 +93,7 @@ def path_figure(
         handles, names = first.get_legend_handles_labels()
         figure.legend(
             handles, names, loc="outside upper center", ncols=8, frameon=False, fontsize=8,
-            title="images", title_fontsize=8,
+            title="samples", title_fontsize=8,
         )  # fmt: skip
     return figure
 
