@@ -21,7 +21,8 @@ from homotopy_deq.plotting import diagnosis_figure
 from homotopy_deq.regularization import jacobian_penalty
 from homotopy_deq.theory import DEQKernel, ReLU
 
-epochs = 1 if "HOMOTOPY_DEQ_SHORT" in os.environ else 5
+short = "HOMOTOPY_DEQ_SHORT" in os.environ
+epochs = 1 if short else 5
 torch.manual_seed(0)
 
 # %% [markdown]
@@ -33,7 +34,7 @@ torch.manual_seed(0)
 # be. `diagnose_equation` measures a network of 1,024 units.
 
 # %%
-n, x = 1024, torch.randn(8, 64)
+n, x = 256 if short else 1024, torch.randn(8, 64)
 W, U = torch.randn(n, n) / n**0.5, torch.randn(n, 64) / 8
 
 
