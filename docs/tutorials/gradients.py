@@ -8,6 +8,7 @@
 
 # %%
 import torch
+from matplotlib.figure import Figure
 
 from homotopy_deq import Anderson, Equilibrium, Implicit, Phantom, Picard, Unroll, solve
 
@@ -76,7 +77,21 @@ for name, rule in rules.items():
 # - `Unroll` differentiates the iterates. It is exact for what was computed, so its error is
 #   that of the forward solve.
 #
-# A forward pass that is stopped early shows the difference between the two:
+# Each term of the series takes the error down by the growth of Jᵀ, here about 0.65:
+
+# %%
+terms = [1, 2, 3, 5, 8, 13, 20, 30]
+errors = [((gradient(Phantom(k)) - exact).norm() / exact.norm()).item() for k in terms]
+figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+axes = figure.subplots()
+axes.semilogy(terms, errors, ".-", label="Phantom(k)")
+axes.axhline(1e-4, color="0.4", linestyle=":", label="the tolerance of Implicit()")
+axes.set(xlabel="terms k, evaluations in the graph", ylabel="relative error of the gradient")
+axes.legend(frameon=False)
+figure
+
+# %% [markdown]
+# A forward pass that is stopped early shows what `Implicit` and `Unroll` differentiate:
 
 # %%
 rough = Picard(max_steps=10)
