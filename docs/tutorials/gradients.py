@@ -124,10 +124,10 @@ def kept(rule, solver):
 
 
 few, many = Picard(rtol=1e-13, max_steps=10), Picard(rtol=1e-13, max_steps=100)
-for rule in (Implicit(), Phantom(5), Unroll(), Unroll(checkpoint=10)):
+for rule in (Implicit(), Phantom(5), Unroll()):
     sizes = [kept(rule, solver)[1] for solver in (few, many)]
-    name = f"{type(rule).__name__}({getattr(rule, 'checkpoint', None) or ''})"
-    print(f"{name:12} 10 steps {sizes[0]:6.1f} KiB   100 steps {sizes[1]:6.1f} KiB")
+    name = type(rule).__name__
+    print(f"{name:8} 10 steps {sizes[0]:6.1f} KiB   100 steps {sizes[1]:6.1f} KiB")
 
 # %% [markdown]
 # ## It is a derivative like any other
