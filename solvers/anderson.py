@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .buffer import write
-from .norms import TINY
+from .norms import divisor
 from .problem import Equilibrium
 from .solver import Evaluated, Solver
 
@@ -162,7 +162,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         if count >= 0:
             images = write(images, slot, image)
         size = torch.linalg.vector_norm(gap, dim=1)
-        residual = size / torch.linalg.vector_norm(image, dim=1).clamp_min(TINY)
+        residual = size / divisor(torch.linalg.vector_norm(image, dim=1))
         void = None if void is None else write(void, slot, 0.0)
         best = size if count <= 0 else best
         return AndersonState(z, residual, fz, images, gaps, void, size, best, count + 1)

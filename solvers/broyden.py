@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .buffer import write
-from .norms import TINY, dot, norm
+from .norms import divisor, dot, norm
 from .problem import Equilibrium
 from .solver import Evaluated, Solver, start
 
@@ -98,7 +98,7 @@ class Broyden(Solver[Equilibrium, BroydenState]):
             keep = (~grew)[:, None, None]
             left, right = left * keep, right * keep
             best = torch.where(grew, size, best)
-        residual = size / norm(fz).clamp_min(TINY)
+        residual = size / divisor(norm(fz))
         return BroydenState(z, residual, fz, left, right, best, count + 1)
 
 

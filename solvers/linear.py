@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .caller import warn_deprecated
 from .jacobian import LinearMap
-from .norms import TINY, norm
+from .norms import TINY, divisor, norm
 from .solver import named
 
 SMALL = 16  # unknowns up to which a single system is factored: GMRES needs as many products
@@ -182,7 +182,7 @@ def gmres(
     batch, n = rhs.shape[0], rhs[0].numel()
     max_steps = min(max_steps, n)
     beta = norm(rhs)
-    v = rhs.flatten(1) / beta.clamp_min(TINY)[:, None]
+    v = rhs.flatten(1) / divisor(beta)[:, None]
     basis = [v]
     columns: list[Tensor] = []  # column k of the Hessenberg matrix, (B, k + 2)
     null = rhs.new_ones(batch, 1)
@@ -228,7 +228,7 @@ def gmres(
     stacked = torch.stack(basis[:steps], dim=1)
     d = torch.bmm(y.unsqueeze(1), stacked).view_as(rhs)
     missed = target - torch.bmm(hessenberg, y.unsqueeze(2)).squeeze(2)
-    return d, norm(missed) / beta.clamp_min(TINY)
+    return d, norm(missed) / divisor(beta)
 
 
 def _least_squares(a: Tensor, b: Tensor) -> Tensor:

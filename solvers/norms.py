@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TINY = 1e-30  # keeps ||f(z) - z|| / ||f(z)|| finite at f(z) = 0; 0 / TINY is 0, as it should be
+TINY = 1e-30  # the least of single precision that is worth a name: below, squares are 0
 
 
 def norm(z: Tensor) -> Tensor:
@@ -26,9 +26,19 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
+def tiny(dtype: torch.dtype) -> float:
+    """Return what no norm need be told from 0 by: its square is still a number."""
+    return 1e-150 if dtype == torch.float64 else TINY
+
+
+def divisor(size: Tensor) -> Tensor:
+    """Return norms to divide by, (B,): ||f(z) - z|| / ||f(z)|| is finite at f(z) = 0."""
+    return size.clamp_min(tiny(size.dtype))
+
+
 def relative(residual: Tensor, scale: Tensor) -> Tensor:
     """Return ||residual|| / ||scale|| of each sample, (B,)."""
-    return norm(residual) / norm(scale).clamp_min(TINY)
+    return norm(residual) / divisor(norm(scale))
 
 
 def expand(coefficient: Tensor, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .jacobian import Linearization, Shifted
 from .linear import GMRES, LinearSolver, renamed
 from .newton import forcing
-from .norms import expand, norm
+from .norms import divisor, expand, norm
 from .problem import Equilibrium
 from .solver import Evaluated, Solver, start
 
@@ -74,7 +74,7 @@ class PseudoTransient(Solver[Equilibrium, PseudoTransientState]):
         operator = Shifted(jacobian, shift)
         direction = self.linear.solve(operator, gap, rtol=forcing(state.residual))
         new = start(problem, state.z + direction)
-        ratio = norm(gap) / norm(new.fz - new.z).clamp_min(1e-30)
+        ratio = norm(gap) / divisor(norm(new.fz - new.z))
         ratio = ratio.nan_to_num(nan=0.0).clamp(1 / self.growth, self.growth)
         delta = (state.delta * ratio).clamp(max=self.max_delta)
         return PseudoTransientState(new.z, new.residual, new.fz, delta)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .norms import TINY, norm, relative
+from .norms import divisor, norm, relative
 from .problem import Equilibrium, InitialValue
 from .solution import ErrorBound, Trajectory
 from .status import Status
@@ -131,7 +131,7 @@ class Solver(ABC, Generic[P, S]):
         """Return the residual at which a sample has converged, a float or (B,)."""
         if self.atol == 0 or not isinstance(state, Evaluated):
             return self.rtol
-        return self.rtol + self.atol / norm(state.fz).clamp_min(TINY)
+        return self.rtol + self.atol / divisor(norm(state.fz))
 
     def loosened(self, rtol: float) -> Solver[P, S]:
         """Return the solver with a relative tolerance of at least `rtol`."""
@@ -197,7 +197,7 @@ def earned(solver: Solver[Any, Any], z: Tensor, gap: Tensor, first: Tensor | Non
 
 def residual_norm(state: Evaluated) -> Tensor:
     """Return ||f(z) - z||, (B,), outside of any graph."""
-    return state.residual.detach() * norm(state.fz.detach()).clamp_min(TINY)
+    return state.residual.detach() * divisor(norm(state.fz.detach()))
 
 
 def judged(solver: Solver[Equilibrium, Any], first: Evaluated) -> Tensor:

@@ -21,8 +21,9 @@ def faults() -> str:
         "faults",
         "Files of runs, checkpoints, saved models, comparisons, studies, journals and zip files, "
         "damaged or replaced, and writes that are killed, find the disk full or meet another "
-        "writer. Broken would be a result that was lost, altered and believed, something executed, "
-        "or an error that is no line that says what to do.",
+        "writer. Other, and open: a file that has no checksum, or was sealed anew, says something "
+        "else, and that is what is read. Broken would be a result that was lost, altered and "
+        "believed, something executed, or an error that is no line that says what to do.",
         *table(
             ("fault", "injected", *heads),
             (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers.norms import TINY, expand, norm
+from solvers.norms import divisor, expand, norm
 
 from ..diagnosis.spectrum import growth
 
@@ -52,7 +52,7 @@ def power_method(f0: Tensor, z0: Tensor, n_iters: int = 100) -> tuple[Tensor, Te
         return out
 
     rate = growth(pull, last, n_iters)
-    return last / expand(norm(last), last).clamp_min(TINY), rate.to(f0.dtype)
+    return last / divisor(expand(norm(last), last)), rate.to(f0.dtype)
 
 
 def _exponential(n: int, k: int, gamma: float = 0.8) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..caller import warn_caller
 from ..driver import run
-from ..norms import TINY
+from ..norms import TINY, divisor
 from ..ode import ODE
 from ..ode.clock import Clock, Steps
 from ..ode.initial_value import SCIPY, SLIVER, given_up
@@ -227,7 +227,7 @@ class _Way:
         size = torch.maximum(wanted.abs(), came.abs()).flatten(1)
         size = torch.maximum(size, size.amax(1, keepdim=True) * 0.1)
         tolerance = self.solver.atol + max(self.solver.rtol, smallest) * size
-        ratio = (z - wanted).flatten(1) / tolerance.clamp_min(TINY)
+        ratio = (z - wanted).flatten(1) / divisor(tolerance)
         return found, ratio.square().mean(1).sqrt()
 
     def _within(self, before: Mark, after: Mark) -> list[Mark]:

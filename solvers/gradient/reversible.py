@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..driver import run
-from ..norms import TINY, norm
+from ..norms import divisor, norm
 from ..ode.runge_kutta import RungeKutta
 from ..packing import pack
 from ..picard import Picard
@@ -170,7 +170,7 @@ class _Way:
     def _check(self, z: Tensor, y: Tensor) -> None:
         """Raise RuntimeError unless the way led back to the starts."""
         missed = torch.maximum(norm(z - self.z0), norm(y - self.z0))
-        share = missed / torch.maximum(norm(self.z0), norm(self.z)).clamp_min(TINY)
+        share = missed / divisor(torch.maximum(norm(self.z0), norm(self.z)))
         if bool((share <= self.rule.tolerance).all()):
             return
         keep, _, hold = self.solver.weights

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..driver import run
 from ..linear import PATH, BySize, LinearSolver, renamed
 from ..newton import NewtonKrylov
-from ..norms import TINY, dot, expand, norm
+from ..norms import divisor, dot, expand, norm
 from ..problem import Equilibrium
 from ..solver import Solver, judged, named, residual_norm, start
 from ..status import Status
@@ -189,7 +189,7 @@ class ArcLength(Solver[Equilibrium, ArcState]):
         new = replace(
             state,
             y=state.y + d,
-            slope=d / length.clamp_min(TINY)[:, None],
+            slope=d / divisor(length)[:, None],
             last_y=state.y,
             last_slope=state.slope,
             gap=length,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..norms import TINY, dot, expand, norm
+from ..norms import divisor, dot, expand, norm
 from ..solver import Tracked
 from .curve import Curve, Factors
 from .predictor import Cubic, Knot
@@ -178,7 +178,7 @@ class Chord:
             size = norm(change)
             d = torch.where(open_[:, None], d - change, d)
             effort = effort + open_
-            rate = size / before.clamp_min(TINY)
+            rate = size / divisor(before)
             left = (size if error is None else norm(gap)) * rate / (1 - rate)
             exact = (norm(gap) <= floor) & (off.abs() <= floor)
             ok = ok | (open_ & (exact | ((rate < 1) & (left <= tolerance))))

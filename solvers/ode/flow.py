@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..caller import warn_deprecated
-from ..norms import TINY, expand, norm, relative
+from ..norms import divisor, expand, norm, relative
 from ..problem import Equilibrium
 from ..solver import Evaluated, Solver, start
 from .runge_kutta import LEAST, advance, missed, next_step, stuck
@@ -74,7 +74,7 @@ class Flow(Solver[Equilibrium, FlowState]):
             return FlowState(end, residual, fend, state.h, time=time)
         with torch.no_grad():
             length = self.error * norm(end - z)
-            ratio = state.h * norm(missed(self.tableau, slopes)) / length.clamp_min(TINY)
+            ratio = state.h * norm(missed(self.tableau, slopes)) / divisor(length)
             ratio = torch.where(ratio >= 0, ratio, float("inf"))  # NaN is not
             accepted = ratio <= 1
             # The error has one order more than the method, and the length is of first order.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..gradient.function import spread
-from ..norms import TINY, expand, finite, norm
+from ..norms import divisor, expand, finite, norm, tiny
 from ..problem import InitialValue
 from ..solver import S, Solver, State, verdict
 from ..status import Status
@@ -154,7 +154,11 @@ class RungeKutta(Solver[InitialValue, PathState]):
         with torch.set_grad_enabled(watched):
             slopes.append(slope(1.0, new))
         with torch.no_grad():
-            scale = torch.maximum(z.abs(), new.abs()).mul_(self.rtol).add_(max(self.atol, TINY))
+            scale = (
+                torch.maximum(z.abs(), new.abs())
+                .mul_(self.rtol)
+                .add_(max(self.atol, tiny(z.dtype)))
+            )
             ratio = size(missed(self.tableau, slopes).div_(scale)) * h.abs().flatten()
             ratio = torch.where(finite(scale) & (ratio >= 0), ratio, float("inf"))
         return new, slopes[-1], ratio
@@ -166,7 +170,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
         """Choose each sample's first step by one more evaluation: Hairer et al., II.4."""
         span = problem.t1 - problem.t0
         with torch.no_grad():
-            scale = (self.atol + self.rtol * z0.abs()).clamp_min_(TINY)
+            scale = divisor(self.atol + self.rtol * z0.abs())
             d0, d1 = size(z0 / scale), size(slope / scale)
             near = torch.where((d0 > 1e-5) & (d1 > 1e-5), 0.01 * d0 / d1, 1e-6)
             near = near.nan_to_num().clamp(max=abs(span)).to(precision(z0.device)) * math.copysign(
@@ -247,7 +251,7 @@ def missed(tableau: Tableau, slopes: list[Tensor]) -> Tensor:
 
 def next_step(h: Tensor, ratio: Tensor, order: int, least: float) -> Tensor:
     """Return the step after h, whose error is `ratio` times the tolerance; 0 if below `least`."""
-    factor = (SAFETY * ratio.clamp_min(TINY) ** (-1 / order)).clamp(SHRINK, GROW)
+    factor = (SAFETY * divisor(ratio) ** (-1 / order)).clamp(SHRINK, GROW)
     h = h * factor
     return torch.where(h.abs() < least, 0.0, h)
 

@@ -141,7 +141,7 @@ def test_what_is_called_a_root_is_one_at_any_scale(
     assert found.converged.all()
 
 
-@every_solver
+@every_solver_of_any_map
 def test_a_condition_on_another_device_is_refused(solver: AnySolver) -> None:
     problem = Equilibrium(lambda z, x: 0.5 * z + x, (torch.zeros(2, 3, device="meta"),))
     with pytest.raises((RuntimeError, ValueError, TypeError), match="device|meta") as error:
