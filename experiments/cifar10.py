@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from experiments.kept import made, making
@@ -51,8 +52,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Train each model, or go on with it; write experiments/results/cifar10.json."""
-    console, record = Console(), Record("cifar10", config)
+    """Train each model, or go on with it; write cifar10.json, or cifar10_cuda.json, of results."""
+    on_gpu = torch.cuda.is_available() and not config.cpu
+    console, record = Console(), Record("cifar10_cuda" if on_gpu else "cifar10", config)
     config.work.mkdir(parents=True, exist_ok=True)
     folders = {
         name: config.work / name.lower().replace(",", "").replace(" ", "-") for name in MODELS
