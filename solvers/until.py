@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .norms import expand
 from .problem import Equilibrium
 from .solver import Evaluated, Solver, State, named, verdict
 from .status import Status
@@ -19,7 +18,7 @@ Decision = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class UntilState(State):
-    """Beside the iterate, which is f(z) where a sample is decided: the inner solver's state.
+    """Beside f(z), where samples end: the state of the inner solver, which is at z.
 
     Arguments:
         z: as in `State`.
@@ -37,7 +36,8 @@ class Until(Solver[Equilibrium, UntilState]):
     """Iterate as `solver` does until a decision holds at f(z).
 
     A decided sample ends CONVERGED with the answer f(z) of the step that decided it. One that
-    `solver` would stop undecided ends as `solver` says, or MAX_STEPS where it says CONVERGED.
+    `solver` would stop undecided ends there, too, as `solver` says, or MAX_STEPS where it says
+    CONVERGED.
 
     Arguments:
         solver: how to iterate; its tolerance and max_steps bound the tries.
@@ -96,15 +96,13 @@ class Until(Solver[Equilibrium, UntilState]):
     def _judge(self, problem: Equilibrium, inner: Evaluated, about: Tensor | None) -> UntilState:
         asked = () if about is None else (about,)
         decided = self.decision(problem, inner, *asked) & torch.isfinite(inner.residual)
-        z, code = inner.z, verdict(self.solver, inner)
+        code = verdict(self.solver, inner)
         if code is None:
             code = torch.zeros_like(decided, dtype=torch.int8)
         code = torch.where(code == Status.CONVERGED, Status.MAX_STEPS, code)
-        if bool(decided.any()):  # it ends at f(z), of which f is not evaluated
-            z = torch.where(expand(decided, z), inner.fz, z)
-            code = torch.where(decided, Status.CONVERGED, code)
+        code = torch.where(decided, Status.CONVERGED, code)
         return UntilState(
-            z,
+            inner.fz,  # where all samples end, decided or not: f is not evaluated there
             inner.residual,
             inner,
             about,

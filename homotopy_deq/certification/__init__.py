@@ -11,7 +11,8 @@ from .journal import Journal, JournalError, read
 from .noise import Noise, Phase
 from .policies import Converged, Policy, Verified
 from .prover import PROVERS, IntervalProver, LipschitzProver, Prover
-from .smoothing import Smoother, Smoothing
+from .smoother import Smoother
+from .smoothing import Smoothing
 from .starts import Along, Clean, Cold, Serial, Start, Tangent
 from .stopped import Audited, Truncated
 

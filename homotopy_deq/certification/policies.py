@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from solvers import Anderson, Equilibrium, Evaluated, MonotoneInclusion, Solver
 from ..lipschitz import MarginProof
 from ..models import ImageModel
 from .evidence import Tally
-from .proof import EnclosedSession, Proof, VerifiedSession
+from .proof import Proof
 from .requirements import (
     check_fixed,
     check_flow,
@@ -27,6 +27,7 @@ from .requirements import (
     check_tangent,
 )
 from .starts import Along, Cold, Start, Tangent
+from .verified import EnclosedSession, VerifiedSession
 from .votes import UNDECIDED, Classifier, LayerSession, ModelSession, Session, Target
 
 EXACT = "the classifier at the exact equilibrium"
@@ -82,6 +83,19 @@ class Policy(ABC):
     @abstractmethod
     def vote(self, session: Any, images: Tensor, target: Target) -> np.ndarray:
         """Vote for each noise sample; with a target, a vote need only say whether it is that."""
+
+    def vote_all(
+        self, session: Any, batches: Iterable[Tensor], target: Target, room: int
+    ) -> np.ndarray:
+        """Vote for the noise samples of all batches; some may wait for others of later ones.
+
+        Arguments:
+            session: of the image.
+            batches: noise samples, (B, C, H, W) each.
+            target: as in `vote`.
+            room: samples that are solved together, at most.
+        """
+        return np.concatenate([self.vote(session, images, target) for images in batches])
 
     def propose(self, session: Any, images: Tensor) -> np.ndarray:
         """Vote to select a class: nothing rests on these votes being right."""
@@ -166,7 +180,7 @@ class Converged(Policy):
 
     def prepare(self, model: Any) -> Callable[[Tensor], Session]:
         if self.start.follows_image:
-            return Proof.sessions(model, self.start)
+            return VerifiedSession.prepared(model, self.start)
         if isinstance(model, ImageModel):
             one = model.layer.one_equation
             return super().prepare(model) if one else partial(ModelSession, model)
@@ -240,7 +254,7 @@ class Verified(Policy):
     def prepare(self, model: Any) -> Callable[[Tensor], Session]:
         if not model.layer.one_equation:
             return partial(EnclosedSession, model, proof=MarginProof(model.network()))
-        return Proof.sessions(model, self.start)
+        return VerifiedSession.prepared(model, self.start)
 
     def propose(self, session: Any, images: Tensor) -> np.ndarray:
         if isinstance(session, EnclosedSession):
@@ -250,6 +264,14 @@ class Verified(Policy):
 
     def vote(self, session: Any, images: Tensor, target: Target) -> np.ndarray:
         labels: np.ndarray = session.prove(images, target, self.solver)
+        return labels
+
+    def vote_all(
+        self, session: Any, batches: Iterable[Tensor], target: Target, room: int
+    ) -> np.ndarray:
+        if isinstance(session, EnclosedSession):
+            return super().vote_all(session, batches, target, room)
+        labels: np.ndarray = session.prove_all(batches, target, self.solver, room)
         return labels
 
 

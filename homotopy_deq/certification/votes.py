@@ -19,6 +19,10 @@ from .requirements import check_independent, probes
 from .starts import Along, Cold, Start
 
 UNDECIDED = -1
+WIDEST, LEAST = 2**17, 64
+"""Numbers of the condition, and samples at least, that the stem makes at a time on a processor: its
+own tensors are wider, and where new memory is taken from the system for them at each call, as of
+2,000 digits, that costs 3 times the arithmetic."""
 COLD = "started cold, as the clean image was not solved"
 Classifier = Callable[[Tensor], Tensor]
 """Maps images, (B, C, H, W), to logits, (B, classes): a model of this library or of any other."""
@@ -80,20 +84,30 @@ class Session:
         every = torch.ones(len(images), dtype=torch.int64, device=logits.device)
         return self.cast(logits, every.bool(), every)
 
-    def cast(self, logits: Tensor, usable: Tensor, evals: Tensor) -> np.ndarray:
-        """Vote for the largest logit of each usable sample whose logits are finite."""
-        for session, spent in self.each(evals):
+    def cast(
+        self, logits: Tensor, usable: Tensor, evals: Tensor, rows: Tensor | None = None
+    ) -> np.ndarray:
+        """Vote for the largest logit of each usable sample whose logits are finite.
+
+        Arguments:
+            logits: (B, classes).
+            usable: whether a sample's logits may count, (B,).
+            evals: what each took, (B,).
+            rows: which samples of a session of several images these are; None for all.
+        """
+        for session, spent in self.each(evals, rows):
             session.evaluations += spent
         usable = usable & torch.isfinite(logits).all(1)
         labels: np.ndarray = torch.where(usable, logits.argmax(1), UNDECIDED).cpu().numpy()
         return labels
 
-    def each(self, counts: Tensor) -> Iterator[tuple[Session, int]]:
-        """Yield the session of each image, with the sum of a count, (B,), over its samples."""
+    def each(self, counts: Tensor, rows: Tensor | None = None) -> Iterator[tuple[Session, int]]:
+        """Yield the session of each image, with the sum of a count over its samples, see `cast`."""
         if not self.members:
             yield self, int(counts.sum())
             return
-        sums = counts.new_zeros(len(self.members)).index_add(0, self.owner, counts)
+        owner = self.owner if rows is None else self.owner[rows]
+        sums = counts.new_zeros(len(self.members)).index_add(0, owner, counts)
         yield from zip(self.members, sums.tolist(), strict=True)
 
 
@@ -169,7 +183,11 @@ class LayerSession(ModelSession):
 
     def condition(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the layer's condition x, (B, ...), and what the cell is iterated with."""
-        x = self.model.condition(images)
+        if images.is_cuda:
+            x = self.model.condition(images)
+        else:
+            rows = max(LEAST, WIDEST // self.clean.x[0].numel())
+            x = torch.cat([self.model.condition(some) for some in images.split(rows)])  # type: ignore[no-untyped-call]
         return x, self.model.layer.condition(x)
 
     def walk(self, images: Tensor, solver: Solver[Any, Any]) -> Solution[Tensor]:

@@ -26,7 +26,7 @@ from homotopy_deq.certification import (
 from homotopy_deq.certification.journal import ALONE, JournalError
 from homotopy_deq.certification.requirements import state_size
 from homotopy_deq.certification.sequence import betting_lower
-from homotopy_deq.certification.smoothing import Alone
+from homotopy_deq.certification.smoother import Alone
 from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session
 from homotopy_deq.models import ImageModel, MonotoneDEQ

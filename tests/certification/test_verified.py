@@ -17,6 +17,7 @@ from homotopy_deq.certification import (
     Smoothing,
     Tangent,
     Verified,
+    verified,
 )
 from homotopy_deq.certification.starts import Start
 from homotopy_deq.certification.statistics import clopper_pearson
@@ -111,6 +112,32 @@ def test_votes_judged_before_any_evaluation_are_those_of_the_plain_path(
                 wanted, found = wanted == target, found == target
             assert (found == wanted).all()
     assert judged.evaluations < plain.evaluations
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "start", (Cold(), Clean(), Tangent(), Serial()), ids=lambda s: type(s).__name__
+)
+def test_samples_that_wait_for_those_of_later_batches_fare_as_without(
+    kind: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, policy = model(kind), Verified(start=start)
+    torch.manual_seed(1)
+    image = torch.rand(SHAPE)
+    batches = (image + 0.3 * torch.randn(400, *SHAPE)).split(90)
+    for target in (None, 1):
+        found, evaluations = [], []
+        for room in (None, 1, 60, 1000):
+            with monkeypatch.context() as plain, torch.no_grad():
+                if room is None:  # every batch by one solve to its end
+                    plain.setattr(verified, "parted", lambda solver: (solver, None))
+                session = policy.prepare(made)(image)
+                labels = policy.vote_all(session, batches, target, room or 1)
+            found.append(labels if target is None else labels == target)
+            evaluations.append(session.evaluations)
+        assert all((each == found[0]).all() for each in found)
+        # The iterates are the same; one that is given up just there costs one more.
+        assert max(evaluations) - min(evaluations) <= 0.01 * min(evaluations)
 
 
 def test_the_free_evaluation_is_asked_where_it_decided_most_of_the_selection() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...certification import Certificate, Journal, read
 from ...certification.journal import ALONE, CONFIG, SLOPE
-from ...certification.smoothing import Alone
+from ...certification.smoother import Alone
 from ...certification.summary import Summary
 
 

@@ -21,7 +21,7 @@ from ...certification import (
 )
 from ...certification.journal import ALONE
 from ...certification.requirements import state_size
-from ...certification.smoothing import IMAGES
+from ...certification.smoother import IMAGES
 from ...data import ImageData
 from ...models import ImageModel
 from ...settings import NoiseSettings, Settings, Votes

@@ -1,0 +1,309 @@
+"""Certify, decide or predict one image by randomized smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .asking import Ask, Asking, side_by_side
+from .certificate import ABSTAIN, Certificate
+from .evidence import Sampling, Tally
+from .noise import BLOCK, Phase, on_grid
+from .policies import Policy
+from .sequence import BettingSequence
+from .smoothing import FIRST, Smoothing
+from .statistics import required_probability
+from .votes import UNDECIDED, Classifier, Session, Target, together
+
+IMAGES, SAMPLES = 4, 64
+"""Images looked at, and noise samples of each that are solved alone."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How many noise samples voted otherwise when they were solved alone.
+
+    A model of several equilibria may find another one when the rounding of its products changes
+    with the size of the batch; what is certified is then the network at that size.
+
+    Arguments:
+        samples: solved both ways.
+        disagreements: those with another vote, undecided included.
+        batch: samples that were solved together.
+    """
+
+    samples: int
+    disagreements: int
+    batch: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.disagreements} of {self.samples} noise samples vote otherwise when they are "
+            f"solved alone than in a batch of {self.batch}"
+        )
+
+
+@dataclass
+class Smoother:
+    """Certify by sampling: a classifier, the votes that count, and the noise.
+
+    Arguments:
+        model: in eval mode; any classifier, `images -> logits`, under the policy `Converged`.
+        policy: which votes count.
+        smoothing: the noise and the statistics.
+        advance: told the number of samples of each batch that is done.
+
+    Attributes:
+        session: begins an image.
+
+    Raises:
+        ValueError: the policy is not sound for the model, with the reason.
+    """
+
+    model: Classifier
+    policy: Policy
+    smoothing: Smoothing
+    advance: Callable[[int], None] | None = None
+    session: Callable[[Tensor], Session] = field(init=False, repr=False)
+    _reaches: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.policy.check(self.model)
+        self.session = self.policy.prepare(self.model)
+
+    @property
+    def certifies(self) -> str:
+        return self.policy.certifies
+
+    @property
+    def rule(self) -> Sampling:
+        return self._rule(None)
+
+    def _rule(self, asked: float | None) -> Sampling:
+        own, deviation = self.smoothing, self.smoothing.noise.deviation
+        return Sampling(deviation, own.alpha, own.n, not self.policy.anytime, asked)
+
+    @torch.no_grad()
+    def certify(self, image: Tensor, label: int, index: int) -> Certificate:
+        """Return the largest radius that n samples prove, or abstain.
+
+        Arguments:
+            image: (C, H, W) in [0, 1].
+            label: its true class.
+            index: keys the noise.
+        """
+        return self._certify(image, label, index)[0]
+
+    @torch.no_grad()
+    def certify_and_count(
+        self, image: Tensor, label: int, index: int
+    ) -> tuple[Certificate, np.ndarray]:
+        """Return a certificate, as `certify`, and how many samples voted for each class.
+
+        Every sample is asked for its class, and not only whether that is the selected one: a
+        policy that proves votes may then prove fewer, and a smaller radius.
+        """
+        return self._certify(image, label, index, every=True)
+
+    def _certify(
+        self, image: Tensor, label: int, index: int, every: bool = False
+    ) -> tuple[Certificate, np.ndarray]:
+        n, noise = self.smoothing.n, self.smoothing.noise
+        if not self._reaches:
+            self.policy.check_reach(n, self.smoothing.alpha)
+            self._reaches = True
+        session = self._begin(image, index)
+        target = self._select(session, index)
+        asked = None if every else target
+        labels = self._estimate(session, index, asked)
+
+        def redo(chosen: np.ndarray) -> np.ndarray:
+            parts = [chosen[start:stop] for start, stop in self.smoothing.chunks(len(chosen))]
+            drawn = (noise.pick(index, Phase.ESTIMATE, part, image.shape) for part in parts)
+            return np.concatenate([session.full(noise.onto(image, each)) for each in drawn])
+
+        draw = noise.generator(index, Phase.ESTIMATE, "audit")
+        tally = self.policy.tally(labels, target, draw, redo)
+        claim = self.rule.claim(tally)
+        found = Certificate(index, label, claim, tally, session.evaluations, session.note)
+        return found, _counts(session, labels)
+
+    @torch.no_grad()
+    def decide(self, image: Tensor, label: int, index: int, radius: float) -> Certificate:
+        """Answer whether the class holds within one radius, with as few samples as that takes.
+
+        Sampling stops once the probability is proven above Phi(radius / sigma), once it is
+        most likely below it, or after n samples.
+
+        Arguments:
+            image: (C, H, W) in [0, 1].
+            label: its true class.
+            index: keys the noise.
+            radius: to decide on.
+        """
+        return next(self.decide_all(image[None], [label], [index], radius))
+
+    @torch.no_grad()
+    def decide_all(
+        self, images: Tensor, labels: Sequence[int], indices: Sequence[int], radius: float
+    ) -> Iterator[Certificate]:
+        """Decide for several images side by side, as `decide` does for each.
+
+        Samples of several images are solved together: the first 64 of an image, after which most
+        are decided, are few. It yields certificates as they are reached.
+
+        Arguments:
+            images: (B, C, H, W) in [0, 1].
+            labels: their true classes.
+            indices: key the noise.
+            radius: to decide on.
+        """
+        self._check_anytime("decide")
+        own = self.smoothing
+        own.check_radius(radius)
+        askings = [
+            self._deciding(self._begin(image, index), label, index, radius)
+            for image, label, index in zip(images, labels, indices, strict=True)
+        ]
+        room = 0 if own.deterministic else own.batch
+        yield from side_by_side(askings, self._answer, room)
+
+    def _deciding(
+        self, session: Session, label: int, index: int, radius: float
+    ) -> Asking[Certificate]:
+        own, parts = self.smoothing, []
+        for start, stop in own.chunks(own.n0):
+            parts.append((yield Ask(session, index, Phase.SELECT, start, stop)))
+        target = int(_counts(session, np.concatenate(parts)).argmax())
+        bets = BettingSequence(required_probability(radius, own.noise.deviation), own.alpha)
+        undecided = 0
+        for start, stop in own.chunks(own.n, FIRST):
+            labels = yield Ask(session, index, Phase.ESTIMATE, start, stop, target)
+            before = bets.trials
+            bets = bets.update(labels == target)
+            undecided += int((labels[: bets.trials - before] == UNDECIDED).sum())
+            if bets.decision:
+                break
+        tally = Tally(target, bets.successes, undecided, bets.trials)
+        claim = self._rule(radius).claim(tally)
+        return Certificate(index, label, claim, tally, session.evaluations, session.note)
+
+    def _answer(self, asks: Sequence[Ask]) -> list[np.ndarray]:
+        """Vote on samples of several images together."""
+        noise, counts = self.smoothing.noise, [len(ask) for ask in asks]
+        session = together([ask.session for ask in asks], counts)
+        drawn = [
+            noise.onto(
+                ask.session.image,
+                noise.draw(ask.index, ask.phase, ask.start, ask.stop, ask.session.image.shape),
+            )
+            for ask in asks
+        ]
+        images = torch.cat(drawn)
+        if asks[0].phase == Phase.SELECT:
+            labels = self.policy.propose(session, images)
+        else:
+            labels = self.policy.vote(session, images, _target(asks, counts))
+        self._done(len(images))
+        return np.split(labels, np.cumsum(counts)[:-1])
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
+        """Return the smoothed class, or -1 where alpha does not separate the first two, and counts.
+
+        With probability at least 1 - alpha the class returned is the smoothed classifier's:
+        undecided votes are counted for the runner-up.
+        """
+        from scipy.stats import binomtest
+
+        self._check_anytime("predict")
+        self.smoothing.check_majority()
+        session = self._begin(image, index)
+        labels = self._estimate(session, index, None)
+        counts = _counts(session, labels)
+        first, second = (int(k) for k in np.sort(counts)[::-1][:2])
+        second += int((labels == UNDECIDED).sum())
+        sure = (
+            first > second and binomtest(first, first + second, 0.5).pvalue <= self.smoothing.alpha
+        )
+        return (int(counts.argmax()) if sure else ABSTAIN), counts
+
+    @torch.no_grad()
+    def alone(self, images: Iterable[tuple[Tensor, int]]) -> Alone:
+        """Solve noise samples of some images in a run's first batch, and some of them alone.
+
+        Arguments:
+            images: (C, H, W) in [0, 1], each with its index.
+        """
+        _, batch = next(self.smoothing.chunks(self.smoothing.n))
+        samples = disagreements = 0
+        for image, index in images:
+            session = self.session(image)
+            drawn = self.smoothing.noise.draw(index, Phase.ESTIMATE, 0, batch, image.shape)
+            noisy = self.smoothing.noise.onto(image, drawn)
+            together = self.policy.base(session, noisy)
+            chosen = np.unique(np.linspace(0, batch - 1, min(SAMPLES, batch), dtype=np.int64))
+            for k in chosen:
+                disagreements += int(self.policy.base(session, noisy[k : k + 1])[0] != together[k])
+            samples += len(chosen)
+        return Alone(samples, disagreements, batch)
+
+    def _check_anytime(self, what: str) -> None:
+        if not self.policy.anytime:
+            raise ValueError(
+                f"policy {type(self.policy).__name__} judges all votes together after an audit, "
+                f"which {what} does not do: use Verified(), Converged() or Truncated()."
+            )
+
+    def _begin(self, image: Tensor, index: int) -> Session:
+        if float(image.min()) < 0 or float(image.max()) > 1:
+            raise ValueError(
+                f"image {index} should have values in [0, 1]; got "
+                f"{float(image.min()):g} to {float(image.max()):g}."
+            )
+        if self.smoothing.discrete and not torch.equal(on_grid(image), image):
+            raise ValueError(
+                f"image {index} should have values k/255 for discrete noise: use 8-bit images, or "
+                "plain noise."
+            )
+        return self.session(image)
+
+    def _select(self, session: Session, index: int) -> int:
+        batches = self._batches(session, index, Phase.SELECT, self.smoothing.n0)
+        parts = [self.policy.propose(session, images) for images in batches]
+        return int(_counts(session, np.concatenate(parts)).argmax())
+
+    def _estimate(self, session: Session, index: int, target: int | None) -> np.ndarray:
+        own = self.smoothing
+        batches = self._batches(session, index, Phase.ESTIMATE, own.n)
+        room = BLOCK if own.deterministic else own.batch
+        return self.policy.vote_all(session, batches, target, room)
+
+    def _batches(
+        self, session: Session, index: int, phase: Phase, samples: int
+    ) -> Iterator[Tensor]:
+        """Yield a phase's noise samples, a batch at a time; one is done when the next is taken."""
+        ranges, noise = self.smoothing.chunks(samples), self.smoothing.noise
+        for drawn in noise.stream(index, phase, ranges, session.image.shape):
+            yield noise.onto(session.image, drawn)
+            self._done(len(drawn))
+
+    def _done(self, samples: int) -> None:
+        if self.advance is not None:
+            self.advance(samples)
+
+
+def _target(asks: Sequence[Ask], counts: Sequence[int]) -> Target:
+    """Return the class that each sample is asked for."""
+    if len(asks) == 1 or asks[0].target is None:
+        return asks[0].target
+    targets = torch.tensor([ask.target for ask in asks])
+    return targets.repeat_interleave(torch.tensor(counts)).to(asks[0].session.image.device)
+
+
+def _counts(session: Session, labels: np.ndarray) -> np.ndarray:
+    return np.bincount(labels[labels != UNDECIDED], minlength=max(session.classes, 2))

@@ -1,0 +1,284 @@
+"""Sessions that count proven votes, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers import Anderson, Equilibrium, Solver, Status, solve
+from solvers.solver import Evaluated, start
+from solvers.until import Until
+
+from ..cells.bounds import uncovered
+from ..lipschitz import MarginProof
+from ..models import ImageModel
+from .proof import Proof
+from .starts import Start
+from .votes import LayerSession, ModelSession, Target
+
+FINE = 1e-11
+"""Relative residual at which a sample that is open in double precision is given up."""
+
+SELECT = Anderson(rtol=1e-2)
+"""Selection only proposes a class, which the estimation then bounds: no proof is needed there."""
+
+FEW = 1
+"""Steps that all samples of a batch take, before those that are open wait for others."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """Samples whose votes are open.
+
+    Arguments:
+        inputs: what the cell is iterated with, of these samples.
+        z: where they are, (B, ...).
+        asked: the class that each is asked for, (B,), or None.
+        rows: their places in their batch.
+    """
+
+    inputs: tuple[Tensor, ...]
+    z: Tensor
+    asked: Tensor | None
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Open]) -> Open:
+        """Return the samples of some together."""
+        if len(parts) == 1:
+            return parts[0]
+        every = [each.asked for each in parts if each.asked is not None]
+        return cls(
+            tuple(map(torch.cat, zip(*(each.inputs for each in parts), strict=True))),
+            torch.cat([each.z for each in parts]),
+            torch.cat(every) if every else None,
+            torch.cat([each.rows for each in parts]),
+        )
+
+
+class VerifiedSession(LayerSession):
+    """A session that can prove votes.
+
+    Arguments:
+        model: as in `LayerSession`.
+        image: as in `LayerSession`.
+        start: as in `LayerSession`.
+        proof: of the model.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, start: Start, proof: Proof) -> None:
+        super().__init__(model, image, start)
+        self.proof = proof
+        self.tried = self.free = 0
+        (given, *_) = self.clean.condition
+        if uncovered(given) is not None:  # W z* has been computed so, and is kept
+            self.starter = self.starter._replace(free=None)
+
+    @classmethod
+    def prepared(cls, model: ImageModel, start: Start) -> Callable[[Tensor], VerifiedSession]:
+        """Return what begins an image with the proof of a model, whose W is computed once."""
+        fixed = model.fixed()
+        proof = Proof.of(fixed)
+        return lambda image: cls(fixed, image, start, proof)
+
+    def propose(self, images: Tensor) -> np.ndarray:
+        """Vote to select a class, and see how many votes need no evaluation."""
+        x, condition = self.condition(images)
+        problem = self.model.layer.equation(condition)
+        if self.starter.free is not None and uncovered(x) is None:
+            decided = self.proof.decision(x.dtype)(problem, self.known(problem))
+            for (session, free), (_, tried) in zip(
+                self.each(decided.long()), self.each(torch.ones_like(decided).long()), strict=True
+            ):
+                assert isinstance(session, VerifiedSession)
+                session.free += free
+                session.tried += tried
+        found = self.solve(problem, SELECT, x)
+        usable = found.converged | (found.status == Status.MAX_STEPS)
+        return self.cast(self.model.head(found.value), usable, found.evals)
+
+    def known(self, problem: Equilibrium) -> Evaluated:
+        """Return what is known of each sample without an evaluation, see `Starter.free`."""
+        if not self.members:
+            assert self.starter.free is not None
+            return self.starter.free(problem)
+        parts = []
+        for session, own in self.shares():
+            assert session.starter.free is not None
+            parts.append(session.starter.free(problem.rows(own)))
+        return Evaluated(
+            *(
+                torch.cat([getattr(each, name) for each in parts])
+                for name in ("z", "residual", "fz")
+            )
+        )
+
+    @property
+    def pays(self) -> bool:
+        """Whether what is known decided most of the samples that selected the class."""
+        return self.starter.free is not None and 0 < self.tried <= 2 * self.free
+
+    def prove(self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]) -> np.ndarray:
+        """Vote for each sample once its vote is proven; -1 where it is not."""
+        return self.prove_all([images], target, solver, len(images))
+
+    def prove_all(
+        self,
+        batches: Iterable[Tensor],
+        target: Target,
+        solver: Solver[Equilibrium, Any],
+        room: int,
+    ) -> np.ndarray:
+        """Vote for the samples of all batches, (samples,); -1 where a vote is not proven.
+
+        What a first look leaves open is put by, and goes on once there is a batch of it: the last
+        few samples of a solve take most of its steps, and a step of few costs as much as of some
+        hundred. Each sample's iterates are the same as without.
+
+        Arguments:
+            batches: noise samples, (B, C, H, W) each.
+            target: as in `Policy.vote`.
+            solver: how to iterate.
+            room: samples that go on together.
+        """
+        labels: list[np.ndarray] = []
+        left: dict[int, Open] = {}
+        rest: Solver[Equilibrium, Any] | None = None
+        for k, images in enumerate(batches):
+            voted, left[k], rest = self._first(images, target, solver)
+            labels.append(voted)
+            if sum(map(len, left.values())) >= room:
+                self._settle(labels, left, rest, solver)
+        if left:
+            self._settle(labels, left, rest, solver)
+        return np.concatenate(labels)
+
+    def _first(
+        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
+    ) -> tuple[np.ndarray, Open, Solver[Equilibrium, Any] | None]:
+        """Vote where little decides: return votes, what is open, and the solver that goes on.
+
+        Where the evaluation at the clean image's equilibrium, which takes no product, decided most
+        of the samples that selected the class, it is asked alone; else a solve takes `FEW` steps.
+        """
+        x, condition = self.condition(images)
+        problem = self.model.layer.equation(condition)
+        asked, proof = each_of(target, x), self.proof
+        single = uncovered(x) is None
+        pays = [isinstance(each, VerifiedSession) and each.pays for each in self.members or (self,)]
+        z: Tensor | None = None
+        rest: Solver[Equilibrium, Any] | None = solver
+        if single and any(pays):
+            logits, decided = proof.judge(x.dtype)(problem, self.known(problem), asked)
+            if self.members:
+                decided = decided & torch.tensor(pays, device=x.device)[self.owner]
+            evals = torch.zeros_like(decided, dtype=torch.int64)
+        else:
+            whole = not single or self.start.chained
+            first, rest = (solver if single else SELECT, None) if whole else parted(solver)
+            until = Until(first, proof.decision(x.dtype), asked) if single else first
+            found = self.solve(problem, until, x)
+            z, decided, evals = found.value, found.converged & single, found.evals
+            logits = proof.logits(z.double())
+        labels = self.cast(logits, decided, evals)
+        (rows,) = torch.nonzero(~decided, as_tuple=True)
+        own = problem.rows(rows)
+        z = self.begin(own, x[rows], rows) if z is None else z[rows]
+        return labels, Open(own.inputs, z, None if asked is None else asked[rows], rows), rest
+
+    def _settle(
+        self,
+        labels: list[np.ndarray],
+        left: dict[int, Open],
+        rest: Solver[Equilibrium, Any] | None,
+        solver: Solver[Equilibrium, Any],
+    ) -> None:
+        """Write the votes of what is open into the labels of its batches, and leave none open.
+
+        A vote may be so close that the rounding of single precision leaves it open. Such a
+        sample goes on in double precision from where it was.
+        """
+        some = Open.joined(list(left.values()))
+        z, proof = some.z.double(), self.proof
+        decided = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        evals = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        if rest is not None and len(z):
+            until = Until(rest, proof.decision(some.z.dtype), some.asked)
+            found = solve(self.model.layer.equation(some.inputs), until, some.z)
+            z, decided, evals = found.value.double(), found.converged, found.evals
+        (rows,) = torch.nonzero(~decided, as_tuple=True)
+        if len(rows):
+            close = proof.exact.equation(tuple(t[rows].double() for t in some.inputs))
+            fine = replace(solver, rtol=min(solver.rtol, FINE))
+            asked = None if some.asked is None else some.asked[rows]
+            closer = solve(close, Until(fine, proof.decision(torch.float64), asked), z[rows])
+            z[rows], decided[rows] = closer.value, closer.converged
+            evals = evals.index_add(0, rows, closer.evals)
+        voted = self.cast(proof.logits(z), decided, evals, some.rows)
+        ends = np.cumsum([len(each) for each in left.values()])
+        for (k, each), votes in zip(left.items(), np.split(voted, ends[:-1]), strict=True):
+            labels[k][each.rows.cpu().numpy()] = votes
+        left.clear()
+
+    def confirm(
+        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
+    ) -> np.ndarray:
+        """Vote at the answer of a solve to its tolerance, where that proves the vote; else -1."""
+        x, condition = self.condition(images)
+        found = self.solve(self.model.layer.equation(condition), solver, x)
+        exact = self.proof.exact.equation(tuple(t.double() for t in condition))
+        z = found.value.double()
+        state = start(exact, z)
+        sure = self.proof.decision(torch.float64)(exact, state, each_of(target, x))
+        return self.cast(self.proof.logits(state.fz), found.converged & sure, found.evals + 1)
+
+
+def parted(
+    solver: Solver[Equilibrium, Any],
+) -> tuple[Solver[Equilibrium, Any], Solver[Equilibrium, Any] | None]:
+    """Return a solver that stops after `FEW` steps, and one that takes the others from there.
+
+    The second begins at f(z) of the first's last iterate. That is the next iterate as long as steps
+    are Picard's, which those of `Anderson` are before its `delay`; any other solver is left whole.
+    """
+    if not isinstance(solver, Anderson) or min(solver.delay, solver.max_steps) <= FEW:
+        return solver, None
+    taken = FEW + 1
+    after = {"delay": solver.delay - taken, "max_steps": solver.max_steps - taken}
+    return replace(solver, max_steps=FEW), replace(solver, **after)
+
+
+def each_of(target: Target, x: Tensor) -> Tensor | None:
+    """Return the class that each sample is asked for, (B,), or None."""
+    if isinstance(target, int):
+        return torch.full((len(x),), target, device=x.device)
+    return target
+
+
+class EnclosedSession(ModelSession):
+    """A session that proves votes by an enclosure of the logits, of a stack of any layers.
+
+    Arguments:
+        model: as in `ModelSession`.
+        image: as in `ModelSession`.
+        proof: of the model's network.
+    """
+
+    def __init__(self, model: ImageModel, image: Tensor, proof: MarginProof) -> None:
+        super().__init__(model, image)
+        self.proof = proof
+
+    def prove(self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]) -> np.ndarray:
+        """Vote for the class of each sample that the enclosure leaves open to no other; else -1."""
+        for session, samples in self.each(torch.ones(len(images), dtype=torch.int64)):
+            session.evaluations += samples
+        labels: np.ndarray = self.proof.classes(images).cpu().numpy()  # -1 where it is open
+        return labels
