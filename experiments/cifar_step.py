@@ -1,6 +1,6 @@
 """Time one training step of HomoODE in its CIFAR-10 configuration, in float32 and bfloat16.
 
-    python -m experiments.cifar_step          # on the GPU where there is one: cifar_step_cuda.json
+    python -m experiments.cifar_step [--device cuda]     # on a GPU where there is one
 
 The published model (132,938 parameters, dz/dt = f(z; x) on [0, 1], dopri5 at 1e-3, batch 64) on
 random images of CIFAR-10's shape: time and memory of a step do not depend on what they show. By
@@ -8,11 +8,13 @@ torchdiffeq's integrator and by ours, in turn, each case in processes of its own
 all counts, as others on the machine only add to it. The authors' release takes 15 to 18 s a step
 on a CPU like the one that our figure comes from. With less memory: steps taken again one by one,
 and rk4 in 5 equal steps, unrolled and taken back. Beside it, a DEQ of the same parts: our Anderson,
-and torchdeq's on the same cell, to 1e-2 forward and backward, 30 evaluations at most.
+and torchdeq's on the same cell, to 1e-2 forward and backward, 30 evaluations at most. Writes
+cifar_step.json, cifar_step_cuda.json on a GPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import statistics
@@ -30,7 +32,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.results import Record, bare
+from experiments.results import Record
 from homotopy_deq import (
     DEQ,
     ODE,
@@ -71,12 +73,13 @@ class Config:
     steps: int = 3
     rounds: int = 2
     seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def step(config: Config, precision: str, gradient: str) -> dict[str, Any]:
     """Return seconds, evaluations and peak memory of a step, in a process of its own."""
     torch.manual_seed(config.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = config.device
     model = build(config, gradient).to(device)
     solve = by_torchdeq(model) if gradient == "DEQ by torchdeq" else ours(model)
     optimizer = torch.optim.Adam(model.task_parameters(), lr=1e-3)
@@ -155,7 +158,7 @@ def _since(begin: float, device: str) -> float:
 
 def main(config: Config) -> None:
     """Time each case in a process of its own; print the table and write cifar_step.json."""
-    record = Record("cifar_step" + ("_cuda" if torch.cuda.is_available() else ""), config)
+    record = Record("cifar_step" + ("_cuda" if config.device == "cuda" else ""), config)
     console = Console()
     table = Table(title="HomoODE training step, CIFAR-10 configuration")
     for column in ("precision", "gradient", "forward, s", "step, s", "evals", "peak MiB"):
@@ -164,7 +167,8 @@ def main(config: Config) -> None:
     for turn in range(config.rounds):
         for precision, gradient in CASES:
             with console.status(f"{precision}, {gradient}, round {turn + 1} of {config.rounds}"):
-                words = [sys.executable, "-m", "experiments.cifar_step", precision, gradient]
+                words = [sys.executable, "-m", "experiments.cifar_step", precision, gradient,
+                         "--device", config.device]  # fmt: skip
                 done = subprocess.run(words, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             before = result.setdefault(f"{precision}, {gradient}", found)
@@ -183,8 +187,15 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(step(Config(), *sys.argv[1:])))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("case", nargs="*", help="precision and gradient: print this case alone")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=Config.device)
+    chosen = parser.parse_args()
+    if not chosen.case:
+        main(Config(device=chosen.device, rounds=1 if chosen.device == "cuda" else 2))
+    elif tuple(chosen.case) in CASES:
+        print(json.dumps(step(Config(device=chosen.device), *chosen.case)))
     else:
-        bare(__doc__)
-        main(Config(rounds=1 if torch.cuda.is_available() else 2))
+        parser.error(f"no such case; there are {CASES}")

@@ -16,6 +16,7 @@ from .hardening import faults, lines, mutants
 from .language import attention, language
 from .lipschitz import checks, lben
 from .papers import papers
+from .scaling import scaling
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, conformance, demo, gains, porting
 from .summary import DIGITS, FASHION, summary
@@ -72,6 +73,7 @@ def pages() -> dict[Path, str]:
         ROOT / "README.md": summary(),
         ROOT / "docs" / "start.md": start(),
         ROOT / "docs" / "results.md": results,
+        ROOT / "docs" / "performance.md": scaling(),
         ROOT / "docs" / "papers.md": papers(results),
     }
 
