@@ -162,8 +162,7 @@ def _follow(
     static = not torch.is_grad_enabled() and compiled(whole.function)
     state = solver.init(problem, z0)
     asked, equation = solver, isinstance(whole, Equilibrium)
-    if equation:
-        solver = fitted(asked, whole.map, z0.dtype)
+    solver = fitted(asked, whole.function, z0.dtype)
     step = 0
     while True:
         finished = results.retire(solver, state, step, counter.count)
@@ -197,7 +196,7 @@ def _follow(
             "gradient of every shared parameter NaN. Use Implicit() or Phantom().",
         )
     if not equation:
-        return found
+        return found if solver is asked else replace(found, raised_rtol=solver.rtol)
     if state.modulus is not None:
         found = replace(found, bound=whole.bound(found.value.detach(), state.modulus))
         found = replace(found, checks=found.checks + 2)
