@@ -65,6 +65,9 @@ class GMRES(LinearSolver):
 
     Arguments:
         krylov: dimension of the space at most.
+
+    References:
+        Y. Saad, M. Schultz (1986), GMRES.
     """
 
     krylov: int = 40

@@ -88,6 +88,26 @@ def test_a_docstring_that_lacks_something_is_found() -> None:
     ]
 
 
+YEAR = re.compile(r"\b(1[6-9]|20)\d\d\b")
+OURS = {"Then", "Robust"}  # solvers in turn: nobody's method
+
+
+def test_every_solver_and_every_gradient_names_its_source() -> None:
+    kinds = [value for value in map(vars(solvers).get, solvers.__all__) if inspect.isclass(value)]
+    rules = [
+        k for k in kinds if hasattr(k, "apply") and k.__module__.startswith("solvers.gradient")
+    ]
+    methods = [
+        kind
+        for kind in kinds
+        if not inspect.isabstract(kind) and kind is not solvers.Gradient
+        if issubclass(kind, (solvers.Solver, solvers.GMRES)) or kind in rules
+    ]
+    assert {"Anderson", "GMRES", "Unroll"} <= {kind.__name__ for kind in methods}
+    bare = {kind.__name__ for kind in methods if not YEAR.search(kind.__doc__ or "")}
+    assert bare == OURS
+
+
 def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
