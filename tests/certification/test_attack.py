@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from homotopy_deq import DEQ, Anderson, Implicit, Picard, Unroll
 from homotopy_deq.adversary import ascend, distance, frozen, project, slope
-from homotopy_deq.certification.attack import Attack, pgd
+from homotopy_deq.certification.attack import Attack, _start, pgd
 from homotopy_deq.certification.falsify import (
     attack_certificates,
 )
@@ -50,6 +50,17 @@ def test_no_point_is_left_outside_its_ball(seed: int, scale: float, dtype: torch
     assert torch.equal(found[kept], points[kept])
     if dtype == torch.float64 and scale > 1e-3:
         torch.testing.assert_close(distance(found, images)[~kept], radius[~kept])
+
+
+def test_restarts_begin_anywhere_in_the_ball_with_the_same_probability() -> None:
+    images, radius = torch.zeros(400, 3, 1, 1).double(), torch.full((400,), 2.0).double()
+    starts = _start(images, radius, range(400), 1, seed=0)
+    share = (distance(starts, images) / 2) ** 3  # of the volume of a ball of three dimensions
+    # The mean of 400 numbers uniform in [0, 1] is 1/2 to within 4 / sqrt(12 * 400).
+    assert float(share.max()) <= 1 and abs(float(share.mean()) - 0.5) < 0.06
+    assert float(starts.mean(0).abs().max()) < 0.25  # 2 / sqrt(5 * 400) times 5, from all sides
+    assert _start(images, radius, range(400), 1, seed=0).equal(starts)
+    assert not _start(images, radius, range(400), 2, seed=0).equal(starts)
 
 
 def test_a_gradient_that_is_zero_or_not_finite_moves_nothing() -> None:

@@ -67,6 +67,13 @@ def test_the_votes_are_those_of_the_classifier_that_was_certified() -> None:
     assert all(sum(trial.counts) == 0 and trial.outcome == "undecided" for trial in found)
 
 
+def test_one_vote_is_counted_and_decides_nothing() -> None:
+    w, images, labels, margins = linear(n=2)
+    found = attack_certificates(lambda x: halves(w, x), images, labels, margins, SIGMA, votes=1)
+    assert [sum(trial.counts) for trial in found] == [1, 1]
+    assert "violated" not in {trial.outcome for trial in found}
+
+
 def test_votes_are_drawn_under_noise_that_no_search_has_seen() -> None:
     w, images, labels, _ = linear(n=2)
     searched: list[Tensor] = []

@@ -88,6 +88,7 @@ class Doubled(nn.Linear):
         (Doubled(3, 3), "not known"),
         (nn.Dropout(), "eval"),
         (nn.AvgPool2d(3, 1), "overlap"),
+        (nn.AvgPool2d(2, ceil_mode=True), "parts of cells"),
         (nn.Conv2d(4, 4, 3, groups=2), "one group"),
         (nn.Conv2d(4, 4, 2, padding=1, padding_mode="circular"), "repeats pixels"),
         (nn.Flatten(0), "mix the samples"),

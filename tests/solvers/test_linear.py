@@ -261,3 +261,21 @@ def test_every_linear_solver_can_be_unrolled(linear: LinearSolver) -> None:
 def test_class_in_the_place_of_a_linear_solver_is_refused(method: Any) -> None:
     with pytest.raises(TypeError, match=r"got the class Dense, not an object of it; write Dense"):
         method(linear=Dense)
+
+
+class AsksForANumber(torch.autograd.Function):
+    """2 z, whose backward needs one number of its gradient, which a batch of them has not."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return 2 * z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient if float(gradient.abs().sum()) >= 0 else gradient
+
+
+def test_map_that_takes_one_product_at_a_time_has_its_matrix_row_by_row() -> None:
+    z = normal(0, 2, 3)
+    found = Linearization(lambda z: AsksForANumber.apply(torch.sin(z)), z).matrix()
+    torch.testing.assert_close(found, torch.diag_embed(2 * torch.cos(z)), rtol=1e-14, atol=1e-14)
