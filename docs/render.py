@@ -115,7 +115,7 @@ def page(script: Path, run: Run | None) -> tuple[str, dict[str, bytes]]:
         lines.append(f"```python\n{body.strip()}\n```")
         gave = next(given, Given())
         if gave.text:
-            lines.append(f"``` {{ .text .no-copy }}\n{gave.text.rstrip()}\n```")
+            lines.append(f"``` {{ .text .no-copy .output }}\n{gave.text.rstrip()}\n```")
         if gave.picture:
             name = f"{script.stem}-{len(pictures) + 1}.png"
             pictures[name] = base64.b64decode(gave.picture)

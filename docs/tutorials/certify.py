@@ -92,10 +92,6 @@ print(first.evidence)
 # about it. [Which votes may be counted](../certify.md) has the reasons, and a table of false
 # certificates.
 
-# %%
-shown = {name: Summary.of(found) for name, found in certificates.items()}
-certified_figure(shown)
-
 # %% [markdown]
 # ## A Lipschitz bound
 #
@@ -111,6 +107,7 @@ for name, kind, gamma in certify_lipschitz(model.network()[:-1]).parts:
     print(f"{name:8} {kind:22} {gamma:.3f}")
 
 # %%
+shown = {name: Summary.of(found) for name, found in certificates.items()}
 certified_figure({**shown, "Lipschitz": Summary.of(sure)})
 
 # %% [markdown]
@@ -124,9 +121,11 @@ certified_figure({**shown, "Lipschitz": Summary.of(sure)})
 # | radii | end at σ Φ⁻¹(alpha^(1/n)), however sure the model is | as small as the bound is loose |
 # | says nothing of | the network without noise; other norms | half precision; other norms |
 #
-# Both lines above are of one set of weights, and they may not be read as one contest: a point
-# on one is a claim about another function than the same point on the other. Neither says that
-# an image outside its radius can be attacked; `homotopy-deq attack` looks for one that can.
+# The two ways to count votes lie on one line: the same radii, for a twentieth of the work. That
+# line and the third are of one set of weights and no contest: a point on one is a claim about
+# another function than the same point on the other. Neither says that an image outside its
+# radius can be attacked; `homotopy-deq attack` looks for one inside that can, and must not find
+# any.
 #
 # From the shell: `homotopy-deq certify RUN`, with a journal that survives a kill, and `--method
 # lipschitz` or `ibp` (l-infinity). Networks that are bounded by construction have [a

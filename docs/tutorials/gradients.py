@@ -85,7 +85,7 @@ errors = [((gradient(Phantom(k)) - exact).norm() / exact.norm()).item() for k in
 figure = Figure(figsize=(6.4, 3.6), layout="constrained")
 axes = figure.subplots()
 axes.semilogy(terms, errors, ".-", label="Phantom(k)")
-axes.axhline(1e-4, color="0.4", linestyle=":", label="the tolerance of Implicit()")
+axes.axhline(1e-6, color="0.4", linestyle=":", label="the tolerance of Implicit()")
 axes.set(xlabel="terms k, evaluations in the graph", ylabel="relative error of the gradient")
 axes.legend(frameon=False)
 figure

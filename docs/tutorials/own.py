@@ -22,7 +22,7 @@ from solvers.homotopy import Homotopy
 from solvers.norms import relative
 from solvers.solver import start
 
-epochs = 2 if "HOMOTOPY_DEQ_SHORT" in os.environ else 12
+epochs = 2 if "HOMOTOPY_DEQ_SHORT" in os.environ else 10
 torch.manual_seed(0)
 
 # %% [markdown]
@@ -176,7 +176,7 @@ for _ in range(epochs):
         x = rows[chosen]
         z = layer(x)
         loss = nn.functional.cross_entropy(net[1:](z), labels[chosen])
-        loss = loss + 0.5 * jacobian_penalty(layer.cell, z.detach(), *layer.condition(x))
+        loss = loss + jacobian_penalty(layer.cell, z.detach(), *layer.condition(x))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

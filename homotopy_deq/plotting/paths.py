@@ -131,6 +131,9 @@ def _zoom(axes: Axes, points: Sequence[Tensor]) -> None:
     bulk = torch.quantile(flat, torch.tensor([0.02, 0.98], dtype=flat.dtype), dim=0)
     low = torch.minimum(ends.amin(0), bulk[0])
     high = torch.maximum(ends.amax(0), bulk[1])
+    room = (high - low) / 2  # what is this near is shown, too
+    low = torch.maximum(flat.amin(0), low - room)
+    high = torch.minimum(flat.amax(0), high + room)
     margin = 0.08 * (high - low).clamp_min(1e-9)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
     axes.set(xlim=(left, right), ylim=(bottom, top))
