@@ -169,7 +169,7 @@ def main(config: Config) -> None:
             with console.status(f"{precision}, {gradient}, round {turn + 1} of {config.rounds}"):
                 words = [sys.executable, "-m", "experiments.cifar_step", precision, gradient,
                          "--device", config.device]  # fmt: skip
-                done = subprocess.run(words, capture_output=True, text=True, check=True)
+                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             before = result.setdefault(f"{precision}, {gradient}", found)
             found |= {key: min(found[key], before[key]) for key in ("forward, s", "step, s")}

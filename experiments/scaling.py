@@ -188,7 +188,7 @@ def _apart(part: dict[str, Any], ranks: int = 0) -> dict[str, Any]:
     words = [*(many if ranks else ()), "-m", "experiments.scaling", "--part", json.dumps(part)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, *words], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
