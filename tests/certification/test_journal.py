@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_a_line_torn_at_any_byte_costs_that_image_alone(tmp_path: Path) -> None:
         journal.append(certificate(5), 1.0)
         assert sorted(journal.done()) == [0, 1, 5]
         assert journal.done()[5][0] == certificate(5)
+
+
+def test_an_image_that_is_done_has_reached_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, synced = begun(tmp_path), []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(journal.part.read_bytes()))
+    for index in range(2):
+        journal.append(certificate(index), 1.0)
+        assert synced[-1] == journal.part.read_bytes()
+    assert len(synced) == 2
 
 
 def test_published_bytes_do_not_depend_on_who_did_what_or_when(tmp_path: Path) -> None:

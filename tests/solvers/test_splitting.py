@@ -350,6 +350,8 @@ def test_what_a_problem_lacks_is_named() -> None:
         MonotoneInclusion(condition=(start,))
     with pytest.raises(ValueError, match=r"needs condition=\(x,\)"):
         MonotoneInclusion(linear=lambda z: z)
+    with pytest.raises(ValueError, match="each row by itself; leave coupled"):
+        MonotoneInclusion(linear=lambda z: z, condition=(start,), coupled=True)
 
 
 @every_splitting
