@@ -32,8 +32,8 @@ images, labels = digits.test_images.float() / 255, digits.test_labels
 # reads it. `contraction` bounds f, so that solves are short from the first step to the last.
 
 # %%
-model = DEQ(digits.shape, hidden=16, contraction=0.8)
-outcome = train(model, digits, TrainConfig(epochs=epochs, lr=3e-3), Path("run"))
+model = DEQ(digits.shape, hidden=16, pool=4, contraction=0.8)
+outcome = train(model, digits, TrainConfig(epochs=epochs, lr=1e-2), Path("run"))
 print(f"right on {outcome.test['accuracy']:.1%} of the test images")
 training_figure(outcome.history)
 
@@ -48,7 +48,7 @@ training_figure(outcome.history)
 # %%
 model.eval()
 passes = {
-    "Anderson, trained": model,
+    "Anderson": model,
     "RungeKutta to t = 5": model.with_solver(RungeKutta(RK4, step_size=0.5)),
     "NewtonKrylov": model.with_solver(NewtonKrylov()),
     "Flow to rest": model.with_solver(Flow(RK4, h=0.5)),
@@ -84,13 +84,13 @@ path_figure({name: way.z for name, way in ways.items()}, [str(int(k)) for k in l
 # %%
 moved = (images + 0.02 * torch.randn_like(images)).clamp(0, 1)
 with torch.no_grad():
-    for name in ("Anderson, trained", "Flow to rest"):
+    for name in ("Anderson", "Flow to rest"):
         swapped = passes[name]
         nearby = swapped.solve(moved).solution
         zero = torch.zeros_like(nearby.value)
         for start, z0 in {"zero": zero, "learned": None, "of a near image": nearby}.items():
             evals = swapped.solve(images, z0).solution.evals.float().mean()
-            print(f"{name:17} from {start:16} {evals:5.1f} evaluations")
+            print(f"{name:12} from {start:16} {evals:5.1f} evaluations")
 
 # %% [markdown]
 # [Where a solve starts](../start.md) has four kinds of start, and what each is worth.

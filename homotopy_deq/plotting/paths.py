@@ -81,6 +81,8 @@ def path_figure(
             panel.plot(x[:1], y[:1], "o", color="0.25", markersize=4, zorder=3)
         panel.set_title(name, fontsize=9)
         plain(panel)
+    for panel in panels[max(len(paths) - columns, 0) : len(paths)]:
+        panel.tick_params(labelbottom=True)  # also where the panel below is none
     for panel in panels[len(paths) :]:
         panel.set_axis_off()
     first = figure.axes[0]
