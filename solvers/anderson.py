@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ class AndersonState(Evaluated):
     """Beside z and f(z): the last m evaluations.
 
     Arguments:
-        images: f(z_i), (B, m, n).
-        gaps: F_i = f(z_i) - z_i, (B, m, n).
+        images: f(z_i), (m, B, n): what is written at once lies together.
+        gaps: F_i = f(z_i) - z_i, (m, B, n).
         void: VOID in the slots that a sample has forgotten and 0 elsewhere, (B, m); None until a
             sample restarts.
         size: ||F(z)||, (B,).
@@ -30,8 +30,8 @@ class AndersonState(Evaluated):
         count: evaluations written so far, shared by the batch; below 0 before the history begins.
     """
 
-    images: Tensor
-    gaps: Tensor
+    images: Tensor = field(metadata={"batch": 1})
+    gaps: Tensor = field(metadata={"batch": 1})
     void: Tensor | None
     size: Tensor
     best: Tensor
@@ -95,7 +95,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
 
     def init(self, problem: Equilibrium, z0: Tensor) -> AndersonState:
         batch, n = z0.shape[0], z0[0].numel()
-        images, gaps = z0.new_empty(2, batch, self.memory if self.delay == 0 else 0, n).unbind()
+        images, gaps = z0.new_empty(2, self.memory if self.delay == 0 else 0, batch, n).unbind()
         none = z0.new_empty(batch)
         blank = AndersonState(z0, none, z0, images, gaps, None, none, none, -self.delay)
         return self._evaluate(problem, z0, blank, none, None)
@@ -112,7 +112,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
     def _mix(self, state: AndersonState, void: Tensor | None) -> Tensor:
         """Return sum alpha_i (z_i + damping F_i), (B, 1, n), with the Gram system's alpha."""
         used = min(state.count, self.memory)
-        images, gaps = state.images[:, :used], state.gaps[:, :used]
+        images, gaps = (past[:used].transpose(0, 1) for past in (state.images, state.gaps))
         gram = torch.bmm(gaps, gaps.mT)
         ridge = max(self.regularization, 4 * torch.finfo(gram.dtype).eps)  # less is rounded away
         gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(EMPTY * torch.finfo(gram.dtype).tiny)
@@ -153,14 +153,14 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         slot = count % self.memory
         image, before = fz.flatten(1), z.flatten(1)
         if count == 0 and self.delay:
-            images, gaps = z.new_empty(2, *images.shape[:1], self.memory, *image.shape[1:]).unbind()
+            images, gaps = z.new_empty(2, self.memory, *image.shape).unbind()
         if count >= 0 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            gap = torch.sub(image, before, out=gaps[:, slot])
+            gap = torch.sub(image, before, out=gaps[slot])
         else:
             gap = image - before
-            gaps = gaps if count < 0 else write(gaps, slot, gap)
+            gaps = gaps if count < 0 else write(gaps, slot, gap, 0)
         if count >= 0:
-            images = write(images, slot, image)
+            images = write(images, slot, image, 0)
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / divisor(torch.linalg.vector_norm(image, dim=1))
         void = None if void is None else write(void, slot, 0.0)

@@ -21,7 +21,8 @@ S = TypeVar("S", bound="State")
 
 @dataclass(frozen=True)
 class State:
-    """Where a solve stands. Tensor fields have the batch first; the rest is shared.
+    """Where a solve stands. Tensor fields have the batch first, or where their metadata say
+    `batch`; the rest is shared.
 
     Arguments:
         z: the iterate, (B, ...).
@@ -52,7 +53,7 @@ class State:
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, Tensor):
-                chosen[each.name] = value.index_select(0, index)
+                chosen[each.name] = value.index_select(each.metadata.get("batch", 0), index)
             elif isinstance(value, State | Cached | ErrorBound):
                 chosen[each.name] = value.rows(index)
         return replace(self, **chosen)
