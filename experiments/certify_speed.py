@@ -175,8 +175,9 @@ def model_of(config: Config, dataset: str, name: str, sigma: float) -> Trained:
 def hand_over(config: Config, trained: Trained, data: ImageData, folder: Path) -> None:
     """Write what a worker reads: the model, its weights and the images."""
     model = trained.model
+    shared = {k: v for k, v in model.config.items() if k in SHARED}
     about = {
-        "model": {k: v for k, v in model.config.items() if k in SHARED},
+        "model": {**shared, "kernel": shared["kernel"] or None},  # 0 was no word for none then
         "threads": config.threads,
         "device": config.device,
     }
