@@ -67,7 +67,7 @@ class Config:
     samples: int = 10_000
     n0: int = 100
     deciding: int = 64
-    group: int = 32
+    group: int = 64
     selecting: int = 10
     alpha: float = 1e-3
     batch: int = 2000

@@ -41,8 +41,8 @@ class Ask:
 Asking: TypeAlias = Generator[Ask, np.ndarray, T]
 """Asks for votes, is sent them, (samples,), and returns what follows from them."""
 
-Answer: TypeAlias = Callable[[Sequence[Ask]], Sequence[np.ndarray]]
-"""Votes on questions of one phase, all at once."""
+Answer: TypeAlias = Callable[[Sequence[Sequence[Ask]]], Sequence[Sequence[np.ndarray]]]
+"""Votes on packs of questions, each of one phase and solved for together."""
 
 
 def side_by_side(askings: Sequence[Asking[T]], answer: Answer, room: int) -> Iterator[T]:
@@ -58,8 +58,10 @@ def side_by_side(askings: Sequence[Asking[T]], answer: Answer, room: int) -> Ite
     """
     open_now = {k: next(asking) for k, asking in enumerate(askings)}
     while open_now:
-        for some in list(packed(open_now, room)):
-            for k, labels in zip(some, answer([open_now[k] for k in some]), strict=True):
+        packs = list(packed(open_now, room))
+        answers = answer([[open_now[k] for k in some] for some in packs])
+        for some, answered in zip(packs, answers, strict=True):
+            for k, labels in zip(some, answered, strict=True):
                 try:
                     open_now[k] = askings[k].send(labels)
                 except StopIteration as end:

@@ -27,12 +27,15 @@ from .requirements import (
     check_tangent,
 )
 from .starts import Along, Cold, Start, Tangent
-from .verified import EnclosedSession, VerifiedSession
+from .verified import EnclosedSession, VerifiedSession, prove_all
 from .votes import UNDECIDED, Classifier, LayerSession, ModelSession, Session, Target
 
 EXACT = "the classifier at the exact equilibrium"
 SIZE = ", as it is computed at this batch size"
 OWN = "the classifier at the answer of the model's own forward pass, from its own start" + SIZE
+
+Question = tuple[Any, Tensor, Target]
+"""What `Policy.vote` is asked: a session, noise samples (B, C, H, W), and the class."""
 
 Redo = Callable[[np.ndarray], np.ndarray]
 """Solve the noise samples of the given indices again, in full and from the model's own start."""
@@ -75,27 +78,26 @@ class Policy(ABC):
         check_start(model, self.start)  # the cheap one first
         check_rows(model)
 
-    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
-        """Return what begins an image, (C, H, W); work that all images share is done here."""
+    def prepare(self, model: Any) -> Callable[..., Session]:
+        """Return what begins an image, (C, H, W); work that all images share is done here.
+
+        It may be given the image's `ModelOutput`, too, if there is one.
+        """
         ready = model.fixed() if model.verifiable else model  # W is then computed once
-        return lambda image: LayerSession(ready, image, self.start)
+        return lambda image, clean=None: LayerSession(ready, image, self.start, clean)
 
     @abstractmethod
     def vote(self, session: Any, images: Tensor, target: Target) -> np.ndarray:
         """Vote for each noise sample; with a target, a vote need only say whether it is that."""
 
-    def vote_all(
-        self, session: Any, batches: Iterable[Tensor], target: Target, room: int
-    ) -> np.ndarray:
-        """Vote for the noise samples of all batches; some may wait for others of later ones.
+    def vote_all(self, questions: Iterable[Question], room: int) -> list[np.ndarray]:
+        """Vote for batches of noise samples; some may wait for others of later ones.
 
         Arguments:
-            session: of the image.
-            batches: noise samples, (B, C, H, W) each.
-            target: as in `vote`.
-            room: samples that are solved together, at most.
+            questions: of each batch.
+            room: samples that wait, at most.
         """
-        return np.concatenate([self.vote(session, images, target) for images in batches])
+        return [self.vote(*question) for question in questions]
 
     def propose(self, session: Any, images: Tensor) -> np.ndarray:
         """Vote to select a class: nothing rests on these votes being right."""
@@ -178,13 +180,13 @@ class Converged(Policy):
             )
         Proof.of(model)
 
-    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
+    def prepare(self, model: Any) -> Callable[..., Session]:
         if self.start.follows_image:
             return VerifiedSession.prepared(model, self.start)
         if isinstance(model, ImageModel):
             one = model.layer.one_equation
             return super().prepare(model) if one else partial(ModelSession, model)
-        return lambda image: Session(model, image)
+        return lambda image, clean=None: Session(model, image)
 
     def propose(self, session: Session, images: Tensor) -> np.ndarray:
         if isinstance(session, LayerSession):
@@ -251,7 +253,7 @@ class Verified(Policy):
         else:  # any other start will do that can be computed: nothing rests on it
             check_rows(model)
 
-    def prepare(self, model: Any) -> Callable[[Tensor], Session]:
+    def prepare(self, model: Any) -> Callable[..., Session]:
         if not model.layer.one_equation:
             return partial(EnclosedSession, model, proof=MarginProof(model.network()))
         return VerifiedSession.prepared(model, self.start)
@@ -263,16 +265,11 @@ class Verified(Policy):
         return labels
 
     def vote(self, session: Any, images: Tensor, target: Target) -> np.ndarray:
-        labels: np.ndarray = session.prove(images, target, self.solver)
+        (labels,) = self.vote_all([(session, images, target)], len(images))
         return labels
 
-    def vote_all(
-        self, session: Any, batches: Iterable[Tensor], target: Target, room: int
-    ) -> np.ndarray:
-        if isinstance(session, EnclosedSession):
-            return super().vote_all(session, batches, target, room)
-        labels: np.ndarray = session.prove_all(batches, target, self.solver, room)
-        return labels
+    def vote_all(self, questions: Iterable[Question], room: int) -> list[np.ndarray]:
+        return prove_all(questions, self.solver, room)
 
 
 def _evaluates(solver: Solver[Equilibrium, Any]) -> bool:

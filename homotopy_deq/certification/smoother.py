@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models import ImageModel, ModelOutput
 from .asking import Ask, Asking, side_by_side
 from .certificate import ABSTAIN, Certificate
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Phase, on_grid
-from .policies import Policy
+from .policies import Policy, Question
 from .sequence import BettingSequence
 from .smoothing import FIRST, Smoothing
 from .statistics import required_probability
-from .votes import UNDECIDED, Classifier, Session, Target, together
+from .votes import UNDECIDED, Classifier, Session, Target, outputs, together
 
 IMAGES, SAMPLES = 4, 64
 """Images looked at, and noise samples of each that are solved alone."""
@@ -68,7 +69,7 @@ class Smoother:
     policy: Policy
     smoothing: Smoothing
     advance: Callable[[int], None] | None = None
-    session: Callable[[Tensor], Session] = field(init=False, repr=False)
+    session: Callable[..., Session] = field(init=False, repr=False)
     _reaches: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -165,12 +166,18 @@ class Smoother:
         self._check_anytime("decide")
         own = self.smoothing
         own.check_radius(radius)
-        askings = [
-            self._deciding(self._begin(image, index), label, index, radius)
-            for image, label, index in zip(images, labels, indices, strict=True)
-        ]
-        room = 0 if own.deterministic else own.batch
-        yield from side_by_side(askings, self._answer, room)
+        given = zip(self._sessions(images, indices), labels, indices, strict=True)
+        askings = [self._deciding(*each, radius) for each in given]
+        alone = own.deterministic
+        for some in [[each] for each in askings] if alone else [askings]:
+            yield from side_by_side(some, self._answer, own.batch)
+
+    def _sessions(self, images: Tensor, indices: Sequence[int]) -> list[Session]:
+        """Begin images, which a model solves together."""
+        if not isinstance(self.model, ImageModel) or self.smoothing.deterministic:
+            return [self._begin(*each) for each in zip(images, indices, strict=True)]
+        every = zip(images, indices, outputs(self.model, images), strict=True)
+        return [self._begin(*each) for each in every]
 
     def _deciding(
         self, session: Session, label: int, index: int, radius: float
@@ -192,24 +199,29 @@ class Smoother:
         claim = self._rule(radius).claim(tally)
         return Certificate(index, label, claim, tally, session.evaluations, session.note)
 
-    def _answer(self, asks: Sequence[Ask]) -> list[np.ndarray]:
-        """Vote on samples of several images together."""
-        noise, counts = self.smoothing.noise, [len(ask) for ask in asks]
-        session = together([ask.session for ask in asks], counts)
-        drawn = [
-            noise.onto(
-                ask.session.image,
-                noise.draw(ask.index, ask.phase, ask.start, ask.stop, ask.session.image.shape),
-            )
-            for ask in asks
-        ]
-        images = torch.cat(drawn)
-        if asks[0].phase == Phase.SELECT:
-            labels = self.policy.propose(session, images)
+    def _answer(self, packs: Sequence[Sequence[Ask]]) -> list[list[np.ndarray]]:
+        """Vote on samples of several images, those of each pack together."""
+        counts = [[len(ask) for ask in asks] for asks in packs]
+        if packs[0][0].phase == Phase.SELECT:
+            found = [self.policy.propose(*each[:2]) for each in self._questions(packs, counts)]
         else:
-            labels = self.policy.vote(session, images, _target(asks, counts))
-        self._done(len(images))
-        return np.split(labels, np.cumsum(counts)[:-1])
+            found = self.policy.vote_all(self._questions(packs, counts), self.smoothing.batch)
+        every = zip(found, counts, strict=True)
+        return [np.split(labels, np.cumsum(each)[:-1]) for labels, each in every]
+
+    def _questions(
+        self, packs: Sequence[Sequence[Ask]], counts: Sequence[Sequence[int]]
+    ) -> Iterator[Question]:
+        noise = self.smoothing.noise
+        for asks, each in zip(packs, counts, strict=True):
+            parts = []
+            for ask in asks:
+                image = ask.session.image
+                drawn = noise.draw(ask.index, ask.phase, ask.start, ask.stop, image.shape)
+                parts.append(noise.onto(image, drawn))
+            session = together([ask.session for ask in asks], each)
+            yield session, torch.cat(parts), _target(asks, each)
+            self._done(sum(each))
 
     @torch.no_grad()
     def predict(self, image: Tensor, index: int) -> tuple[int, np.ndarray]:
@@ -259,7 +271,7 @@ class Smoother:
                 f"which {what} does not do: use Verified(), Converged() or Truncated()."
             )
 
-    def _begin(self, image: Tensor, index: int) -> Session:
+    def _begin(self, image: Tensor, index: int, clean: ModelOutput | None = None) -> Session:
         if float(image.min()) < 0 or float(image.max()) > 1:
             raise ValueError(
                 f"image {index} should have values in [0, 1]; got "
@@ -270,7 +282,7 @@ class Smoother:
                 f"image {index} should have values k/255 for discrete noise: use 8-bit images, or "
                 "plain noise."
             )
-        return self.session(image)
+        return self.session(image) if clean is None else self.session(image, clean)
 
     def _select(self, session: Session, index: int) -> int:
         batches = self._batches(session, index, Phase.SELECT, self.smoothing.n0)
@@ -281,7 +293,8 @@ class Smoother:
         own = self.smoothing
         batches = self._batches(session, index, Phase.ESTIMATE, own.n)
         room = BLOCK if own.deterministic else own.batch
-        return self.policy.vote_all(session, batches, target, room)
+        questions = ((session, images, target) for images in batches)
+        return np.concatenate(self.policy.vote_all(questions, room))
 
     def _batches(
         self, session: Session, index: int, phase: Phase, samples: int

@@ -15,7 +15,7 @@ from .statistics import radius as radius_of
 FIRST = 64
 """Samples of the first batch when sampling may stop at any time; each batch doubles it."""
 
-TOGETHER = 32
+TOGETHER = 64
 """Images that are decided side by side, at most: more would not make their batches larger."""
 
 

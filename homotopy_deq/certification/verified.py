@@ -16,7 +16,7 @@ from solvers.until import Until
 
 from ..cells.bounds import uncovered
 from ..lipschitz import MarginProof
-from ..models import ImageModel
+from ..models import ImageModel, ModelOutput
 from .proof import Proof
 from .starts import Start
 from .votes import LayerSession, ModelSession, Target
@@ -36,32 +36,88 @@ class Open:
     """Samples whose votes are open.
 
     Arguments:
+        session: theirs.
+        labels: the votes of their batch, which theirs will be written into.
+        rows: their places in it.
         inputs: what the cell is iterated with, of these samples.
         z: where they are, (B, ...).
         asked: the class that each is asked for, (B,), or None.
-        rows: their places in their batch.
+        rest: how they go on in single precision; None where they do not.
     """
 
+    session: VerifiedSession
+    labels: np.ndarray
+    rows: Tensor
     inputs: tuple[Tensor, ...]
     z: Tensor
     asked: Tensor | None
-    rows: Tensor
+    rest: Solver[Equilibrium, Any] | None
 
     def __len__(self) -> int:
         return len(self.z)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Open]) -> Open:
-        """Return the samples of some together."""
-        if len(parts) == 1:
-            return parts[0]
-        every = [each.asked for each in parts if each.asked is not None]
-        return cls(
-            tuple(map(torch.cat, zip(*(each.inputs for each in parts), strict=True))),
-            torch.cat([each.z for each in parts]),
-            torch.cat(every) if every else None,
-            torch.cat([each.rows for each in parts]),
-        )
+
+def prove_all(
+    questions: Iterable[tuple[VerifiedSession | EnclosedSession, Tensor, Target]],
+    solver: Solver[Equilibrium, Any],
+    room: int,
+) -> list[np.ndarray]:
+    """Vote for batches of noise samples, each once its vote is proven; -1 where it is not.
+
+    What a first look leaves open waits until a batch of it has come together: the last few samples
+    of a solve take most of its steps, and a step of few costs as much as of some hundred. Each
+    sample's iterates are the same as without.
+
+    Arguments:
+        questions: sessions of one model, noise samples (B, C, H, W), and what they are asked for.
+        solver: how to iterate.
+        room: samples that go on together.
+    """
+    labels: list[np.ndarray] = []
+    left: list[Open] = []
+    for session, images, target in questions:
+        voted, waits = session.look(images, target, solver)
+        labels.append(voted)
+        left += waits
+        if sum(map(len, left)) >= room:
+            settle(left, solver)
+            left = []
+    settle(left, solver)
+    return labels
+
+
+def settle(left: Sequence[Open], solver: Solver[Equilibrium, Any]) -> None:
+    """Write the votes of what is open into the labels of its batches.
+
+    A vote may be so close that the rounding of single precision leaves it open. Such a sample goes
+    on in double precision from where it was.
+    """
+    for rest in dict.fromkeys(each.rest for each in left if len(each)):
+        some = [each for each in left if each.rest == rest]
+        session, proof = some[0].session, some[0].session.proof
+        inputs = tuple(map(torch.cat, zip(*(each.inputs for each in some), strict=True)))
+        targets = [each.asked for each in some if each.asked is not None]
+        asked = torch.cat(targets) if targets else None
+        z = torch.cat([each.z for each in some])
+        decided = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        evals = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        if rest is not None:
+            until = Until(rest, proof.decision(z.dtype), asked)
+            found = solve(session.model.layer.equation(inputs), until, z)
+            z, decided, evals = found.value, found.converged, found.evals
+        z = z.double()
+        (rows,) = torch.nonzero(~decided, as_tuple=True)
+        if len(rows):
+            close = proof.exact.equation(tuple(t[rows].double() for t in inputs))
+            fine = replace(solver, rtol=min(solver.rtol, FINE))
+            until = Until(fine, proof.decision(z.dtype), None if asked is None else asked[rows])
+            closer = solve(close, until, z[rows])
+            z[rows], decided[rows] = closer.value, closer.converged
+            evals = evals.index_add(0, rows, closer.evals)
+        counts = [len(each) for each in some]
+        parts = (t.split(counts) for t in (proof.logits(z), decided, evals))  # type: ignore[no-untyped-call]
+        for each, *its in zip(some, *parts, strict=True):
+            each.labels[each.rows.cpu().numpy()] = each.session.cast(*its, each.rows)
 
 
 class VerifiedSession(LayerSession):
@@ -72,10 +128,18 @@ class VerifiedSession(LayerSession):
         image: as in `LayerSession`.
         start: as in `LayerSession`.
         proof: of the model.
+        clean: as in `LayerSession`.
     """
 
-    def __init__(self, model: ImageModel, image: Tensor, start: Start, proof: Proof) -> None:
-        super().__init__(model, image, start)
+    def __init__(
+        self,
+        model: ImageModel,
+        image: Tensor,
+        start: Start,
+        proof: Proof,
+        clean: ModelOutput | None = None,
+    ) -> None:
+        super().__init__(model, image, start, clean)
         self.proof = proof
         self.tried = self.free = 0
         (given, *_) = self.clean.condition
@@ -83,11 +147,11 @@ class VerifiedSession(LayerSession):
             self.starter = self.starter._replace(free=None)
 
     @classmethod
-    def prepared(cls, model: ImageModel, start: Start) -> Callable[[Tensor], VerifiedSession]:
+    def prepared(cls, model: ImageModel, start: Start) -> Callable[..., VerifiedSession]:
         """Return what begins an image with the proof of a model, whose W is computed once."""
         fixed = model.fixed()
         proof = Proof.of(fixed)
-        return lambda image: cls(fixed, image, start, proof)
+        return lambda image, clean=None: cls(fixed, image, start, proof, clean)
 
     def propose(self, images: Tensor) -> np.ndarray:
         """Vote to select a class, and see how many votes need no evaluation."""
@@ -126,45 +190,10 @@ class VerifiedSession(LayerSession):
         """Whether what is known decided most of the samples that selected the class."""
         return self.starter.free is not None and 0 < self.tried <= 2 * self.free
 
-    def prove(self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]) -> np.ndarray:
-        """Vote for each sample once its vote is proven; -1 where it is not."""
-        return self.prove_all([images], target, solver, len(images))
-
-    def prove_all(
-        self,
-        batches: Iterable[Tensor],
-        target: Target,
-        solver: Solver[Equilibrium, Any],
-        room: int,
-    ) -> np.ndarray:
-        """Vote for the samples of all batches, (samples,); -1 where a vote is not proven.
-
-        What a first look leaves open is put by, and goes on once there is a batch of it: the last
-        few samples of a solve take most of its steps, and a step of few costs as much as of some
-        hundred. Each sample's iterates are the same as without.
-
-        Arguments:
-            batches: noise samples, (B, C, H, W) each.
-            target: as in `Policy.vote`.
-            solver: how to iterate.
-            room: samples that go on together.
-        """
-        labels: list[np.ndarray] = []
-        left: dict[int, Open] = {}
-        rest: Solver[Equilibrium, Any] | None = None
-        for k, images in enumerate(batches):
-            voted, left[k], rest = self._first(images, target, solver)
-            labels.append(voted)
-            if sum(map(len, left.values())) >= room:
-                self._settle(labels, left, rest, solver)
-        if left:
-            self._settle(labels, left, rest, solver)
-        return np.concatenate(labels)
-
-    def _first(
+    def look(
         self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
-    ) -> tuple[np.ndarray, Open, Solver[Equilibrium, Any] | None]:
-        """Vote where little decides: return votes, what is open, and the solver that goes on.
+    ) -> tuple[np.ndarray, list[Open]]:
+        """Vote where little decides, and return the votes and what is open.
 
         Where the evaluation at the clean image's equilibrium, which takes no product, decided most
         of the samples that selected the class, it is asked alone; else a solve takes `FEW` steps.
@@ -190,43 +219,9 @@ class VerifiedSession(LayerSession):
             logits = proof.logits(z.double())
         labels = self.cast(logits, decided, evals)
         (rows,) = torch.nonzero(~decided, as_tuple=True)
-        own = problem.rows(rows)
+        own, some = problem.rows(rows), None if asked is None else asked[rows]
         z = self.begin(own, x[rows], rows) if z is None else z[rows]
-        return labels, Open(own.inputs, z, None if asked is None else asked[rows], rows), rest
-
-    def _settle(
-        self,
-        labels: list[np.ndarray],
-        left: dict[int, Open],
-        rest: Solver[Equilibrium, Any] | None,
-        solver: Solver[Equilibrium, Any],
-    ) -> None:
-        """Write the votes of what is open into the labels of its batches, and leave none open.
-
-        A vote may be so close that the rounding of single precision leaves it open. Such a
-        sample goes on in double precision from where it was.
-        """
-        some = Open.joined(list(left.values()))
-        z, proof = some.z.double(), self.proof
-        decided = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        evals = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        if rest is not None and len(z):
-            until = Until(rest, proof.decision(some.z.dtype), some.asked)
-            found = solve(self.model.layer.equation(some.inputs), until, some.z)
-            z, decided, evals = found.value.double(), found.converged, found.evals
-        (rows,) = torch.nonzero(~decided, as_tuple=True)
-        if len(rows):
-            close = proof.exact.equation(tuple(t[rows].double() for t in some.inputs))
-            fine = replace(solver, rtol=min(solver.rtol, FINE))
-            asked = None if some.asked is None else some.asked[rows]
-            closer = solve(close, Until(fine, proof.decision(torch.float64), asked), z[rows])
-            z[rows], decided[rows] = closer.value, closer.converged
-            evals = evals.index_add(0, rows, closer.evals)
-        voted = self.cast(proof.logits(z), decided, evals, some.rows)
-        ends = np.cumsum([len(each) for each in left.values()])
-        for (k, each), votes in zip(left.items(), np.split(voted, ends[:-1]), strict=True):
-            labels[k][each.rows.cpu().numpy()] = votes
-        left.clear()
+        return labels, [Open(self, labels, rows, own.inputs, z, some, rest)]
 
     def confirm(
         self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
@@ -269,16 +264,26 @@ class EnclosedSession(ModelSession):
     Arguments:
         model: as in `ModelSession`.
         image: as in `ModelSession`.
+        clean: as in `ModelSession`.
         proof: of the model's network.
     """
 
-    def __init__(self, model: ImageModel, image: Tensor, proof: MarginProof) -> None:
-        super().__init__(model, image)
+    def __init__(
+        self,
+        model: ImageModel,
+        image: Tensor,
+        clean: ModelOutput | None = None,
+        *,
+        proof: MarginProof,
+    ) -> None:
+        super().__init__(model, image, clean)
         self.proof = proof
 
-    def prove(self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]) -> np.ndarray:
+    def look(
+        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
+    ) -> tuple[np.ndarray, list[Open]]:
         """Vote for the class of each sample that the enclosure leaves open to no other; else -1."""
         for session, samples in self.each(torch.ones(len(images), dtype=torch.int64)):
             session.evaluations += samples
         labels: np.ndarray = self.proof.classes(images).cpu().numpy()  # -1 where it is open
-        return labels
+        return labels, []

@@ -14,7 +14,7 @@ from torch import Tensor
 from solvers import Equilibrium, InitialValue, Solution, Solver, Status, solve
 
 from ..layers import FlowLayer
-from ..models import ImageModel
+from ..models import ImageModel, ModelOutput
 from .requirements import check_independent, probes
 from .starts import Along, Cold, Start
 
@@ -130,20 +130,42 @@ def together(sessions: Sequence[S], counts: Sequence[int]) -> S:
     return joint
 
 
+def outputs(model: ImageModel, images: Tensor) -> Iterator[ModelOutput]:
+    """Yield what a model makes of each of some images, which it is given together."""
+    whole = model.solve(images)
+    found = whole.solution
+    for k in range(len(images)):
+        own = slice(k, k + 1)
+        each = {
+            f: getattr(found, f)[own] for f in ("value", "status", "steps", "evals", "residual")
+        }
+        condition = tuple(part[own] for part in whole.condition)
+        yield ModelOutput(whole.logits[own], Solution(**each), condition, whole.x[own])
+
+
 class ModelSession(Session):
     """The noise samples of one image, each solved by a model's own forward pass.
 
     Arguments:
         model: in eval mode.
         image: (C, H, W) in [0, 1].
+        clean: what the model made of it, if it was solved beside others.
+        record: keep the path of its solve.
 
     Raises:
         ValueError: the logits of the clean image are not finite.
     """
 
-    def __init__(self, model: ImageModel, image: Tensor, *, record: bool = False) -> None:
+    def __init__(
+        self,
+        model: ImageModel,
+        image: Tensor,
+        clean: ModelOutput | None = None,
+        *,
+        record: bool = False,
+    ) -> None:
         self.model, self.image = model, image
-        self.clean = model.solve(image[None], record=record)
+        self.clean = clean or model.solve(image[None], record=record)
         self._look(self.clean.logits)
         self.evaluations = int(self.clean.solution.evals.sum())
 
@@ -162,13 +184,17 @@ class LayerSession(ModelSession):
         model: in eval mode.
         image: (C, H, W) in [0, 1].
         start: where the solves begin.
+        clean: as in `ModelSession`; of no use where a start is on the path.
 
     Raises:
         ValueError: the logits of the clean image are not finite.
     """
 
-    def __init__(self, model: ImageModel, image: Tensor, start: Start) -> None:
-        super().__init__(model, image, record=isinstance(start, Along))
+    def __init__(
+        self, model: ImageModel, image: Tensor, start: Start, clean: ModelOutput | None = None
+    ) -> None:
+        path = isinstance(start, Along)
+        super().__init__(model, image, None if path else clean, record=path)
         output, self.start = self.clean, start
         if not bool(output.solution.converged.all()):
             self.start = Cold()

@@ -25,6 +25,7 @@ from homotopy_deq.certification import (
 )
 from homotopy_deq.certification.asking import Ask, Asking, packed, side_by_side
 from homotopy_deq.certification.noise import Phase
+from homotopy_deq.certification.verified import VerifiedSession
 from homotopy_deq.certification.votes import Session
 from homotopy_deq.models import ImageModel
 from tests.certification.cases import halves, linear
@@ -92,13 +93,13 @@ def test_samples_of_several_images_are_solved_together_and_never_more_than_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes: list[int] = []
-    vote = Verified.vote
+    look = VerifiedSession.look
 
-    def counted(self: Verified, session: Any, images: Tensor, target: Any) -> Any:
+    def counted(self: VerifiedSession, images: Tensor, *more: Any) -> Any:
         sizes.append(len(images))
-        return vote(self, session, images, target)
+        return look(self, images, *more)
 
-    monkeypatch.setattr(Verified, "vote", counted)
+    monkeypatch.setattr(VerifiedSession, "look", counted)
     smoother, images = asked(model("contractive"), Verified(Clean()))
     alone(smoother, images, 0.1)
     apart, drawn = len(sizes), sum(sizes)
@@ -149,8 +150,8 @@ def test_an_asking_is_sent_its_own_votes_and_ends_by_itself() -> None:
             seen += votes.tolist()
         return k, seen
 
-    def answer(asks: Any) -> list[Any]:
-        return [torch.full((len(ask),), ask.index).numpy() for ask in asks]
+    def answer(packs: Any) -> list[Any]:
+        return [[torch.full((len(ask),), ask.index).numpy() for ask in asks] for asks in packs]
 
     ended = list(side_by_side([asking(2), asking(0), asking(1)], answer, 100))
     assert ended == [(0, [0]), (1, [1] * 4), (2, [2] * 9)]
