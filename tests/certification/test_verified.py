@@ -142,7 +142,7 @@ def test_samples_that_wait_for_those_of_later_batches_fare_as_without(
         assert max(evaluations) - min(evaluations) <= 0.01 * min(evaluations)
 
 
-def test_the_free_evaluation_is_asked_where_it_decided_most_of_the_selection() -> None:
+def test_the_free_evaluation_is_asked_where_it_decided_enough_of_the_selection() -> None:
     policy = Verified(start=Clean())
     torch.manual_seed(1)
     image = torch.rand(SHAPE)
@@ -150,7 +150,7 @@ def test_the_free_evaluation_is_asked_where_it_decided_most_of_the_selection() -
     spent = {}
     with torch.no_grad():
         for name, seen in (("calm", calm), ("wild", wild)):
-            session = policy.prepare(model("contractive"))(image)
+            session = policy.prepare(model("monotone"))(image)
             policy.propose(session, seen)
             before = session.evaluations
             policy.vote(session, calm, 0)
