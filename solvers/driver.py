@@ -162,7 +162,7 @@ def _follow(
     static = not torch.is_grad_enabled() and compiled(whole.function)
     state = solver.init(problem, z0)
     asked, equation = solver, isinstance(whole, Equilibrium)
-    solver = fitted(asked, whole.function, z0.dtype)
+    solver = fitted(asked, whole, z0.dtype)
     step = 0
     while True:
         finished = results.retire(solver, state, step, counter.count)
@@ -200,7 +200,7 @@ def _follow(
     if state.modulus is not None:
         found = replace(found, bound=whole.bound(found.value.detach(), state.modulus))
         found = replace(found, checks=found.checks + 2)
-    solver = fitted(asked, whole.map, z0.dtype)  # again, as a ladder begins without an evaluation
+    solver = fitted(asked, whole, z0.dtype)  # again, as a ladder begins without an evaluation
     if solver is not asked:
         found = replace(found, raised_rtol=solver.rtol)
     return verified(whole, solver, found)

@@ -111,6 +111,10 @@ class MonotoneInclusion(Equilibrium):
             object.__setattr__(self, "moduli", lambda: (1 - bound(), 1 + bound()))
 
     @property
+    def functions(self) -> tuple[Map, ...]:
+        return self.map, self.linear  # the splittings call the second alone
+
+    @property
     def x(self) -> Tensor:
         """The condition."""
         return self.inputs[0]

@@ -32,7 +32,11 @@ def tiny(dtype: torch.dtype) -> float:
 
 
 def divisor(size: Tensor) -> Tensor:
-    """Return norms to divide by, (B,): ||f(z) - z|| / ||f(z)|| is finite at f(z) = 0."""
+    """Return norms to divide by, (B,): ||f(z) - z|| / ||f(z)|| is finite at f(z) = 0.
+
+    The floor is no tolerance: near a root that is 0 no relative residual falls, and a solver goes
+    on down to it. What says how small is 0 is `atol`.
+    """
     return size.clamp_min(tiny(size.dtype))
 
 

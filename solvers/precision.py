@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .problem import Map
 from .solver import P, Solver
 from .structure import Wrapped
 
@@ -30,22 +29,28 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def fitted(solver: Solver[P, Any], function: Map, dtype: torch.dtype) -> Solver[P, Any]:
-    """Return the solver with a tolerance that its map can meet.
+def fitted(solver: Solver[P, Any], problem: P, dtype: torch.dtype) -> Solver[P, Any]:
+    """Return the solver with a tolerance that its problem's maps can meet.
 
     A map that computes in bfloat16 rounds f(z) to 3 digits, so no z has a residual of 1e-4. Where
-    the map computes in less precision than the state is kept in, rtol is at least eps of that:
+    a map computes in less precision than the state is kept in, rtol is at least eps of that:
     8e-3 in bfloat16, 1e-3 in float16.
 
     Arguments:
         solver: any.
-        function: what the solver evaluates; it has been called, so that its precision is known.
+        problem: what it solves; its maps that were called have shown their precision.
         dtype: of the state.
     """
-    within: Any = function
+    eps = max(_eps(function) for function in problem.functions)
+    return solver.loosened(FLOOR * eps) if eps > torch.finfo(dtype).eps else solver
+
+
+def _eps(function: object) -> float:
+    """Return the largest eps that a map was seen to compute with, 0 where it was not called."""
+    eps, within = 0.0, cast("Any", function)
     while isinstance(within, Wrapped):  # what a user's map calls its precision is its own
         precision = getattr(within, "precision", None)
-        if precision is not None and torch.finfo(precision).eps > torch.finfo(dtype).eps:
-            return solver.loosened(FLOOR * torch.finfo(precision).eps)
+        if precision is not None:
+            eps = max(eps, torch.finfo(precision).eps)
         within = within.function
-    return solver
+    return eps

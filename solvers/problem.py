@@ -38,6 +38,11 @@ class Problem:
         return found
 
     @property
+    def functions(self) -> tuple[Map, ...]:
+        """The map, and what else a solver may evaluate in its place."""
+        return (self.function,)
+
+    @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The condition, () where there is none."""
         return self.condition or ()

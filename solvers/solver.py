@@ -102,7 +102,8 @@ class Solver(ABC, Generic[P, S]):
     Arguments:
         rtol: a sample has converged at ||f(z) - z|| <= rtol ||f(z)|| + atol (2-norm of a sample),
             where that is evidence of a root, see `earned`.
-        atol: the absolute part of the tolerance.
+        atol: the absolute part of the tolerance. Give it where a root may be 0: a step that halves
+            z halves f(z) - z too, so that rtol alone is met only where both leave the precision.
         max_steps: a sample still running after so many steps ends MAX_STEPS.
     """
 

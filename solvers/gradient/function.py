@@ -58,7 +58,7 @@ def attach(
     if image.grad_fn is None:
         return z
     if solver is not None:  # the products J^T u are rounded like f
-        solver = fitted(solver, problem.map, z.dtype)
+        solver = fitted(solver, problem, z.dtype)
     call = _Root(replace(problem, condition=inputs or None), solver, root, hidden, image, guess)
     return call.attached((*problem.inputs, *hidden))
 

@@ -83,6 +83,9 @@ class ODE(Solver[InitialValue, FlowState]):
         if not self.step_size > 0:
             raise ValueError(f"step_size must be above 0; got {self.step_size}.")
 
+    def loosened(self, rtol: float) -> ODE:
+        return self  # torchdiffeq's integrator keeps the tolerances that it was given
+
     def recorded(self, most: float = math.inf) -> ODE:
         settings = {each.name: getattr(self, each.name) for each in fields(ODE)}
         return _Recorded(**settings, most=most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,24 +13,40 @@ from torch import Tensor, nn
 
 from homotopy_deq import ImplicitLayer
 from homotopy_deq.cells import ConvCell, DenseCell
+from homotopy_deq.lipschitz import LBEN
+from homotopy_deq.models import MonotoneDEQ
 from solvers import (
+    ODE,
     RK4,
     Anderson,
     ArcLength,
+    DouglasRachford,
     Equilibrium,
     Flow,
+    ForwardBackward,
     Implicit,
     InitialValue,
     NewtonKrylov,
+    PeacemanRachford,
     Picard,
+    Reversible,
     Robust,
     RungeKutta,
     Status,
     Then,
+    Unroll,
     solve,
+    solve_at,
 )
 from tests.contract.every import AnySolver, name
-from tests.problems import contractions, exact_gradient, normal, relative_residual, rootless
+from tests.problems import (
+    contractions,
+    exact_gradient,
+    inclusion,
+    normal,
+    relative_residual,
+    rootless,
+)
 
 EPS = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
 SOLVERS: list[AnySolver] = [
@@ -92,6 +109,40 @@ def test_residual_is_that_of_the_map_as_autocast_computes_it(solver: AnySolver) 
     assert found.converged.all() and found.raised_rtol == 2**-7
     torch.testing.assert_close(found.residual, true.float(), rtol=1e-4, atol=1e-6)
     assert (true <= 2**-7).all()
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        PeacemanRachford(),
+        PeacemanRachford(accelerated=Anderson()),
+        DouglasRachford(),
+        ForwardBackward(),
+        Then(ForwardBackward(max_steps=1), PeacemanRachford()),
+    ],
+    ids=name,
+)
+def test_splitting_that_calls_the_linear_map_alone_sees_its_precision(solver: AnySolver) -> None:
+    w, x = contractions(1, 8, 0.6, 0)[0].float(), normal(1, 6, 8).float()
+    problem = inclusion(w, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = solve(problem, solver, torch.zeros_like(x)).check()
+        true = relative_residual(problem, found.value)
+    assert found.raised_rtol == 2**-7 and (true <= 2**-7).all()
+    assert solve(problem, solver, torch.zeros_like(x)).check().raised_rtol is None
+
+
+def test_monotone_equilibria_under_autocast_converge_by_their_own_solvers() -> None:
+    torch.manual_seed(0)
+    model, images = MonotoneDEQ((1, 8, 8), 10, hidden=16, kernel=0), torch.rand(8, 1, 8, 8)
+    network, x = LBEN(8, 16, 3), torch.randn(8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cpu", torch.bfloat16):
+            for found in (model.solve(images).solution, network.layer.solve(x)):
+                assert found is not None and found.check().raised_rtol == 2**-7
+            loss = model(images).float().square().sum() + network(x).float().square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def test_map_that_lowers_its_precision_itself_is_seen() -> None:
@@ -178,6 +229,32 @@ def test_steps_of_a_flow_do_not_chase_the_rounding_of_their_field() -> None:
     error = (found.value - exact).norm(dim=1) / exact.norm(dim=1)
     assert (error <= 2**-7).all()
     assert equal.raised_rtol is None  # it has no tolerance
+
+
+@pytest.mark.parametrize(
+    ("solver", "rule"),
+    [
+        (ODE(), Unroll()),
+        (ODE("rk4"), Unroll()),
+        (RungeKutta(RK4), Unroll()),
+        (RungeKutta(RK4), Reversible()),
+    ],
+    ids=name,
+)
+def test_flow_with_no_tolerance_to_raise_says_of_none_at_any_of_its_times(
+    solver: AnySolver, rule: Any
+) -> None:
+    """Each way from one time to the next is that of a solve of its own, to the bit."""
+    w, x = 2 * contractions(1, 8, 1.0, 0)[0].float(), normal(1, 4, 8).float()
+    flow = InitialValue(
+        lambda t, z, x: nn.functional.linear(torch.tanh(z), w) + x - z, condition=(x,)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = solve_at(flow, solver, 0 * x, [0.5, 1.0], rule).check()
+        half = rule.apply(replace(flow, t1=0.5), solver, 0 * x)
+        whole = rule.apply(replace(flow, t0=0.5), solver, half.value)
+    assert found.raised_rtol is None
+    assert found.value.equal(whole.value) and found.evals.equal(half.evals + whole.evals)
 
 
 @pytest.mark.parametrize("own", ["high", torch.eye(2)])
