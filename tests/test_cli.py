@@ -17,7 +17,7 @@ from homotopy_deq.cli.resolve import model_class, pass_of, resolve
 from homotopy_deq.cli.trained import Trained
 from homotopy_deq.data import load
 from homotopy_deq.training import CHECKPOINT, load_checkpoint
-from solvers import DOPRI5, EULER, RK4, Flow, RungeKutta, Then
+from solvers import DOPRI5, EULER, RK4, Flow, PeacemanRachford, RungeKutta, Then
 
 SMALL = ["--limit", "700", "--hidden", "16", "--groups", "4", "--epochs", "3", "--cpu"]
 
@@ -275,6 +275,16 @@ def test_step_size_reaches_the_splittings() -> None:
     for name in names.SPLITTINGS:
         solver = names.Pass(name, step_size=0.5).put(model).layer.solver
         assert solver.step_size == 0.5  # type: ignore[attr-defined]
+
+
+def test_a_splitting_by_name_is_accelerated_where_the_models_own_is() -> None:
+    monotone = model_class("monotone")((1, 8, 8), 10, hidden=4)
+    contractive = model_class("deq")((1, 8, 8), 10, hidden=4, contraction=0.9)
+    for model, accelerated in ((monotone, True), (contractive, False)):
+        solver = names.Pass("peaceman-rachford").put(model).layer.solver
+        assert isinstance(solver, PeacemanRachford)
+        assert (solver.accelerated is not None) == accelerated
+    assert resolve({"model": "monotone"}).forward.step_size == 0.5
 
 
 def test_a_run_of_before_a_choice_existed_still_loads(run: Path) -> None:

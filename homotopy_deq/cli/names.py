@@ -228,7 +228,7 @@ class Pass(ForwardPass):
             kind = NewtonKrylov if split else Anderson
             rule = Implicit(kind(rtol=backward_rtol or BACKWARD_RTOL))
         if self.at_root:
-            roots = [self._root(part, rule) for part in parts]
+            roots = [self._root(part, rule, model.layer.solver) for part in parts]
             solver: Solver[Any, Any] = roots[0] if len(roots) == 1 else Then(*roots)
         else:
             solver = self._flow(rule, model.layer.rest_point)
@@ -257,15 +257,15 @@ class Pass(ForwardPass):
                 f"--gradient {gradient or 'unroll'} has none."
             )
 
-    def _root(self, name: str, rule: Any) -> Solver[Equilibrium, Any]:
+    def _root(self, name: str, rule: Any, own: Solver[Any, Any]) -> Solver[Equilibrium, Any]:
         if name in SOLVERS:
             settings = self._limits()
             if name == "picard" and isinstance(rule, Reversible):
                 settings["damping"] = REVERSIBLE_DAMPING
             if name in SPLITTINGS and self.step_size is not None:
                 settings["step_size"] = self.step_size
-            if SOLVERS[name] in (PeacemanRachford, DouglasRachford):
-                settings["accelerated"] = Anderson()
+            if name == "peaceman-rachford" and isinstance(own, PeacemanRachford):
+                settings["accelerated"] = own.accelerated
             return replace(SOLVERS[name](), **settings)
         if name not in TABLEAUS:  # of a run whose flow was torchdiffeq's, and polished
             warn_caller(f"No flow to rest is followed by {name}; bosh3 takes its place.")
