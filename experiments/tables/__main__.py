@@ -11,6 +11,7 @@ from .collapse import neural_collapse
 from .comparing import comparison
 from .delta import bounds, cuda, speed
 from .families import augmented
+from .goals import goals
 from .gradients import gradients
 from .hardening import faults, lines, mutants
 from .language import attention, language
@@ -73,7 +74,7 @@ def pages() -> dict[Path, str]:
         ROOT / "README.md": summary(),
         ROOT / "docs" / "start.md": start(),
         ROOT / "docs" / "results.md": results,
-        ROOT / "docs" / "performance.md": scaling(),
+        ROOT / "docs" / "performance.md": "\n\n".join(filter(None, (goals(), scaling()))),
         ROOT / "docs" / "papers.md": papers(results),
     }
 
