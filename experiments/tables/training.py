@@ -109,7 +109,10 @@ def _cifar10(title: str, name: str, text: str) -> str:
             f"{row['images a second'][-1]:,.0f}",
         )
         for model, row in models.items()
+        if row["epochs"]
     ]
+    if left := [model for model, row in models.items() if not row["epochs"]]:
+        text += f" Not trained for an epoch yet: {', '.join(left)}."
     head = ("model", "epochs", "train images", "validation", "test", "evaluations", "minutes",
             "train images a second")  # fmt: skip
     return section(
