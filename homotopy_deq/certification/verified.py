@@ -17,15 +17,12 @@ from solvers.until import Until
 from ..cells.bounds import uncovered
 from ..lipschitz import MarginProof
 from ..models import ImageModel, ModelOutput
-from .proof import Proof
+from .proof import Proof, iteration
 from .starts import Start
 from .votes import LayerSession, ModelSession, Target
 
 FINE = 1e-11
 """Relative residual at which a sample that is open in double precision is given up."""
-
-SELECT = Anderson(rtol=1e-2)
-"""Selection only proposes a class, which the estimation then bounds: no proof is needed there."""
 
 ENOUGH = 2.5
 """What is known without an evaluation is asked first where it decides one in so many samples."""
@@ -62,7 +59,7 @@ class Open:
 
 def prove_all(
     questions: Iterable[tuple[VerifiedSession | EnclosedSession, Tensor, Target]],
-    solver: Solver[Equilibrium, Any],
+    solver: Solver[Equilibrium, Any] | None,
     room: int,
 ) -> list[np.ndarray]:
     """Vote for batches of noise samples, each once its vote is proven; -1 where it is not.
@@ -73,7 +70,7 @@ def prove_all(
 
     Arguments:
         questions: sessions of one model, noise samples (B, C, H, W), and what they are asked for.
-        solver: how to iterate.
+        solver: how to iterate; by default as suits the model, see `iteration`.
         room: samples that go on together.
     """
     labels: list[np.ndarray] = []
@@ -89,7 +86,7 @@ def prove_all(
     return labels
 
 
-def settle(left: Sequence[Open], solver: Solver[Equilibrium, Any]) -> None:
+def settle(left: Sequence[Open], solver: Solver[Equilibrium, Any] | None) -> None:
     """Write the votes of what is open into the labels of its batches.
 
     A vote may be so close that the rounding of single precision leaves it open. Such a sample goes
@@ -112,7 +109,8 @@ def settle(left: Sequence[Open], solver: Solver[Equilibrium, Any]) -> None:
         (rows,) = torch.nonzero(~decided, as_tuple=True)
         if len(rows):
             close = proof.exact.equation(tuple(t[rows].double() for t in inputs))
-            fine = replace(solver, rtol=min(solver.rtol, FINE))
+            own = solver or session.solver
+            fine = replace(own, rtol=min(own.rtol, FINE))
             until = Until(fine, proof.decision(z.dtype), None if asked is None else asked[rows])
             closer = solve(close, until, z[rows])
             z[rows], decided[rows] = closer.value, closer.converged
@@ -144,6 +142,7 @@ class VerifiedSession(LayerSession):
     ) -> None:
         super().__init__(model, image, start, clean)
         self.proof = proof
+        self.solver, self.selector = iteration(proof.bound.bounds)
         self.tried = self.free = 0
         (given, *_) = self.clean.condition
         if uncovered(given) is not None:  # W z* has been computed so, and is kept
@@ -168,7 +167,7 @@ class VerifiedSession(LayerSession):
                 assert isinstance(session, VerifiedSession)
                 session.free += free
                 session.tried += tried
-        found = self.solve(problem, SELECT, x)
+        found = self.solve(problem, self.selector, x)
         usable = found.converged | (found.status == Status.MAX_STEPS)
         return self.cast(self.model.head(found.value), usable, found.evals)
 
@@ -198,7 +197,7 @@ class VerifiedSession(LayerSession):
         return self.starter.free is not None and 0 < self.tried <= ENOUGH * self.free
 
     def look(
-        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
+        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any] | None
     ) -> tuple[np.ndarray, list[Open]]:
         """Vote where little decides, and return the votes and what is open.
 
@@ -206,6 +205,7 @@ class VerifiedSession(LayerSession):
         enough of the samples that selected the class, it is asked first; then a solve takes `FEW`
         steps.
         """
+        solver = solver or self.solver
         x, condition = self.condition(images)
         problem = self.model.layer.equation(condition)
         asked, proof = each_of(target, x), self.proof
@@ -223,7 +223,7 @@ class VerifiedSession(LayerSession):
         waits = []
         if len(rows):
             whole = not single or self.start.chained
-            first, rest = (solver if single else SELECT, None) if whole else parted(solver)
+            first, rest = (solver if single else self.selector, None) if whole else parted(solver)
             own, some = problem.rows(rows), None if asked is None else asked[rows]
             until = Until(first, proof.decision(x.dtype), some) if single else first
             found = self.solve(own, until, x[rows], rows)
@@ -294,10 +294,10 @@ class EnclosedSession(ModelSession):
         self.proof = proof
 
     def look(
-        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]
+        self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any] | None
     ) -> tuple[np.ndarray, list[Open]]:
         """Vote for the class of each sample that the enclosure leaves open to no other; else -1."""
-        for session, samples in self.each(torch.ones(len(images), dtype=torch.int64)):
+        for session, samples in self.each(images.new_ones(len(images), dtype=torch.int64)):
             session.evaluations += samples
         labels: np.ndarray = self.proof.classes(images).cpu().numpy()  # -1 where it is open
         return labels, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,46 @@ def test_a_decision_is_gone_on_with_to_the_bytes_of_an_unbroken_one(
     assert calls == [2, 2, 2, 2, 2, 1]  # the block of which a line was lost is decided as a whole
     for name in (LINES, TABLE):
         assert (out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_killed_within_a_block_all_certificates_that_were_reached_are_kept(
+    monotone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--radius", 0.1, "--n", 500, "--limit", 5, "--batch", 320, "--cpu"]
+    done("decide", monotone, "--out", tmp_path / "unbroken", *flags)
+    real = Smoother.decide_all
+
+    def killed(self: Smoother, *given: Any) -> Any:
+        yield next(real(self, *given))
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as within:
+        within.setattr(Smoother, "decide_all", killed)
+        assert "1 of 5 images" in call("decide", monotone, "--out", out, *flags).output
+    part = out / "parts" / "rank-0.jsonl"
+    kept = part.read_bytes()
+    done("decide", monotone, "--out", out, *flags, "--resume")
+    # The block is decided as a whole, as before, and what was written of it is not written again.
+    assert part.read_bytes().startswith(kept) and part.read_bytes().count(b"\n") == 5
+    for name in (LINES, TABLE):
+        assert (out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_what_an_image_needed_is_freed_once_it_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tangent start keeps an n x n matrix for each image."""
+    smoother, images = asked(model("contractive"), Verified(Tangent()))
+    begun, begin = list[Any](), smoother.session
+
+    def watched(*given: Any) -> Session:
+        session = begin(*given)
+        begun.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(smoother, "session", watched)
+    for decided, _ in enumerate(smoother.decide_all(*images, 0.1), 1):
+        left = sum(each() is not None for each in begun)
+        assert left <= SOME - decided + 1  # the one whose certificate is being looked at
 
 
 def test_an_image_whose_own_solve_failed_is_decided_from_the_cold_start() -> None:

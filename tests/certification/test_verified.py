@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,8 +23,10 @@ from homotopy_deq.certification import (
     Verified,
     verified,
 )
+from homotopy_deq.certification.proof import iteration
 from homotopy_deq.certification.starts import Start
 from homotopy_deq.certification.statistics import clopper_pearson
+from homotopy_deq.certification.verified import EnclosedSession
 from homotopy_deq.certification.votes import UNDECIDED
 from homotopy_deq.models import ImageModel, MonotoneDEQ
 from solvers import (
@@ -156,6 +161,47 @@ def test_the_free_evaluation_is_asked_where_it_decided_enough_of_the_selection()
             policy.vote(session, calm, 0)
             spent[name] = session.evaluations - before
     assert spent["calm"] == 0 and spent["wild"] >= 100
+
+
+@pytest.mark.parametrize("kind", ("monotone dense", "monotone convolution"))
+def test_where_w_is_large_votes_are_decided_too(kind: str) -> None:
+    """Anderson's fixed-point steps run away there, and nothing was decided."""
+    torch.manual_seed(0)
+    dense = {"hidden": 24, "kernel": 0}
+    sizes = dense if kind == "monotone dense" else {"hidden": 6, "pool": 2}
+    made = MonotoneDEQ((1, 6, 6), 3, **sizes).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        made.layer.cell.gram.mul_(3)  # type: ignore[operator, union-attr]
+        made.layer.cell.skew.mul_(9)  # type: ignore[operator, union-attr]
+    assert made.bounds().norm > 7
+    image = torch.rand(1, 6, 6)
+    found = Smoother(made, Verified(Clean()), Smoothing(0.25, n=500)).certify(image, 0, 0)
+    assert found.evidence.undecided == 0 and found.claim.prediction == found.evidence.selected
+    assert found.evaluations <= 30 * 600  # 18 each on the dense model, where 400 were in vain
+    images = image + 0.25 * torch.randn(200, 1, 6, 6)
+    with torch.no_grad():
+        policy = Verified(Clean())
+        labels = policy.vote(policy.prepare(made)(image), images, None)
+    assert (labels == exact(made, images).argmax(1).numpy()).all()
+
+
+def test_where_w_is_small_the_cheaper_iteration_is_kept() -> None:
+    made = MonotoneDEQ(SHAPE, 4, hidden=6, pool=2)
+    assert isinstance(iteration(made.bounds())[0], Anderson)
+
+
+def test_enclosed_votes_are_counted_where_the_images_are() -> None:
+    """Whose each sample is, is known on the device of the images, and counts must be there, too."""
+
+    class Counting(EnclosedSession):
+        def each(self, counts: Tensor, rows: Tensor | None = None) -> Any:
+            assert counts.device.type == "meta"
+            return iter(())
+
+    session = object.__new__(Counting)
+    session.proof = SimpleNamespace(classes=lambda images: torch.zeros(len(images)))  # type: ignore[assignment]
+    labels, _ = session.look(torch.zeros(3, *SHAPE, device="meta"), None, Anderson())
+    assert len(labels) == 3
 
 
 def test_votes_without_the_budget_to_prove_them_are_not_counted() -> None:

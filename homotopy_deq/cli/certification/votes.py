@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from ...certification import (
     Verified,
 )
 from ...certification.journal import ALONE
+from ...certification.proof import iteration
 from ...certification.requirements import state_size
 from ...certification.smoother import IMAGES
 from ...data import ImageData
@@ -175,14 +176,13 @@ class Poll:
         study = self.study
         smoother = Smoother(study.model, self.policy, smoothing, advance)
 
-        def certified(places: Sequence[int]) -> list[Certificate]:
+        def certified(places: Sequence[int]) -> Iterator[Certificate]:
             labels, indices = ([of[k] for k in places] for of in (study.labels, study.indices))
             images = study.images(places)
             if radius is None:
                 every = zip(images, labels, indices, strict=True)
-                return [smoother.certify(image, label, index) for image, label, index in every]
-            found = {c.index: c for c in smoother.decide_all(images, labels, indices, radius)}
-            return [found[index] for index in indices]
+                return (smoother.certify(image, label, index) for image, label, index in every)
+            return smoother.decide_all(images, labels, indices, radius)
 
         return certified
 
@@ -231,9 +231,12 @@ def _with_solver(policy: Policy, model: ImageModel, votes: Votes) -> Policy:
         return policy
     if votes.solver is not None:
         return replace(policy, solver=model.layer.solver)
+    if not (model.layer.one_equation and model.verifiable):
+        return policy  # of no meaning, or refused
     limits = {"rtol": votes.rtol, "max_steps": votes.max_steps}
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
-    return replace(policy, solver=replace(policy.solver, **given))
+    solver, _ = iteration(model.bounds())
+    return replace(policy, solver=replace(solver, **given))
 
 
 def _with_start(policy: Policy, model: ImageModel, votes: Votes, few: bool) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from ...training.folder import locked
 from ..report import console
 from .study import Study
 
-Answer = Callable[[Sequence[int]], list[Certificate]]
-"""Certifies the images at some places of a study."""
+Answer = Callable[[Sequence[int]], Iterable[Certificate]]
+"""Certifies the images at some places of a study, and gives each certificate as it is reached."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Finished:
     Arguments:
         part: how.
         certificates: in ascending order of the images.
-        seconds: of each image.
+        seconds: of each image, since the certificate before it.
     """
 
     part: Part
@@ -105,7 +105,7 @@ def _do(todo: Sequence[Part], processes: Any) -> list[Finished] | None:
             # Images that are certified together are so whoever goes on: bytes may depend on it.
             blocks = sorted({k // part.together for k in left})
             own = blocks[processes.process_index :: processes.num_processes]
-            _each(part, own, {k for k in left if k // part.together in own})
+            _each(part, own, {part.study.indices[k] for k in left if k // part.together in own})
     except KeyboardInterrupt:
         count = sum(len(part.journal.done()) for part in todo)
         raise Interrupted(
@@ -128,12 +128,12 @@ def _each(part: Part, blocks: Sequence[int], left: Set[int]) -> None:
         answer, every = part.begin(bar.sampled), range(len(part.study.indices))
         for block in blocks:
             since, some = time.perf_counter(), every[block * part.together :][: part.together]
-            found = answer(some)
-            seconds = (time.perf_counter() - since) / len(some)
-            for place, certificate in zip(some, found, strict=True):
-                if place in left:
+            for certificate in answer(some):
+                seconds = time.perf_counter() - since
+                if certificate.index in left:
                     part.journal.append(certificate, seconds)
                     bar.finished(certificate)
+                since = time.perf_counter()
 
 
 class Bar:
