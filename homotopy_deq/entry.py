@@ -16,6 +16,9 @@ from solvers.solver import named
 
 from .cells.cell import hook
 
+FAULTS = (RuntimeError, TypeError, ValueError)
+"""What a cell raises that cannot take what it is given."""
+
 
 class ConvergenceWarning(UserWarning):
     """Some samples of a layer's output did not converge; the message is `Solution.report()`."""
@@ -77,7 +80,7 @@ def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
         if not isinstance(x, Tensor):
             raise _not_one(x)
         return (x,)
-    made = make(x)
+    made = _asked(cell, "condition", make, x)
     if not isinstance(made, tuple | list) or not all(isinstance(t, Tensor) for t in made):
         raise TypeError(
             f"condition(x) of {type(cell).__name__} must return a tuple of tensors; "
@@ -86,12 +89,25 @@ def condition_of(cell: nn.Module, x: Any) -> tuple[Tensor, ...]:
     return tuple(made)
 
 
+def _asked(cell: nn.Module, word: str, make: Callable[[Any], Any], x: Any) -> Any:
+    """Return what a hook makes of x, or say of which x it failed."""
+    try:
+        return make(x)
+    except FAULTS as fault:
+        if type(fault) not in (RuntimeError, TypeError):
+            raise  # memory, or what the cell says itself
+        what = f"{_kind(x)}{f' of shape {tuple(x.shape)}' if isinstance(x, Tensor) else ''}"
+        raise type(fault)(
+            f"{type(cell).__name__}.{word}(x) failed for x, {what}: {str(fault).splitlines()[0]}"
+        ) from fault
+
+
 def start_of(cell: nn.Module, x: Any) -> Any:
     """Return the start of a solve: the cell's, a tensor or a tuple, or zero of x's shape."""
     make = hook(cell, "initial")
     if make is None:
         return _zero(x)
-    z0 = make(x)
+    z0 = _asked(cell, "initial", make, x)
     if isinstance(z0, tuple) and z0 and all(isinstance(part, Tensor) for part in z0):
         return tuple(map(_single, z0))
     if not isinstance(z0, Tensor):
@@ -104,6 +120,7 @@ def start_of(cell: nn.Module, x: Any) -> Any:
 
 def explain(
     cell: nn.Module,
+    x: Any,
     equation: Callable[[], Equilibrium],
     z0: Tensor | Solution[Tensor],
     given: bool,
@@ -113,27 +130,35 @@ def explain(
 
     Arguments:
         cell: the cell.
+        x: what the layer was given.
         equation: returns what was solved.
         z0: the start.
         given: whether the user passed it.
         error: what the solve raised.
     """
-    if type(error) not in (RuntimeError, ValueError) or not isinstance(z0, Tensor):
+    if type(error) not in FAULTS or not isinstance(z0, Tensor):
         return  # not memory, a status or a transform
+    if isinstance(x, Tensor) and x.dim() < 2 and x.is_floating_point():
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, and its batch is to be first: use x[None] for one "
+            f"sample. {error}"
+        ) from error
     if hook(cell, "velocity") is not None:
         return  # it is evaluated at a time, too
     try:
         problem = equation()
-    except (RuntimeError, ValueError):
+    except FAULTS:
         return  # the cell has said what is wrong
     try:
         with torch.no_grad():
             problem(z0)
-    except (RuntimeError, ValueError) as fault:
+    except FAULTS as fault:
         own = hook(cell, "initial") is not None
         start = "z0" if given else "initial(x)" if own else "zero of x's shape"
         advice = (
-            "Is this the shape of the state?"
+            "A cell is a module whose forward is called as cell(z, x)."
+            if isinstance(fault, TypeError)
+            else "Is this the shape of the state?"
             if given or own
             else "If the state has another shape than x, give the cell initial(x), which returns "
             "a start of that shape."

@@ -21,15 +21,8 @@ from solvers.times import Times
 from solvers.transforms import check_untransformed, uncompiled
 
 from .cells.cell import check_cell
+from .entry import FAULTS, check_choice, check_rule, condition_of, explain, start_of, tell
 from .entry import ConvergenceWarning as ConvergenceWarning
-from .entry import (
-    check_choice,
-    check_rule,
-    condition_of,
-    explain,
-    start_of,
-    tell,
-)
 from .equations import equation_of, restless
 from .finite import finite_rows, put_back, rows_of
 from .polish import polished
@@ -198,9 +191,9 @@ class Layer(nn.Module):
         start = self.initial(x) if z0 is None else z0
         try:
             return self.answer(condition, start, record=record)
-        except (RuntimeError, ValueError) as error:
+        except FAULTS as error:
             equation = partial(self.equation, condition)
-            explain(self.cell, equation, start, z0 is not None, error)
+            explain(self.cell, x, equation, start, z0 is not None, error)
             raise
 
     @uncompiled

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .packing import pack
 from .precision import fitted
-from .problem import Equilibrium, InitialValue, check_start
+from .problem import Equilibrium, InitialValue, Problem, check_start
 from .results import Results, bucket
 from .solution import Solution, SolveError, V
 from .solver import Evaluated, P, Solver, named, residual_norm
@@ -109,6 +109,11 @@ def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:
 
 def check_kind(problem: object, solver: object) -> None:
     """Raise TypeError unless the solver answers this kind of problem."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"problem must be an Equilibrium(f, (x,)) or an InitialValue(f, t0, t1, (x,)); got "
+            f"{named(problem)}. Write solve(problem, solver, z0)."
+        )
     check_answers(solver, type(problem))
 
 

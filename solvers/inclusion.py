@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .problem import Equilibrium
+from .problem import Equilibrium, check_tuple
 from .solution import ErrorBound
 from .structure import Counter, Map, Wrapped, offered
 
@@ -100,6 +100,7 @@ class MonotoneInclusion(Equilibrium):
     def __post_init__(self) -> None:
         if self.linear is _derived:
             raise TypeError("MonotoneInclusion needs linear=, the map z -> W z.")
+        check_tuple(self.condition)
         if not self.condition:
             raise ValueError("MonotoneInclusion needs condition=(x,), a tensor (B, ...).")
         if self.coupled:

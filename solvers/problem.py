@@ -115,6 +115,7 @@ class Equilibrium(Problem):
     everything: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_tuple(self.condition)
         if self.coupled and self.rowwise:
             raise ValueError("coupled rows depend on each other and rowwise ones do not; say one.")
 
@@ -160,6 +161,7 @@ class InitialValue(Problem):
     everything: Tensor | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_tuple(self.condition)
         check_time("t0", self.t0)
         check_time("t1", self.t1)
         if self.t0 == self.t1:
@@ -168,6 +170,15 @@ class InitialValue(Problem):
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Evaluate f(t, z, *condition), in z's dtype."""
         return checked(self.field(t, z, *self.inputs), z, "field")
+
+
+def check_tuple(condition: object) -> None:
+    """Raise TypeError where a condition is one tensor, whose rows would be taken for tensors."""
+    if isinstance(condition, Tensor):
+        raise TypeError(
+            f"condition must be a tuple of tensors; got {_described(condition)}. Write "
+            "condition=(x,) for one."
+        )
 
 
 def check_time(name: str, value: object) -> None:
@@ -202,8 +213,13 @@ def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
 
 
 def check_condition(condition: tuple[Tensor, ...], batch: int) -> None:
-    """Raise ValueError unless each tensor has the batch first."""
+    """Raise TypeError unless each is a tensor, and ValueError unless it has the batch first."""
     for k, tensor in enumerate(condition):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"condition[{k}] must be a tensor, ({batch}, ...); got {_described(tensor)}. What "
+                "all samples share belongs into the map: close over it."
+            )
         if tensor.dim() == 0 or tensor.shape[0] != batch:
             raise ValueError(
                 f"condition[{k}] must have the batch of z0 first, ({batch}, ...); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -17,6 +18,9 @@ from .structure import Cached
 
 P = TypeVar("P", Equilibrium, InitialValue)
 S = TypeVar("S", bound="State")
+
+_NUMBERS: dict[str, type] = {"int": Integral, "float": Real}
+"""What a setting of a solver must be, by its annotation; other settings look after themselves."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,13 @@ class Solver(ABC, Generic[P, S]):
     max_steps: int = 100
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value, kind = getattr(self, each.name), _NUMBERS.get(str(each.type))
+            if kind is not None and not isinstance(value, kind):
+                raise TypeError(
+                    f"{each.name} must be {'a whole' if kind is Integral else 'a'} number; "
+                    f"got {value!r}."
+                )
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(
                 f"rtol and atol must be >= 0 and not both 0; got {self.rtol} and {self.atol}."
@@ -154,10 +165,11 @@ class Solver(ABC, Generic[P, S]):
 
 
 def named(value: object) -> str:
-    """Say what was given where a solver or another object was wanted."""
+    """Say in one line what was given where a solver or another object was wanted."""
     if isinstance(value, type):
         return f"the class {value.__name__}, not an object of it; write {value.__name__}()"
-    return repr(value)
+    said = repr(value)
+    return said if len(said.splitlines()) == 1 else f"an object of {type(value).__name__}"
 
 
 def verdict(solver: Solver[Any, Any], state: State) -> Tensor | None:

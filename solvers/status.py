@@ -32,8 +32,8 @@ _ADVICE = {
     Status.RUNNING: "are still running",
     Status.CONVERGED: "converged",
     Status.MAX_STEPS: "reached max_steps (raise it, loosen the tolerance, or escalate with Then)",
-    Status.NONFINITE: "became non-finite (their input is, or the map diverges: damp it, or use "
-    "PseudoTransient; the value returned for them is their start)",
+    Status.NONFINITE: "became non-finite (their input or the weights are, or the map diverges: "
+    "damp it, or use PseudoTransient; the value returned for them is their start)",
     Status.STEP_TOO_SMALL: "needed a step below the smallest allowed (a fold or a stiff field: "
     "loosen the tolerance, or use a solver that passes folds)",
     Status.LOST_PATH: "lost their path (try a smaller step, or another anchor or homotopy)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -130,6 +131,9 @@ class Certificate:
     evidence: Evidence
     evaluations: int
     note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", operator.index(self.label))  # of a tensor, too
 
     @property
     def prediction(self) -> int:

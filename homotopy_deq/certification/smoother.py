@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solvers.solver import named
+
 from ..models import ImageModel, ModelOutput
 from .asking import Ask, Asking, side_by_side
 from .certificate import ABSTAIN, Certificate
@@ -73,6 +75,10 @@ class Smoother:
     _reaches: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.policy, Policy):
+            raise TypeError(
+                f"policy must be a Policy such as Converged(); got {named(self.policy)}."
+            )
         self.policy.check(self.model)
         self.session = self.policy.prepare(self.model)
 

@@ -193,7 +193,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             is from a newer version.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}: name the file that train wrote.")
+        raise FileNotFoundError(
+            f"There is no checkpoint {path}: name the folder or the file that train wrote."
+        )
     # Opened once: safe_open does so twice, and a run may replace the file in between.
     data = path.read_bytes()
     try:

@@ -1,0 +1,142 @@
+"""What a newcomer gets wrong is told in one line, which says what was given and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from homotopy_deq import ConvergenceWarning, ImplicitLayer, create_model
+from homotopy_deq.cells import DenseCell
+from homotopy_deq.certification import Converged, Smoother, Smoothing
+from solvers import (
+    Anderson,
+    Equilibrium,
+    InitialValue,
+    MonotoneInclusion,
+    Picard,
+    RungeKutta,
+    solve,
+)
+
+
+def from_zero(f: Callable[..., Any], condition: Any = None) -> object:
+    return solve(Equilibrium(f, condition), Anderson(), torch.zeros(3, 4))
+
+
+def layer(cell: nn.Module | None = None) -> ImplicitLayer:
+    return ImplicitLayer(DenseCell(4, 8) if cell is None else cell)
+
+
+def damped(z: Tensor, x: Any) -> Tensor:
+    return z / 2 + x
+
+
+def classifier() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+x = torch.zeros(3, 4)
+
+MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    "f returns None": (lambda: from_zero(lambda z: None), r"shape of its state.*got NoneType"),
+    "f returns another shape": (lambda: from_zero(lambda z: z[:, :2]), r"\(3, 2\).*\(3, 4\)"),
+    "f returns integers": (lambda: from_zero(lambda z: z.long()), "real numbers; got.*int64"),
+    "a start without a batch": (
+        lambda: solve(Equilibrium(torch.cos), Anderson(), torch.zeros(4)),
+        r"batch first.*\(4,\)\. Use z0\[None\]",
+    ),
+    "a start of integers": (
+        lambda: solve(Equilibrium(torch.cos), Anderson(), x.long()),
+        "z0 must be a floating-point tensor; got.*int64",
+    ),
+    "a condition that is no tuple": (
+        lambda: from_zero(damped, x),
+        r"tuple of tensors; got a tensor.*Write condition=\(x,\)",
+    ),
+    "the same, of a flow": (
+        lambda: InitialValue(lambda t, z, x: z + x, condition=x),  # type: ignore[arg-type]
+        r"Write condition=\(x,\)",
+    ),
+    "the same, of an inclusion": (
+        lambda: MonotoneInclusion(linear=nn.Identity(), condition=x),  # type: ignore[arg-type]
+        r"Write condition=\(x,\)",
+    ),
+    "a number in a condition": (
+        lambda: from_zero(lambda z, x, a: z / 2 + a * x, (x, 0.5)),
+        r"condition\[1\] must be a tensor.*got float.*close over it",
+    ),
+    "a solver before the problem": (
+        lambda: solve(Anderson(), Equilibrium(torch.cos), x),  # type: ignore[type-var]
+        r"problem must be an Equilibrium.*got Anderson\(.*Write solve\(problem, solver, z0\)",
+    ),
+    "a map for a problem": (
+        lambda: solve(torch.cos, Anderson(), x),  # type: ignore[type-var]
+        "problem must be an Equilibrium.*got <built-in method cos",
+    ),
+    "a problem for a solver": (
+        lambda: layer().with_solver(Equilibrium(damped, (x,))),  # type: ignore[arg-type]
+        "solver must be a Solver such as.*got an object of Equilibrium",
+    ),
+    "a solver's name": (lambda: layer().with_solver("anderson"), "Anderson.*got 'anderson'"),  # type: ignore[arg-type]
+    "a negative tolerance": (lambda: Anderson(rtol=-1e-3), "rtol and atol must be >= 0.*-0.001"),
+    "a tolerance in words": (lambda: Picard(rtol="1e-3"), "rtol must be a number; got '1e-3'"),  # type: ignore[arg-type]
+    "1e3 steps": (lambda: Anderson(max_steps=1e3), "max_steps must be a whole number; got 1000.0"),  # type: ignore[arg-type]
+    "half an iterate": (lambda: Anderson(memory=2.5), "memory must be a whole number; got 2.5"),  # type: ignore[arg-type]
+    "a step in words": (lambda: RungeKutta(step_size="1"), "step_size must be a number; got '1'"),  # type: ignore[arg-type]
+    "one sample": (lambda: layer()(x[0]), r"x has shape \(4,\).*x\[None\] for one sample"),
+    "another width": (
+        lambda: layer()(x[:, :3]),
+        r"DenseCell.condition\(x\) failed for x, a tensor of torch.float32 of shape \(3, 3\): mat1",
+    ),
+    "integers": (lambda: layer()(x.long()), r"condition\(x\) failed.*int64 of shape \(3, 4\): mat"),
+    "an array": (lambda: layer()(x.numpy()), r"condition\(x\) failed for x, a ndarray: linear"),
+    "a cell of one argument": (
+        lambda: layer(nn.Linear(4, 4))(x),
+        r"Linear cannot be evaluated.*takes 2 positional.*called as cell\(z, x\)",
+    ),
+    "a model that nobody knows": (lambda: create_model("dqe"), "unknown model 'dqe'.*'deq'"),
+    "a setting that nobody knows": (lambda: create_model("deq", hiden=3), "Did you mean 'hidden'"),
+    "a classifier in training": (
+        lambda: Smoother(classifier(), Converged(), Smoothing(sigma=0.5)),
+        r"eval mode: Sequential is training. Call model.eval\(\)",
+    ),
+    "a policy's name": (
+        lambda: Smoother(classifier().eval(), "converged", Smoothing(sigma=0.5)),  # type: ignore[arg-type]
+        r"policy must be a Policy such as Converged\(\); got 'converged'",
+    ),
+    "a policy's class": (
+        lambda: Smoother(classifier().eval(), Converged, Smoothing(sigma=0.5)),  # type: ignore[arg-type]
+        r"got the class Converged, not an object of it; write Converged\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_one_line(name: str) -> None:
+    make, said = MISTAKES[name]
+    with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
+        make()
+    message = str(caught.value)
+    assert re.search(said, message) and len(message.splitlines()) == 1
+
+
+def test_weights_that_are_not_finite_are_among_the_causes_that_a_warning_names() -> None:
+    broken = layer()
+    for parameter in broken.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.warns(ConvergenceWarning, match="3 of 3.*their input or the weights are"):
+        broken(x)
+
+
+def test_the_label_of_a_certificate_may_be_a_number_of_a_tensor() -> None:
+    torch.manual_seed(0)
+    smoother = Smoother(classifier().eval(), Converged(), Smoothing(sigma=0.5, n=20, n0=5))
+    label = torch.tensor([1, 0])[1]
+    found = smoother.certify(torch.rand(1, 2, 2), label, 0)  # type: ignore[arg-type]
+    assert type(found.label) is int and found.correct is (found.prediction == 0)
+    assert found.row().split("\t")[1] == "0"
