@@ -81,7 +81,7 @@ def cifar10() -> str:
     return "\n\n".join(
         _cifar10(title, name, text)
         for title, name, text in (
-            ("CIFAR-10", "cifar10", "One after the other, beside other work on the machine."),
+            ("CIFAR-10", "cifar10", "On one core each, beside other work on the machine."),
             (
                 "CIFAR-10 on a GPU, before the slow start",
                 "cifar10_cuda",
