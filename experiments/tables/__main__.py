@@ -17,6 +17,7 @@ from .hardening import faults, lines, mutants
 from .language import attention, language
 from .lipschitz import checks, lben
 from .papers import papers
+from .porting import zoo
 from .scaling import scaling
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, conformance, demo, gains, porting
@@ -39,6 +40,7 @@ def pages() -> dict[Path, str]:
         conformance(),
         bench(),
         porting(),
+        zoo(),
         fashion(),
         step(),
         gradients(),

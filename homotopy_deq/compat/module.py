@@ -10,17 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from solvers import Equilibrium, Solution, solve
-from solvers.jacobian import Linearization
-from solvers.norms import norm
-from solvers.packing import pack
+from solvers import Equilibrium, Solution, Status, solve
+from solvers.caller import warn_caller
 
-from ..diagnosis.spectrum import growth
-from ..entry import check_choice, tell
+from ..entry import ConvergenceWarning, check_choice, tell
 from .options import Options
+from .stat import Info, radius, statistics
 
 State = Tensor | Sequence[Tensor]
-Info = dict[str, Any]
 
 
 class DEQ(nn.Module):
@@ -35,7 +32,8 @@ class DEQ(nn.Module):
         options: see `get_deq`.
         on_failure: what is done about samples that did not converge within f_max_iter in
             evaluation: "warn", "raise" or "ignore". In training the caller reads `info`.
-        coupled: the rows are one system, as the nodes of a graph are, see `Equilibrium`.
+        coupled: the rows are one system, as the nodes of a graph are, see `Equilibrium`. Where
+            this is not said and a solve shows it, it is done again so, with a warning.
     """
 
     def __init__(self, options: Options, on_failure: str = "warn", coupled: bool = False) -> None:
@@ -54,6 +52,7 @@ class DEQ(nn.Module):
         backward_writer: None = None,
         *,
         condition: tuple[Tensor, ...] | None = None,
+        **others: None,
     ) -> tuple[list[Any], Info]:
         """Return the states and the statistics of the solve.
 
@@ -66,11 +65,14 @@ class DEQ(nn.Module):
             backward_writer: not offered.
             condition: tensors (B, ...) that f receives beside z; samples that are done are then
                 dropped from the batch, which a closure does not allow.
+            others: what a script hands on without a value, as `writer=None`.
         """
         if backward_writer is not None:
             raise TypeError(
                 "backward_writer is not offered: a backward pass that does not converge warns."
             )
+        if unknown := sorted(name for name, value in others.items() if value is not None):
+            raise TypeError(f"{', '.join(unknown)}: no argument of a DEQ; leave it out.")
         call = dict(solver_kwargs or {})
         problem, z0, listed = posed(func, z_init, condition, self.coupled)
         options = self.options
@@ -78,12 +80,22 @@ class DEQ(nn.Module):
         if not self.training:
             fallback = options.eval_f_max_iter or int(options.f_max_iter * options.eval_factor)
         limit = int(call.get("f_max_iter", fallback))
-        outputs, found = _walk(problem, options, z0, options.counts(limit), call, self.training)
+        counts, training = options.counts(limit), self.training
+        try:
+            outputs, found = _walk(problem, options, z0, counts, call, training)
+        except _Mixed:
+            warn_caller(
+                "The rows of f depend on each other, and were solved again as one system: say "
+                "get_deq(coupled=True), which spares the first try.",
+                ConvergenceWarning,
+            )
+            problem = replace(problem, coupled=True)
+            outputs, found = _walk(problem, options, z0, counts, call, training)
         if not self.training:
             tell(found, self.on_failure)
         info = statistics(problem, found, options)
         if sradius_mode and not self.training:
-            info["sradius"] = _radius(problem, found)
+            info["sradius"] = radius(problem, found)
         return [list(z) if listed else z for z in outputs], info
 
     def extra_repr(self) -> str:
@@ -195,9 +207,16 @@ def _walk(
     return outputs, found
 
 
+class _Mixed(Exception):
+    """Rows were solved each by itself that are one system, which torchdeq need not be told."""
+
+
 def _solved(problem: Equilibrium, solver: Any, z0: Any, record: bool = False) -> Solution[Any]:
     with parametrize.cached():  # weights that are computed, once a solve
-        return solve(problem, solver, z0, record=record)
+        found = solve(problem, solver, z0, record=record)
+    if bool((found.status == Status.MIXED_ROWS).any()):
+        raise _Mixed
+    return found
 
 
 def _differentiated(
@@ -230,35 +249,3 @@ def _differentiated(
         if by_gap or by_place or (k == steps and options.sup_gap <= 0):
             kept.append(z[0] if single else z)
     return kept
-
-
-def statistics(problem: Equilibrium, found: Solution[Any], options: Options) -> Info:
-    """Return torchdeq's `info` of a solve, and the `Solution` itself.
-
-    The absolute residual takes an evaluation more; `no_stat` spares it, and leaves it out.
-    """
-    info: Info = {
-        "rel_lowest": found.residual,
-        "rel_trace": found.residual[:, None],
-        "nstep": found.evals.to(found.residual.dtype),
-        "sradius": torch.zeros(1, device=found.residual.device),
-        "status": found.status,
-        "solution": found,
-    }
-    path = found.trajectory
-    if path is not None:
-        info["rel_trace"] = path.residual.T
-    if not options.no_stat:
-        with torch.no_grad():
-            packed, z, _ = pack(problem, found.value)
-            info["abs_lowest"] = norm(packed(z) - z).expand(len(found.residual))
-        info["abs_trace"] = info["abs_lowest"][:, None]
-    return info
-
-
-def _radius(problem: Equilibrium, found: Solution[Any]) -> Tensor:
-    """Return the spectral radius of df/dz at an answer, (B,), by products with its transpose."""
-    with torch.no_grad():
-        packed, z, _ = pack(problem, found.value)
-        at = Linearization(packed, z, None, packed.condition)
-        return growth(at.pull, torch.randn_like(z)).to(z.dtype).expand(len(found.residual))

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .dropout import reset_dropout
+
+Names = str | Sequence[str]
+Dims = int | Sequence[int]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 KINDS = ("weight_norm", "spectral_norm", "none")
+REGISTERED: dict[tuple[type[nn.Module], str], tuple[Names, Dims]] = {}
+"""What `register_norm_module` was told: torchdeq's scripts do so where they are imported."""
 
 
 class Normed(nn.Module):
@@ -63,6 +69,13 @@ class Normed(nn.Module):
             factor = factor.clamp(max=self.clip)
         return weight * factor
 
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Refuse a weight that is assigned, as g and w are not known from it."""
+        raise NotImplementedError(
+            f"A normed weight {tuple(weight.shape)} is computed and cannot be assigned to: leave "
+            "its module out by filter_out, or norm_type='none', or call remove_norm first."
+        )
+
     def _rows(self, weight: Tensor) -> Tensor:
         """Return the 2-norm of each row, in a shape that multiplies the weight."""
         others = [k for k in range(weight.dim()) if k != self.dim]
@@ -82,8 +95,8 @@ def apply_norm(
     clip: bool = False,
     clip_value: float = 1.0,
     n_power_iterations: int | None = None,
-    names: str | Sequence[str] | None = None,
-    dims: int | Sequence[int] | None = None,
+    names: Names | None = None,
+    dims: Dims | None = None,
 ) -> None:
     """Parametrize the weights of all linear and convolutional modules, see `Normed`.
 
@@ -100,7 +113,7 @@ def apply_norm(
         clip_value: see `clip`.
         n_power_iterations: nothing is iterated; taken and left.
         names: of parameters: every module that has them, of whatever type, has these normed in
-            the place of `weight` (torchdeq registers a type for that).
+            the place of `weight`, as has one of a type of `register_norm_module`.
         dims: of their rows, one each or one for all; 0 by default.
 
     Raises:
@@ -120,13 +133,32 @@ def apply_norm(
         "clip": most,
     }
     for name, module in _chosen(model, prefix_filter_out, filter_out):
-        for parameter, dim in _weights(module, names, dims):
+        for parameter, dim in _weights(module, norm_type, names, dims):
             if parametrize.is_parametrized(module, parameter):
                 raise ValueError(
                     f"{name}.{parameter} is parametrized already: call remove_norm first."
                 )
             norm = Normed(getattr(module, parameter), dim, **settings)
             parametrize.register_parametrization(module, parameter, norm)
+
+
+def register_norm_module(
+    module_class: type[nn.Module], norm_type: str, names: Names = "weight", dims: Dims = 0
+) -> None:
+    """Have `apply_norm` norm these parameters of the modules of a class.
+
+    Arguments:
+        module_class: of the modules; a subclass is another.
+        norm_type: "weight_norm" or "spectral_norm".
+        names: of their parameters.
+        dims: of the parameters' rows, one each or one for all.
+
+    Raises:
+        ValueError: the norm is none of these.
+    """
+    if norm_type not in KINDS[:2]:
+        raise ValueError(f"norm_type must be one of {', '.join(KINDS[:2])}; got {norm_type!r}.")
+    REGISTERED[module_class, norm_type] = names, dims
 
 
 def remove_norm(model: nn.Module) -> None:
@@ -152,11 +184,12 @@ def reset_norm(model: nn.Module) -> None:
 
 
 def reset_deq(model: nn.Module) -> None:
-    """Do nothing, as `reset_norm`; a dropout mask is drawn once a solve by the caller.
+    """Forget the masks of dropout, so that the next solve draws new ones.
 
     Arguments:
-        model: left as it is.
+        model: its masks are forgotten, in place.
     """
+    reset_dropout(model)
 
 
 def _chosen(
@@ -171,14 +204,17 @@ def _chosen(
 
 
 def _weights(
-    module: nn.Module, names: str | Sequence[str] | None, dims: int | Sequence[int] | None
+    module: nn.Module, norm_type: str, names: Names | None, dims: Dims | None
 ) -> Iterator[tuple[str, int]]:
     """Yield the parameters of a module that are normed, and the dimension of their rows."""
     if names is None:
         kind = parametrize.type_before_parametrizations(module)
-        if kind in (*PLAIN, *TRANSPOSED):
-            yield "weight", int(kind in TRANSPOSED)
-        return
+        if (kind, norm_type) in REGISTERED:
+            names, dims = REGISTERED[kind, norm_type]
+        elif kind in (*PLAIN, *TRANSPOSED):
+            names, dims = "weight", int(kind in TRANSPOSED)
+        else:
+            return
     listed = (names,) if isinstance(names, str) else tuple(names)
     rows = (dims or 0,) * len(listed) if dims is None or isinstance(dims, int) else tuple(dims)
     for name, dim in zip(listed, rows, strict=True):

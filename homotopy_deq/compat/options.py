@@ -61,7 +61,7 @@ class Options:
         ):
             if not isinstance(value, Solver) and value not in valid:
                 raise ValueError(f"{name} must be one of {', '.join(valid)}; got {value!r}.")
-        for name, least in (("f_max_iter", 1), ("b_max_iter", 1), ("n_states", 1)):
+        for name, least in (("f_max_iter", 0), ("b_max_iter", 1), ("n_states", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
         if min(self.grads) < 1:
@@ -126,10 +126,10 @@ class Options:
     def counts(self, limit: int) -> list[int]:
         """Return after how many iterations in all each state is taken, the last at the limit."""
         if self.n_states > 1:
+            if self.core == "sliced":
+                return [(k + 1) * (limit // self.n_states) for k in range(self.n_states)]
             states = max(1, min(self.n_states, limit))
             each = limit // states
-            if self.core == "sliced":
-                return [(k + 1) * each for k in range(states)]
             return [limit - (states - k - 1) * each for k in range(states)]
         return [*(k for k in self.indexing or () if k < limit), limit]
 

@@ -265,9 +265,15 @@ def test_rows_that_are_one_system_are_solved_as_one() -> None:
     assert torch.allclose(info["sradius"], torch.full((4,), 0.5).double(), atol=1e-10)
 
 
-def test_no_iteration_leaves_the_start_with_the_gradient_of_its_steps() -> None:
+@pytest.mark.parametrize("core", ["sliced", "indexing"])
+def test_no_iteration_leaves_the_start_with_the_steps_of_its_gradient(core: str) -> None:
+    """Where a path of no steps is sliced, each state is one step of the gradient on."""
     f, x = Map(), inputs()
     for n_states in (1, 3):
-        module = get_deq(n_states=n_states)
-        (z,), _ = module(lambda z: f(z, x), torch.zeros_like(x), {"f_max_iter": 0})
-        assert torch.equal(z, f(torch.zeros_like(x), x))
+        module = get_deq(core=core, n_states=n_states)
+        z_out, _ = module(lambda z: f(z, x), torch.zeros_like(x), {"f_max_iter": 0})
+        assert len(z_out) == (n_states if core == "sliced" else 1)
+        expected = torch.zeros_like(x)
+        for z in z_out:
+            expected = f(expected, x)
+            assert torch.equal(z, expected)
