@@ -84,7 +84,7 @@ def fp_correction(
     """Add up a loss over the states of `n_states`, the last with weight 1.
 
     Arguments:
-        crit: the loss of one state.
+        crit: the loss of one state, a number or of any shape, as one a token is.
         args: its arguments; lists are gone through, anything else is given each time.
         weight_func: "exp" (gamma^(n - k - 1)), "linear" or "const".
         return_loss_values: return the values of each, too.
@@ -99,5 +99,5 @@ def fp_correction(
         raise ValueError(f"lists of args need one length, that of the states; got {got}.")
     losses = [crit(*(each[k % len(each)] for each in listed)) for k in range(count)]
     weights = [WEIGHTS[weight_func](count, k, **kwargs) for k in range(count)]
-    total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum()
+    total = torch.stack([w * loss for w, loss in zip(weights, losses, strict=True)]).sum(0)
     return (total, [float(loss.detach()) for loss in losses]) if return_loss_values else total

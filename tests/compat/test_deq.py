@@ -228,6 +228,9 @@ def test_corrections_weigh_states_as_torchdeq_does(weights: str) -> None:
     args = (nn.functional.mse_loss, (x, y))
     assert torch.allclose(fp_correction(*args, weights), theirs(*args, weights))
     assert len(fp_correction(*args, weights, True, gamma=0.5)[1]) == 4
+    each = (nn.MSELoss(reduction="none"), (x, y))  # a loss of each entry stays one
+    assert torch.allclose(fp_correction(*each, weights), theirs(*each, weights))
+    assert fp_correction(*each, weights).shape == y.shape
 
 
 def test_corrections_of_lists_that_are_not_of_one_length_are_refused() -> None:
