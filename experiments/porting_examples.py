@@ -222,7 +222,8 @@ CHAINS = Example(
             "it is called and was not imported",
         ),
     ),
-    exact=f"{EXACT} --f_tol 1e-9 --f_max_iter 40 --b_tol 1e-9",  # its last nodes are 1e-8 of its first
+    # It normalises each node, and the last nodes of its chains are 1e-8 of the first.
+    exact=f"{EXACT} --f_tol 1e-9 --f_max_iter 40 --b_tol 1e-9",
     coupled=True,
 )
 EXAMPLES = {

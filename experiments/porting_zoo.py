@@ -108,7 +108,7 @@ class Run:
         torch.manual_seed(seed)
         if self.case.train is not None:
             return self.case.train(steps)
-        optimizer = torch.optim.Adam(self.case.model.parameters(), lr=1e-3)
+        optimizer = torch.optim.Adam(self.case.model.parameters(), lr=1e-4)
         losses = []
         for _ in range(steps):
             optimizer.zero_grad()

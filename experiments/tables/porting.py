@@ -31,8 +31,8 @@ def zoo() -> str:
         "those of the port; lines before it are those without which neither version runs today.",
         *table(("example", "files", "import lines", "other lines", "before it"), changes),
         "",
-        "One step at the same weights, data and seed, by the options of each example's own script (the "
-        "graph network's without dropout, whose mask depends on the layout of memory): "
+        "One step at the same weights, data and seed, by the options of each example's own script "
+        "(the graph network's without dropout, whose mask depends on the layout of memory): "
         "evaluations, the worst relative residual at the answer, measured anew, milliseconds "
         "(least of several, interleaved, on a machine that had other work), the relative "
         "difference of losses and of gradients, and the loss after ten steps of training.",
@@ -43,9 +43,10 @@ def zoo() -> str:
             own,
         ),
         "",
-        "By implicit gradients, to a relative tolerance of 1e-6 (the graph network by 40 iterations: "
-        "it normalises each node, and its last ones are 1e-8 of its first): the errors of loss and "
-        "gradient are against an iteration of 300 steps whose last 100 are differentiated.",
+        "By implicit gradients, to a relative tolerance of 1e-6 (the graph network by 40 "
+        "iterations: it normalises each node, and its last ones are 1e-8 of its first): the "
+        "errors of loss and gradient are against an iteration of 300 steps whose last 100 are "
+        "differentiated.",
         "",
         *table(
             ("example", "by", "evaluations", "residual", "step, ms", "loss error",
