@@ -155,7 +155,7 @@
     near.push(start, goal);
     const best = root ? `an equilibrium of class ${named(root.prediction)}, residual ${small(root.residual)}` : "no equilibrium found";
     const at = frame(box, `States of ${count(ways.length, "solver")} in the plane of two principal components; ${best}.`,
-      span(near.map((p) => p[0])), span(near.map((p) => p[1])), ["first principal component", "second"]);
+      span(near.map((p) => p[0])), span(near.map((p) => p[1])), ["first principal component", "second principal component"]);
     if (picture.branch && !state.hidden.has("the branch")) line(at, picture.branch.points, { class: "track" });
     for (const way of ways) {
       const kept = before(way), points = kept.map((k) => way.points[k]);

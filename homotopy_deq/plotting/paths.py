@@ -90,7 +90,7 @@ def path_figure(
     for panel, path in zip(panels, points, strict=False):
         _mark_outside(panel, path)
     figure.supxlabel("first principal component", fontsize=9)
-    figure.supylabel("second", fontsize=9)
+    figure.supylabel("second principal component", fontsize=9)
     if labels:
         handles, names = first.get_legend_handles_labels()
         figure.legend(
