@@ -256,5 +256,9 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", default=list(EXAMPLES), help="names of examples")
     parser.add_argument("--work", type=Path, default=Path("runs/porting_zoo"))
     args = parser.parse_args()
+    if not (args.zoo / "deq-zoo").is_dir():
+        parser.error(f"{args.zoo} has no folder deq-zoo: give a checkout of torchdeq's repository.")
+    if unknown := sorted({*args.only} - EXAMPLES.keys()):
+        parser.error(f"--only takes {', '.join(EXAMPLES)}; got {', '.join(unknown)}.")
     chosen = {name: EXAMPLES[name] for name in args.only}
     main(args.zoo, Config(repeats=args.repeats), examples=chosen, work=args.work)

@@ -14,6 +14,7 @@ from torch import nn
 from experiments.porting_copies import Change, apply, changed, count
 from experiments.porting_examples import EXAMPLES, Case, Example, options
 from experiments.porting_zoo import Config, main
+from experiments.results import RESULTS, ROOT
 
 LAYER = """\
 import gone
@@ -103,3 +104,15 @@ def test_no_example_changes_more_than_lines_that_it_explains() -> None:
     for example in EXAMPLES.values():
         assert all(change.why for change in (*example.today, *example.port))
         assert all(change.file in example.files for change in example.port)
+
+
+def test_the_page_shows_each_line_that_was_changed() -> None:
+    """Of the committed result; the page is written by hand."""
+    found = json.loads((RESULTS / "porting_zoo.json").read_text())["result"]["examples"]
+    page = (ROOT / "docs" / "porting.md").read_text()
+    assert set(found) == set(EXAMPLES)
+    for example in found.values():
+        for change in example["changes"]["port"]:
+            assert change["file"] in page
+            for sign, lines in (("-", change["before"]), ("+", change["after"])):
+                assert all(f"\n{sign} {line.strip()}\n" in page for line in lines)
