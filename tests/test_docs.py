@@ -27,6 +27,7 @@ from accelerate.state import AcceleratorState
 from typer.testing import CliRunner
 
 import solvers
+from docs import links
 from homotopy_deq import Equilibrium, solve
 from homotopy_deq.cli import app
 from solvers import Solver
@@ -242,7 +243,8 @@ def test_first_page_names_every_solver_and_every_gradient() -> None:
 
 
 def test_reference_has_every_public_name() -> None:
-    text = (ROOT / "docs" / "reference.md").read_text()
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    text = "\n".join(page.read_text() for page in pages)
     shown: set[str] = set()
     for path, members in re.findall(r"^::: (\S+)(?:\n.*members: \[(.*)\])?", text, re.MULTILINE):
         shown.add(path.rsplit(".", 1)[1] if "." in path else path)
@@ -254,6 +256,36 @@ def test_reference_has_every_public_name() -> None:
     }
     names = {name for package in offered for name in public(package)}
     assert names - {"app", "__version__"} <= shown
+
+
+def test_first_mention_of_a_name_on_a_page_leads_to_its_entry() -> None:
+    places = {"Picard": "solvers.Picard", "Anchor": "solvers.warm.Anchor", "solve": "solvers.solve"}
+    for text, shown in {
+        "`Picard(damping)` and `Picard()`": "[`Picard(damping)`][solvers.Picard] and `Picard()`",
+        "`solve` or `solve(p, s, z)`": "`solve` or [`solve(p, s, z)`][solvers.solve]",
+        "`solvers.warm.Anchor`": "[`solvers.warm.Anchor`][solvers.warm.Anchor]",
+    }.items():
+        assert links.linked(text, places) == shown
+    for left in (
+        "# `Picard`",
+        "```python\nPicard()  # not `Picard`\n```\n",
+        "[`Picard`](solvers.md)",
+        "``Picard``",
+        "`other.Anchor`",
+        "`layer.solve(x)`",
+        "`Nobody()`",
+    ):
+        assert links.linked(left, places) == left
+
+
+def test_names_lead_to_the_entry_that_is_meant_or_nowhere() -> None:
+    places = links.places()
+    assert places["Anderson"] == "solvers.Anderson" and places["DEQ"] == "homotopy_deq.models.DEQ"
+    assert "Tangent" not in places  # of a path, and of a certificate's start
+    assert "train" not in places and places["diagnose"] == "homotopy_deq.diagnosis.diagnose"
+    for entry in places.values():
+        package, _, name = entry.rpartition(".")
+        assert hasattr(import_module(package), name), entry
 
 
 def public(path: str) -> list[str]:
