@@ -6,7 +6,8 @@ A tutorial is a plain script in cells, `# %%` and `# %% [markdown]` (jupytext's 
 that an editor or Jupyter opens it as a notebook. Each is executed in a process and a folder of its
 own, on one thread, and what its cells gave is kept in build/tutorials. mkdocs calls `on_files`,
 which makes a page of each script: with what it gave if exactly this script was executed, else
-without. `make docs` executes first, so that nothing that is shown is older than the code.
+without. `make docs` executes first, so that nothing that is shown is older than the code. Two pages
+of the repository above, for contributors, are shown as they are.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ FOLDER = DOCS / "tutorials"
 BUILT = DOCS.parent / "build" / "tutorials"
 LINK = re.compile(r"(\]\((?:(?:\.\./)?tutorials/)?\w+)\.py\)")
 """A link to a script, as it works in the repository; on a page it is to lead to its page."""
+ABOVE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+"""Pages of the repository that are not in the folder, and their names here."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +127,25 @@ def page(script: Path, run: Run | None) -> tuple[str, dict[str, bytes]]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Give mkdocs a page for each tutorial, and its pictures."""
+    """Give mkdocs a page for each tutorial, its pictures, and the pages above the folder."""
     from mkdocs.structure.files import File
+
+    for there, here in ABOVE.items():
+        text = (DOCS.parent / there).read_text().replace("](docs/", "](")
+        files.append(File.generated(config, here, content=text))
 
     for script in scripts():
         text, pictures = page(script, kept(script))
-        here: dict[str, Any] = {f"{script.stem}.md": text, **pictures}
-        for name, content in here.items():
+        made: dict[str, Any] = {f"{script.stem}.md": text, **pictures}
+        for name, content in made.items():
             files.append(File.generated(config, f"tutorials/{name}", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead the links to scripts on the other pages to the pages of these scripts."""
+    """Lead links to scripts, and to pages above the folder, to where these are shown."""
+    for there, here in ABOVE.items():
+        markdown = markdown.replace(f"../{there})", f"{here})")
     return markdown if page.file.src_uri.startswith("tutorials/") else LINK.sub(r"\1.md)", markdown)
 
 
