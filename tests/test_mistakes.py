@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from homotopy_deq import ConvergenceWarning, ImplicitLayer, create_model
 from homotopy_deq.cells import DenseCell
-from homotopy_deq.certification import Converged, Smoother, Smoothing
+from homotopy_deq.certification import Converged, LipschitzProver, Smoother, Smoothing
 from solvers import (
     Anderson,
     Equilibrium,
@@ -104,6 +104,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a classifier in training": (
         lambda: Smoother(classifier(), Converged(), Smoothing(sigma=0.5)),
         r"eval mode: Sequential is training. Call model.eval\(\)",
+    ),
+    "a model for its network": (
+        lambda: LipschitzProver(create_model("monotone", shape=(1, 8, 8), hidden=4), (1, 8, 8)),
+        r"MonotoneDEQ\) cannot be certified: .*network\(\).*pass that",
     ),
     "a policy's name": (
         lambda: Smoother(classifier().eval(), "converged", Smoothing(sigma=0.5)),  # type: ignore[arg-type]

@@ -58,7 +58,12 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Implicit-layer image models: one equation, many paths to its answer."""
+    """Implicit-layer image models: one equation, many paths to its answer.
+
+    Begin with `homotopy-deq train`. What it leaves in runs/homoode-digits, or where --out says, is
+    what the others take: `homotopy-deq evaluate runs/homoode-digits --solver anderson --solver
+    continuation`.
+    """
 
 
 COMMANDS: Mapping[str, tuple[type, str]] = {

@@ -184,6 +184,8 @@ def _bound(name: str, module: nn.Module) -> float:
 def refused(name: str, module: nn.Module, reason: str | None = None) -> ValueError:
     """Return the error that names a module and says why it cannot be certified."""
     kind = type(module).__name__
+    if reason is None and callable(getattr(module, "network", None)):
+        reason = "it is a whole model, whose network() gives the parts; pass that"
     reason = reason or OUTSIDE.get(kind, "its Lipschitz constant is not known here")
     return ValueError(f"{name} ({kind}) cannot be certified: {reason.rstrip('.')}.")
 
