@@ -75,6 +75,6 @@ def linked(text: str, places: Mapping[str, str]) -> str:
     return "".join([*parts, SPAN.sub(lead, text[end:])])
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Link the names of a page, but for the reference's own."""
-    return markdown if page.file.src_uri.startswith("reference/") else linked(markdown, places())
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Link the names of a page."""
+    return linked(markdown, places())
