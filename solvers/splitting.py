@@ -180,8 +180,9 @@ def reflected(problem: MonotoneInclusion, inverse: Map, alpha: float, u: Tensor)
         alpha: the step size.
         u: (B, ...).
     """
-    v = 2 * problem.project(u) - u
-    return 2 * inverse(v + alpha * problem.x).to(u.dtype) - v
+    v = torch.lerp(u, problem.project(u), 2.0)  # the point across: 2 z - u in one pass
+    y = inverse(torch.add(v, problem.x, alpha=alpha)).to(u.dtype)
+    return torch.lerp(v, y, 2.0)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from solvers import MonotoneInclusion
+from solvers.structure import Map
 
 from .bounds import Bounds, gram_norm
 from .cell import ProvableCell, check_dropout, dropout_mask
@@ -191,6 +193,8 @@ class MonotoneCell(InclusionCell):
 class FixedCell(InclusionCell):
     """Map z to relu(W z + x) with the W of another cell at one moment, to the bit.
 
+    Its resolvent is inverted once, and not in each solve.
+
     Arguments:
         cell: whose W.
     """
@@ -201,6 +205,26 @@ class FixedCell(InclusionCell):
         weight = cell.weight().detach().clone()
         super().__init__(cell.shape, kernel=weight.shape[-1] if weight.dim() == 4 else 1)
         self.register_buffer("matrix", weight)
+        self._inverses: tuple[Tensor, dict[float, Map]] = weight, {}
+
+    def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
+        """Return z = relu(W z + x)."""
+        whole = super().equation(condition)
+        invert = whole.resolvent
+        assert invert is not None
+
+        def kept(alpha: float) -> Map:
+            if torch.compiler.is_compiling():
+                return invert(alpha)
+            if self._inverses[0] is not self.matrix:  # on another device, or in another precision
+                self._inverses = self.matrix, {}
+            known = self._inverses[1]
+            if alpha not in known:
+                with torch.inference_mode(False), torch.no_grad():  # of use to any later caller
+                    known[alpha] = invert(alpha)
+            return known[alpha]
+
+        return replace(whole, resolvent=kept)
 
     @property
     def monotonicity(self) -> float:

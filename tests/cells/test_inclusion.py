@@ -150,3 +150,34 @@ def test_what_is_not_monotone_or_not_finite_is_not_certified() -> None:
         Bounds(0.5, 0.0, 1.0, 3)
     with pytest.raises(ValueError, match="not finite"):
         Bounds(math.inf, 0.5, 1.0, 3)
+
+
+@every_shape
+def test_a_fixed_cell_inverts_once_a_step_size_and_anew_for_other_numbers(
+    shape: tuple[int, ...],
+) -> None:
+    fixed, x = FixedCell(made(MonotoneCell, shape)).double(), normal(7, 3, *shape)
+
+    def error(alpha: float) -> tuple[Any, float]:
+        problem = fixed.equation((x,))
+        assert problem.resolvent is not None
+        inverse = problem.resolvent(alpha)
+        v = normal(8, 3, *shape)
+        y = inverse(v)
+        return inverse, float((y + alpha * (y - problem.linear(y)) - v).norm() / v.norm())
+
+    with torch.inference_mode():  # what is kept is of use outside
+        first, size = error(0.5)
+    assert size < 1e-12
+    again, size = error(0.5)
+    assert again is first and size < 1e-12
+    other, size = error(0.25)
+    assert other is not first and size < 1e-12
+    fixed.matrix = 0.5 * fixed.matrix
+    anew, size = error(0.5)
+    assert anew is not first and size < 1e-12
+    x.requires_grad_()
+    answer = solve(
+        fixed.equation((x,)), PeacemanRachford(step_size=0.5, rtol=1e-12), normal(9, 3, *shape)
+    )
+    assert answer.converged.all()

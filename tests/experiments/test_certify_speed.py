@@ -40,6 +40,8 @@ def test_todays_package_agrees_with_itself_and_what_is_done_is_kept(
     assert now["evaluations an image"] < cold["evaluations an image"]
     assert all(cost > 0 for cost in (cold["seconds an image"], now["CPU seconds an image"]))
     assert told["verdict"]["radius, least"] == row["faster"]["radius"]["CPU"]
+    limit = cold["CPU seconds an image"] / row["limit, CPU seconds an image"]
+    assert told["verdict"]["radius, at the limit"] == [limit, limit] and limit > 1
 
     def again(*_: object) -> None:
         raise AssertionError("it was measured, and is measured again")
@@ -62,3 +64,8 @@ def test_votes_that_differ_by_more_than_chance_are_counted() -> None:
 
     assert agreement([of(900), of(900)], [of(905), of(895)])["votes beyond chance"] == 0
     assert agreement([of(900), of(900)], [of(905), of(800)])["votes beyond chance"] == 1
+    # What abstains may have selected another class, and its votes are of that one.
+    other = of(300) | {"class": -1, "radius": 0.0}
+    found = agreement([of(900), of(900)], [of(905), other])
+    assert (found["votes beyond chance"], found["neither abstains"]) == (0, 1)
+    assert found["same class"] == 1

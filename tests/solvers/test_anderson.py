@@ -103,3 +103,24 @@ def test_scale_changes_nothing_far_below_one(dtype: torch.dtype, scale: float) -
     z0 = torch.zeros_like(x)
     one, other = (solve(scaled(s), Anderson(rtol=1e-3), z0).check() for s in (1.0, scale))
     assert one.evals.equal(other.evals)
+
+
+@pytest.mark.parametrize("steps", [0, 2, 5, 8])
+def test_samples_that_are_left_take_along_what_has_been_written_of_their_history(
+    steps: int,
+) -> None:
+    case, solver = linear(4, 6, 0.9, 3), Anderson(memory=6)
+    index = torch.tensor([3, 1])
+    with torch.no_grad():
+        state = solver.init(case.problem, case.z0)
+        for _ in range(steps):
+            state = solver.step(case.problem, state)
+        used = min(state.count, 6)
+        assert used == min(steps + 1, 6)
+        left = state.rows(index)
+        for whole, part in ((state.images, left.images), (state.gaps, left.gaps)):
+            assert part.shape == (6, 2, 6)
+            assert torch.equal(part[:used], whole[:used, index])
+        assert torch.equal(left.z, state.z[index]) and left.count == state.count
+    watched = state.rows(index)  # autograd allows no writing in place
+    assert torch.equal(watched.gaps[:used], left.gaps[:used])
