@@ -47,7 +47,7 @@ def pages() -> dict[Path, str]:
         cifar10(),
         tutorial(),
         augmented(),
-        comparison("digits", "the digits"),
+        comparison("digits", "the digits", LOADED),
         comparison("fashion-mnist", "Fashion-MNIST", LOADED),
         certified(*DIGITS),
         certified(*FASHION),

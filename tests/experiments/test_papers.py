@@ -61,6 +61,24 @@ def test_a_verdict_changes_with_the_figures() -> None:
         assert said is not None and said.verdict == expected
 
 
+def test_a_family_counts_whatever_width_it_was_given() -> None:
+    """Equal parameters ask for widths, which stand behind the names."""
+    (claim,) = [c for c in CLAIMS if c.says.startswith("It is more accurate")]
+    source = next(each for each in claim.sources if each.name == "compare_digits")
+    body = copy.deepcopy(result("compare_digits"))
+    models = body["result"]["models"]
+    for name, row in models.items():
+        row["accuracy"]["mean"] = 0.8 if name.startswith("mdeq") else 0.6
+    models["homoode --no-rest-point"]["accuracy"]["mean"] = 0.7
+    said = source.read(body)
+    assert said is not None and not said.tests[0]
+    assert "mdeq" in said.figure and said.figure.endswith("of 5")
+    for name in [name for name in models if name.startswith("mdeq")]:
+        del models[name]
+    said = source.read(body)
+    assert said is not None and said.tests[0] and said.figure.endswith("4 of 4")
+
+
 def test_results_that_differ_leave_a_claim_in_part() -> None:
     (claim,) = [c for c in CLAIMS if c.says.startswith("Coordinates converge unevenly")]
     read = found(claim)
