@@ -45,12 +45,6 @@ class Box:
         """The largest absolute value of each entry."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
-    def classes(self) -> Tensor:
-        """Return the class whose low is above every other's high, or -1, int64 (B,)."""
-        best = self.low.argmax(1)
-        others = self.high.scatter(1, best[:, None], -float("inf")).amax(1)
-        return torch.where(self.low.gather(1, best[:, None])[:, 0] > others, best, -1)
-
     def through(self, weight: Tensor, product: Product, offset: Tensor | None = None) -> Box:
         """Return the box of W x + offset, rounded outward.
 

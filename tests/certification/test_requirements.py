@@ -27,6 +27,7 @@ from homotopy_deq.certification.journal import ALONE, JournalError
 from homotopy_deq.certification.requirements import state_size
 from homotopy_deq.certification.sequence import betting_lower
 from homotopy_deq.certification.smoother import Alone
+from homotopy_deq.certification.starts import Start
 from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session
 from homotopy_deq.models import ImageModel, MonotoneDEQ
@@ -49,6 +50,13 @@ class Mixing(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         return 0.5 * torch.tanh(z + x) + 0.1 * z.mean(0, keepdim=True)
+
+
+class Centred(nn.Module):
+    """Each row less a part of the batch's mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.1 * x.mean(0, keepdim=True)
 
 
 class Drawing(nn.Module):
@@ -84,6 +92,16 @@ def test_cells_that_mix_rows_or_draw_at_random_are_refused(
     model.layer = ImplicitLayer(cell(), Anderson())
     with pytest.raises(ValueError, match=told):
         Smoother(model.eval(), policy, Smoothing(0.25))
+
+
+@pytest.mark.parametrize("start", [Clean(), Tangent()])
+def test_a_stem_that_mixes_rows_is_refused_whatever_is_proved_of_the_cell(start: Start) -> None:
+    torch.manual_seed(0)
+    model = DEQ(SHAPE, 3, hidden=4, contraction=0.9).eval()
+    Verified(start).check(model)
+    model.stem.append(Centred()).eval()
+    with pytest.raises(ValueError, match="beside others"):
+        Verified(start).check(model)
 
 
 def test_rows_that_are_one_system_are_refused() -> None:

@@ -34,6 +34,7 @@ from homotopy_deq.certification import (
     Truncated,
     Verified,
 )
+from homotopy_deq.certification.policies import EXACT, OWN
 from homotopy_deq.certification.statistics import radius, required_probability
 from homotopy_deq.models import ImageModel
 from solvers import ODE, Davidenko, Robust, RungeKutta, Then
@@ -156,6 +157,17 @@ def test_decide_agrees_with_the_truth_on_both_sides_and_takes_fewer_samples() ->
     assert beyond.evidence.samples < 1000
 
 
+def test_progress_counts_every_sample_that_is_drawn() -> None:
+    model, w = linear()
+    seen: list[int] = []
+    smoother = Smoother(model, Verified(), Smoothing(SIGMA, n=1000, n0=20), advance=seen.append)
+    certificate = smoother.decide(image_at(0.6, w), 0, 0, radius=0.3)
+    assert certificate.evidence.samples + 20 <= sum(seen) <= 1020
+    seen.clear()
+    smoother.certify(image_at(0.6, w), 0, 0)
+    assert sum(seen) == 1020
+
+
 def test_a_decision_does_not_depend_on_how_samples_are_drawn_together() -> None:
     model, w = linear()
     found = []
@@ -266,3 +278,20 @@ def test_a_flow_may_start_from_the_clean_images_own_path_under_an_audit() -> Non
         Smoother(flow, Audited(start=Along(5.0)), smoothing)
     with pytest.raises(ValueError, match="no time along which"):
         Smoother(model, Audited(start=Along(1.0)), smoothing)
+
+
+def test_policies_name_what_they_certify() -> None:
+    """From a start that follows the image only a proof tells that the answer is its own."""
+    assert Converged().certifies == OWN and not Converged().proven
+    warm = Converged(Tangent())
+    assert warm.certifies == EXACT == Verified().certifies and warm.proven
+
+
+@pytest.mark.parametrize("made", [(1, 2, 3), (2, 3), (3,)])
+def test_a_classifier_that_makes_no_row_of_logits_is_refused(made: tuple[int, ...]) -> None:
+    def classifier(images: Tensor) -> Tensor:
+        return torch.zeros(made)
+
+    smoother = Smoother(classifier, Converged(), Smoothing(SIGMA))
+    with pytest.raises(ValueError, match=r"logits \(B, classes\)"):
+        smoother.certify(torch.zeros(1, 2, 2), 0, 0)

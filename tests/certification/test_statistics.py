@@ -316,3 +316,10 @@ def test_band_covers_with_its_level(level: float) -> None:
 def test_impossible_arguments_are_refused_with_a_reason(call, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("alpha", [1.2, 0.0, -0.1, float("nan")])
+def test_a_level_that_is_no_probability_is_refused_before_it_is_divided(alpha: float) -> None:
+    """Halves of 1.2 would be levels."""
+    with pytest.raises(ValueError, match="alpha"):
+        audited_lower(50, 60, 20, 1, alpha, split=0.5)

@@ -198,6 +198,17 @@ def test_rest_above_the_tolerance_is_no_convergence() -> None:
     torch.testing.assert_close(loose.residual, relative_residual(case.problem, loose.value))
 
 
+def test_a_start_that_is_a_root_has_its_bound_beside_one_that_is_not() -> None:
+    case = linear(2, 6, 0.5)
+    solver = DeltaPicard(tau=1e-3, contraction=0.5, max_steps=0)
+    start = torch.stack((case.answer[0], case.z0[1]))
+    found = solve(case.problem, solver, start)
+    assert found.bound is not None
+    at_root, elsewhere = found.bound.posterior
+    assert float(at_root) <= 1e-13 and math.isinf(float(elsewhere))
+    assert found.converged.tolist() == [True, False]
+
+
 def test_bound_is_claimed_where_the_contraction_is_known() -> None:
     case = linear(4, 6, 0.5)
     start, tau = case.z0, 1e-3

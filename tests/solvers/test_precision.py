@@ -166,6 +166,14 @@ def test_map_that_stays_in_single_precision_keeps_its_tolerance(solver: AnySolve
         assert found.raised_rtol is None and (found.residual <= 1e-4).all()
 
 
+def test_tolerance_below_the_rounding_of_the_state_is_not_raised() -> None:
+    """It cannot be met, and the answer says so: only what the map lowers is fitted."""
+    x = normal(1, 6, 8).float()
+    problem = Equilibrium(lambda z, x: torch.tanh(0.9 * z + x), (x,))
+    found = solve(problem, Picard(rtol=1e-12, max_steps=50), torch.zeros_like(x))
+    assert found.raised_rtol is None and not found.converged.all()
+
+
 def test_looser_tolerance_of_the_user_stays_and_a_failure_says_what_was_used() -> None:
     x = normal(1, 6, 8).float()
     problem = Equilibrium(lambda z, x: (0.5 * z + x).bfloat16(), (x,))
@@ -189,6 +197,19 @@ def test_gradient_under_autocast_is_that_of_single_precision_to_its_rounding() -
     wanted = exact_gradient(f, value, (w, x), torch.ones_like(value))[0]
     # eps of bfloat16 in z* and in u, each times the condition 1 / (1 - .6) at most.
     assert float((got - wanted).norm() / wanted.norm()) <= 2 * 2**-7 / 0.4
+
+
+def test_products_of_a_gradient_under_autocast_meet_their_tolerance() -> None:
+    """They are rounded like f, so that none of them would have a residual of 1e-6."""
+    torch.manual_seed(0)
+    layer = ImplicitLayer(DenseCell(8, 64), Anderson(rtol=1e-2), Implicit(Anderson(rtol=1e-6)))
+    x = torch.randn(8, 8, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a backward pass that does not converge warns
+        with torch.autocast("cpu", torch.bfloat16):
+            z = layer(x)
+        (gradient,) = torch.autograd.grad(z.float().square().sum(), x)
+    assert gradient.isfinite().all() and bool(gradient.any())
 
 
 def test_flow_to_rest_under_autocast_ends_at_a_tolerance_that_it_meets() -> None:
