@@ -177,6 +177,22 @@ def test_a_metric_must_be_positive() -> None:
             prove()
 
 
+def test_an_explicit_network_is_bounded_where_nothing_is_well_posed_by_its_metric() -> None:
+    """y = relu(3 relu(x)): P = [[2, -3], [-3, 2]] is not positive, but W is triangular."""
+    w = torch.tensor([[[0.0, 0.0], [3.0, 0.0]]], dtype=torch.float64)
+    u, v = (
+        torch.eye(2, dtype=torch.float64)[None, :, :1],
+        torch.eye(2, dtype=torch.float64)[None, 1:],
+    )
+    zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    form = Form(w, u, v, torch.zeros(1, 1, 1).double(), zero, zero[:1], one, 3.0, zero.bool())
+    delta = -float(torch.linalg.eigvalsh(form.inequality()).amin())
+    reach = 11.0  # ||(I - W)^-1||^2 ||U||^2 in the Frobenius norm
+    assert delta > 0
+    assert form.proved() == pytest.approx((9 + 3 * delta * reach) ** 0.5, rel=1e-9)
+    assert form.proved() >= 3  # the gain itself
+
+
 @pytest.mark.parametrize("padding", ["same", "valid", 1, 0])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("mode", ["zeros", "circular"])

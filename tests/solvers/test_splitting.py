@@ -25,6 +25,7 @@ from solvers import (
     Unroll,
     solve,
 )
+from solvers.inclusion import Projected
 from tests.problems import DOUBLE, exact_gradient, inclusion, normal
 
 SPLITTINGS: list[Solver[Equilibrium, Any]] = [
@@ -392,6 +393,10 @@ def test_a_gradient_by_a_splitting_is_refused_where_there_is_no_inclusion() -> N
     plain = Equilibrium(lambda z, x: 0.5 * torch.tanh(z) + x, (x,))
     with pytest.raises(TypeError, match="PeacemanRachford answers a MonotoneInclusion"):
         rule.apply(plain, Picard(), torch.zeros_like(x))
+
+    def turn(v: torch.Tensor) -> torch.Tensor:
+        return torch.relu(v).flip(1)  # each entry is kept or not, and put elsewhere
+
     # A ball is no box: its projection moves one entry by another.
     ball = MonotoneInclusion(
         condition=(x,),
@@ -400,8 +405,10 @@ def test_a_gradient_by_a_splitting_is_refused_where_there_is_no_inclusion() -> N
         prox=lambda v: v / v.norm(dim=1, keepdim=True).clamp_min(1),
         moduli=lambda: (0.5, 0.5),
     )
-    with pytest.raises(ValueError, match="does not clamp entry by entry"):
-        rule.apply(ball, PeacemanRachford(), torch.zeros_like(x)).value.sum().backward()
+    turned = replace(ball, map=Projected(ball.linear, turn), prox=turn)
+    for other in (ball, turned):
+        with pytest.raises(ValueError, match="does not clamp entry by entry"):
+            rule.apply(other, PeacemanRachford(), torch.zeros_like(x)).value.sum().backward()
 
 
 @pytest.mark.parametrize("solver", ACCELERATED, ids=lambda s: type(s).__name__)
