@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import enum
 import inspect
 import pkgutil
@@ -27,6 +28,11 @@ PACKAGES = ["solvers", "homotopy_deq"] + [
     for found in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")
     if found.ispkg and ".cli" not in found.name  # whose texts are its options'
 ]
+GATHERING = {
+    "homotopy_deq.acceleration.layers.Site", "homotopy_deq.certification.smoother.Smoother",
+    "homotopy_deq.cli.comparison.compare.Comparison", "homotopy_deq.cli.train.Work",
+}  # fmt: skip
+"""What keeps count while it works; every other dataclass is a value."""
 SHAPE = re.compile(r"\((\.\.\.|[\w*. ]+,[^()]*)\)|\bshapes?\b|\b0-d\b|\bas in `")
 
 
@@ -164,3 +170,21 @@ def test_an_old_form_works_and_names_the_line_and_the_version(old: Callable[[], 
 def test_the_helper_says_what_to_write_and_when_the_old_form_goes() -> None:
     with pytest.warns(DeprecationWarning, match=r"^a is b now\. The old form goes in version 9\.$"):
         warn_deprecated("a is b now.", gone="9")
+
+
+def test_every_dataclass_is_frozen_but_what_gathers() -> None:
+    modules = [
+        import_module(found.name)
+        for root in (solvers, homotopy_deq)
+        for found in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")
+        if not found.name.endswith("__main__")
+    ]
+    classes = {
+        f"{module.__name__}.{name}": value
+        for module in modules
+        for name, value in vars(module).items()
+        if dataclasses.is_dataclass(value) and getattr(value, "__module__", "") == module.__name__
+    }
+    thawed = {name for name, kind in classes.items() if not kind.__dataclass_params__.frozen}
+    assert thawed == GATHERING
+    assert len(classes) > 200

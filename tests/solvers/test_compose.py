@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import pytest
 import torch
 
 from solvers import (
@@ -167,3 +169,9 @@ def test_failure_without_a_residual_does_not_hide_the_answer_of_the_next() -> No
     torch.testing.assert_close(
         found.value, torch.tensor([[2.0], [1.25]]).double(), rtol=2e-4, atol=0
     )
+
+
+@pytest.mark.parametrize("wrong", [{"max_steps": -1}, {"rtol": -1.0}, {"atol": float("nan")}])
+def test_a_ladder_refuses_settings_as_its_solvers_do(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Robust(**wrong)

@@ -123,6 +123,15 @@ def test_the_start_is_the_state_at_t0_and_costs_nothing() -> None:
     assert alone.value.equal(z0) and bool(alone.converged.all()) and not alone.evals.any()
 
 
+def test_steps_and_evaluations_are_those_of_all_ways_together() -> None:
+    z0, scale, a, _ = (each.detach() for each in leaves())
+    problem, solver = swinging(a, scale), RungeKutta(RK4, step_size=(T1 - T0) / 20)
+    whole = solve(problem, solver, z0)
+    found = solve_at(problem, solver, z0, [T0 + (T1 - T0) / 4, (T0 + T1) / 2, T1])
+    assert whole.steps.tolist() == found.steps.tolist() == [20] * len(z0)
+    assert whole.evals.tolist() == found.evals.tolist()
+
+
 def test_backwards_in_time_the_states_are_in_the_order_of_the_flow() -> None:
     z0, scale, a, _ = (each.detach() for each in leaves())
     back = InitialValue(swinging(a, scale).field, T1, T0, condition=(scale,))
