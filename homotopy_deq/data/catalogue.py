@@ -113,6 +113,7 @@ DATASETS: dict[str, DataSet] = {
     "tiny-imagenet": DataSet("Tiny-ImageNet", SHAPE, tiny_imagenet_places),
     "imagefolder": DataSet("image folder", None, lambda root: folder_places(root, None)),
 }
+"""The data sets that `load` and the command line know, by name; one of your own is added to it."""
 
 
 def load(
