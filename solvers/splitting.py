@@ -180,7 +180,8 @@ def reflected(problem: MonotoneInclusion, inverse: Map, alpha: float, u: Tensor)
         alpha: the step size.
         u: (B, ...).
     """
-    v = torch.lerp(u, problem.project(u), 2.0)  # the point across: 2 z - u in one pass
+    z = problem.project(u).to(u.dtype)
+    v = torch.lerp(u, z, 2.0)  # the point across: 2 z - u in one pass
     y = inverse(torch.add(v, problem.x, alpha=alpha)).to(u.dtype)
     return torch.lerp(v, y, 2.0)
 

@@ -443,3 +443,20 @@ def test_gradients_by_accelerated_reflections_are_exact() -> None:
     (exact,) = torch.autograd.grad((value * weights).sum(), x)
     torch.testing.assert_close(found[0], exact, rtol=0, atol=1e-9)
     torch.testing.assert_close(found[1], exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [PeacemanRachford, DouglasRachford])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_projection_may_return_another_precision(solver: Any, dtype: torch.dtype) -> None:
+    x = normal(0, 3, 6).float()
+    problem = MonotoneInclusion(
+        condition=(x,),
+        linear=lambda z: 0.5 * z,
+        resolvent=lambda alpha: lambda v: v / (1 + 0.5 * alpha),
+        prox=lambda v: torch.relu(v).to(dtype),
+        moduli=lambda: (0.5, 0.5),
+    )
+    found = solve(problem, solver(rtol=1e-2), torch.zeros_like(x)).check()
+    assert found.value.dtype == x.dtype
+    # z = relu(z / 2 + x) is 2 relu(x); 1 / (1 - 1/2) times the tolerance, or eps of bfloat16.
+    torch.testing.assert_close(found.value, 2 * torch.relu(x), rtol=0.05, atol=0.05)
