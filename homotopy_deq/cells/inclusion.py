@@ -214,8 +214,8 @@ class FixedCell(InclusionCell):
         assert invert is not None
 
         def kept(alpha: float) -> Map:
-            if torch.compiler.is_compiling():
-                return invert(alpha)
+            if self.matrix.requires_grad or torch.compiler.is_compiling():
+                return invert(alpha)  # a caller has put another tensor there, to differentiate by
             if self._inverses[0] is not self.matrix:  # on another device, or in another precision
                 self._inverses = self.matrix, {}
             known = self._inverses[1]

@@ -181,3 +181,23 @@ def test_a_fixed_cell_inverts_once_a_step_size_and_anew_for_other_numbers(
         fixed.equation((x,)), PeacemanRachford(step_size=0.5, rtol=1e-12), normal(9, 3, *shape)
     )
     assert answer.converged.all()
+
+
+@every_shape
+def test_a_resolvent_is_differentiated_by_a_weight_that_takes_the_fixed_ones_place(
+    shape: tuple[int, ...],
+) -> None:
+    fixed, v = FixedCell(made(MonotoneCell, shape)).double(), normal(8, 2, *shape)
+    problem = fixed.equation((v,))
+    assert problem.resolvent is not None
+    problem.resolvent(0.5)  # kept, and of no use to what follows
+    weight = fixed.matrix.clone().requires_grad_()
+    fixed.matrix = weight
+    for alpha in (0.5, 0.25):
+        problem = fixed.equation((v,))
+        assert problem.resolvent is not None
+        got, wanted = problem.resolvent(alpha)(v), fixed.operator(weight).resolvent(alpha)(v)
+        assert got.requires_grad
+        (one,) = torch.autograd.grad(got.square().sum(), weight)
+        (other,) = torch.autograd.grad(wanted.square().sum(), weight)
+        torch.testing.assert_close(one, other)
