@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .buffer import write
+from .buffer import chosen, write
 from .norms import divisor
 from .problem import Equilibrium
 from .solver import Evaluated, Solver
@@ -39,15 +39,10 @@ class AndersonState(Evaluated):
 
     def rows(self, index: Tensor) -> AndersonState:
         """Return the state of the samples `index` alone; of its history what has been written."""
-        used, memory = max(self.count, 0), len(self.images)
-        if used >= memory or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().rows(index)
-        past = self.images.new_empty(2, memory, len(index), self.images.shape[2])
-        for old, new in zip((self.images, self.gaps), past, strict=True):
-            torch.index_select(old[:used], 1, index, out=new[:used])
-        none = self.images[:0]
-        bare = replace(self, images=none, gaps=none)
-        return replace(super(AndersonState, bare).rows(index), images=past[0], gaps=past[1])
+        used, none = max(self.count, 0), self.images[:0]
+        rest = Evaluated.rows(replace(self, images=none, gaps=none), index)
+        images, gaps = (chosen(past, index, used) for past in (self.images, self.gaps))
+        return replace(rest, images=images, gaps=gaps)
 
 
 @dataclass(frozen=True)
