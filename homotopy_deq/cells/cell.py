@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -147,5 +147,9 @@ def dropout_mask(x: Tensor, channels: int, p: float) -> Tensor:
         Y. Gal, Z. Ghahramani (2016), A theoretically grounded application of dropout in
         recurrent neural networks.
     """
-    shape = (x.shape[0], channels, *(1,) * (x.dim() - 2))
+    return drawn_mask(x, (x.shape[0], channels, *(1,) * (x.dim() - 2)), p)
+
+
+def drawn_mask(x: Tensor, shape: Sequence[int], p: float) -> Tensor:
+    """Draw a mask of a shape, of x's dtype and device: 0 with probability p, else 1 / (1 - p)."""
     return x.new_empty(shape).bernoulli_(1 - p).div_(1 - p)

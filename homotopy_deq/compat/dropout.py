@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..cells.cell import check_dropout, drawn_mask
+
 
 class VariationalDropout(nn.Module):
     """Multiply by a mask of 0 and 1 / (1 - p), drawn at the first use after `reset_deq`.
@@ -17,9 +19,7 @@ class VariationalDropout(nn.Module):
 
     def __init__(self, dropout: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1); got {dropout}.")
-        self.dropout = dropout
+        self.dropout = check_dropout(dropout)
         self.mask: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,8 +28,7 @@ class VariationalDropout(nn.Module):
             return x
         shape = self._shape(x)
         if self.mask is None:
-            kept = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - self.dropout)
-            self.mask = kept / (1 - self.dropout)
+            self.mask = drawn_mask(x, shape, self.dropout)
         if self.mask.shape != shape:
             raise ValueError(
                 f"A dropout mask of {tuple(self.mask.shape)} met an input of {tuple(x.shape)}: "
