@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -244,7 +245,7 @@ def main(
         name: parts(re.sub(r"\W+", "-", name), partial(sides_by_side, config, name, zoo, example))
         for name, example in examples.items()
     }
-    path = record.write({"torchdeq": "0.1.0", "examples": body}, results)
+    path = record.write({"torchdeq": version("torchdeq"), "examples": body}, results)
     print(f"Written to {path}")
     return path
 

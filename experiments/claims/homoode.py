@@ -63,7 +63,7 @@ def augmented(body: Body) -> Found:
 def families(body: Body) -> Found | None:
     """Accuracy beside every implicit family of one budget."""
     models = body["result"]["models"]
-    others = [name for name in models if name.partition(" ")[0] in IMPLICIT]
+    others = _implicit(models)
     if PUBLISHED not in models or not others:
         return None
     ours = models[PUBLISHED]["accuracy"]
@@ -82,7 +82,7 @@ def families(body: Body) -> Found | None:
 def memory(body: Body) -> Found | None:
     """Memory of a training step beside every implicit family."""
     models = body["result"]["models"]
-    others = [name for name in models if name.partition(" ")[0] in IMPLICIT]
+    others = _implicit(models)
     if PUBLISHED not in models or not others:
         return None
     used = {k: models[k]["step"]["peak_mib"] for k in (PUBLISHED, *others)}
@@ -125,6 +125,11 @@ def cifar10(body: Body) -> Found | None:
         f"{first['train images']:,} images of CIFAR-10, one seed, {body['config']['epochs']} "
         "epochs asked for",
     )
+
+
+def _implicit(models: Body) -> list[str]:
+    """Name the other implicit families, whatever width stands behind their names."""
+    return [name for name in models if name.partition(" ")[0] in IMPLICIT]
 
 
 def _seeds(accuracy: Body) -> str:

@@ -115,9 +115,6 @@ def like_for_like() -> str:
     )
 
 
-SAME_N0 = "decide, same n0"
-
-
 def faster() -> str:
     """Today's certification beside the first version's cold run; "" where it was not measured."""
     name = "certify_speed"
@@ -134,16 +131,18 @@ def faster() -> str:
             for a, b in costs
         )
         fewer = [each["evaluations an image"] / each["samples an image"] for each in (cold, now)]
-        times = {k: f"{row['faster'][k]['CPU']:.1f}x" for k in ("radius", "decide", SAME_N0)}
+        radius, bets, same = (
+            f"{row['faster'][k]['CPU']:.1f}x" for k in ("radius", "decide", "decide, same n0")
+        )
         rows.append(
             (
                 case,
                 f"{whole} ({1e3 * row['limit, CPU seconds an image']:.0f})",
-                times["radius"],
+                radius,
                 f"{fewer[0]:.1f} → {fewer[1]:.2f}",
                 f"{alike['same class']} of {alike['images']}, {alike['votes beyond chance']}",
                 bet,
-                f"{times['decide']} ({times[SAME_N0]})",
+                f"{bets} ({same})",
                 f"{verdicts['as cold, same n0 and now'][1]} of {verdicts['images']}",
             )
         )

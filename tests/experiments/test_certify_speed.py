@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments import certify_speed
-from experiments.certify_speed import Config, agreement, check_same, main
+from experiments.certify_compared import agreement
+from experiments.certify_speed import Config, check_same, main
 from experiments.results import ROOT
 from experiments.versions import unpacked
 
