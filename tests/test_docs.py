@@ -246,7 +246,7 @@ def test_reference_has_every_public_name() -> None:
     pages = (ROOT / "docs" / "reference").glob("*.md")
     text = "\n".join(page.read_text() for page in pages)
     shown: set[str] = set()
-    for path, members in re.findall(r"^::: (\S+)(?:\n.*members: \[(.*)\])?", text, re.MULTILINE):
+    for path, members in links.SHOWN.findall(text):
         shown.add(path.rsplit(".", 1)[1] if "." in path else path)
         if not path.rsplit(".", 1)[-1][0].isupper():
             shown |= set(members.split(", ") if members else public(path))
