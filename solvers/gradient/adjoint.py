@@ -234,9 +234,16 @@ class _Way:
         """Return the first mark and those before the second, as many as the integrator has."""
         (begin, z), (end, _) = before, after
         if self.solver.method != SCIPY:
-            watch = Steps(self.problem, Counter(self.problem.field), MARKS)
-            self.solver.integrate(watch, z, (begin, end), (1 + SLIVER) * abs(end - begin))
-            return [(float(time[0]) - watch.t0, z) for time, z, _ in watch.seen]
+            # In one step, if that will do; from one so long the field may not be finite.
+            for first in ((1 + SLIVER) * abs(end - begin), None):
+                watch = Steps(self.problem, Counter(self.problem.field), MARKS)
+                try:
+                    self.solver.integrate(watch, z, (begin, end), first)
+                except AssertionError as error:
+                    given_up(error)
+                else:
+                    return [(float(time[0]) - watch.t0, z) for time, z, _ in watch.seen]
+            return [before]
         if abs(end - begin) <= abs(self.clock.span) / MARKS:
             return [before]
         times = [begin + (end - begin) * k / CUTS for k in range(CUTS + 1)]

@@ -237,3 +237,20 @@ def test_samples_that_miss_their_states_are_told_of() -> None:
     with pytest.warns(BackwardWarning, match=r"1 of 2 samples .*\(0 of them get no gradient"):
         (dr,) = torch.autograd.grad(found.value.sum(), r)
     assert abs(float(dr[0]) + math.exp(-1)) < 1e-5
+
+
+def test_samples_of_both_kinds_are_counted_where_a_batch_is_split() -> None:
+    """One gets no gradient, so that others are asked apart; of these one misses its states.
+
+    From that one's start a first step of all the way to its next mark ends beyond all numbers.
+    """
+    r = torch.tensor([[1.0], [1.0], [1.0], [1000.0]], dtype=DOUBLE, requires_grad=True)
+    problem = InitialValue(lambda t, z, r: -r * (z + z**3), condition=(r,))
+    found = Adjoint().apply(problem, ODE(rtol=1e-3, atol=1e-3), torch.ones(4, 1, dtype=DOUBLE))
+    v = torch.tensor([[math.nan], [1.0], [1.0], [1.0]], dtype=DOUBLE)
+    with pytest.warns(BackwardWarning, match=r"2 of 4 samples .*\(1 of them get no gradient"):
+        (dr,) = torch.autograd.grad(found.value, r, v)
+    u = math.exp(-2) / 2
+    z = math.sqrt(u / (1 - u))
+    wanted = torch.tensor([0.0, -(z + z**3), -(z + z**3), 0.0], dtype=DOUBLE)
+    torch.testing.assert_close(dr[:, 0], wanted, atol=1e-5, rtol=0)
