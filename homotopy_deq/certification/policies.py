@@ -190,7 +190,7 @@ class Converged(Policy):
 
     def propose(self, session: Session, images: Tensor) -> np.ndarray:
         if isinstance(session, LayerSession):
-            return session.vote(images, session.model.layer.solver, stopped=True)
+            return session.vote(images, session.model.layer.solver)
         return session.full(images)
 
     def vote(self, session: Session, images: Tensor, target: Target) -> np.ndarray:

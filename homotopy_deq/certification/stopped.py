@@ -49,7 +49,7 @@ class Truncated(Policy):
 
     def vote(self, session: LayerSession, images: Tensor, target: Target) -> np.ndarray:
         solver = replace(session.model.layer.solver, max_steps=self.steps)
-        return session.vote(images, solver, stopped=True)
+        return session.vote(images, solver)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Audited(Policy):
         solver = session.model.layer.solver
         if not issubclass(solver.answers, InitialValue):
             solver = replace(solver, max_steps=self.steps)
-        return session.vote(images, solver, stopped=True)
+        return session.vote(images, solver)
 
     def base(self, session: Session, images: Tensor) -> np.ndarray:
         return session.full(images)

@@ -268,16 +268,13 @@ class LayerSession(ModelSession):
             self.last = torch.where(finite, found.value, 0)
         return replace(found, evals=found.evals + self.starter.evaluations)
 
-    def vote(
-        self, images: Tensor, solver: Solver[Any, Any], *, stopped: bool = False
-    ) -> np.ndarray:
-        """Vote at the end of `walk`; -1 where the solver failed.
+    def vote(self, images: Tensor, solver: Solver[Any, Any]) -> np.ndarray:
+        """Vote at the end of `walk`, be it converged or stopped at max_steps; -1 where it failed.
 
         Arguments:
-            stopped: count a sample that reached max_steps, too: the answer is that step's.
+            images: (B, C, H, W).
+            solver: of the layer's equation.
         """
         found = self.walk(images, solver)
-        usable = found.converged
-        if stopped:
-            usable = usable | (found.status == Status.MAX_STEPS)
+        usable = found.converged | (found.status == Status.MAX_STEPS)
         return self.cast(self.model.head(found.value), usable, found.evals)
