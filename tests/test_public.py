@@ -20,6 +20,7 @@ from torch import Tensor
 import homotopy_deq
 import solvers
 from solvers.caller import warn_deprecated
+from solvers.gradient.gradient import RootGradient
 from tests.test_import import ROOT
 
 PACKAGES = ["solvers", "homotopy_deq"] + [
@@ -48,6 +49,14 @@ def public() -> Iterator[tuple[str, Any]]:
             if told and not alias and id(found) not in seen:
                 seen.add(id(found))
                 yield f"{package}.{name}", found
+
+
+def test_a_rule_is_given_the_solvers_states_where_it_makes_use_of_them() -> None:
+    rules = [found for _, found in public() if inspect.isclass(found)]
+    rules = [found for found in rules if issubclass(found, RootGradient)]
+    assert len(rules) > 3
+    for rule in rules:
+        assert rule.reuses == (rule.knowing is not RootGradient.knowing), rule
 
 
 def required(found: Any) -> list[inspect.Parameter]:

@@ -348,6 +348,28 @@ def test_votes_of_a_stack_are_proved_by_how_far_its_logits_may_be_off(kind: Any)
     assert (fewer.undecided > 0) == (kind is LBENNetwork)
 
 
+class Centred(nn.Module):
+    """Each row less a part of the batch's mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.1 * x.mean(0, keepdim=True)
+
+
+class Meant(LBENNetwork):
+    """Claims the map of its parts without the one that mixes rows."""
+
+    def network(self) -> nn.Sequential:
+        return LBENNetwork((1, 8, 8), 4, **STACKS).eval().network()
+
+
+def test_a_stack_that_mixes_rows_is_refused_whatever_map_it_claims() -> None:
+    model = Meant((1, 8, 8), 4, **STACKS).eval()
+    Verified().check(model)
+    model.stem = nn.Sequential(model.stem, Centred()).eval()
+    with pytest.raises(ValueError, match="beside others"):
+        Verified().check(model)
+
+
 @pytest.mark.parametrize("policy", [Truncated(), Audited(), Converged(start=Clean())])
 def test_policies_that_follow_one_solver_refuse_a_stack(policy: Policy) -> None:
     model = LBENNetwork((1, 8, 8), 4, **STACKS).eval()

@@ -46,6 +46,15 @@ def test_unit_euler_step_along_the_path_is_a_picard_step() -> None:
     torch.testing.assert_close(euler, picard, rtol=0, atol=1e-4)
 
 
+def test_no_step_of_the_path_is_longer_than_the_longest() -> None:
+    case = linear(2, 4, 0.5, 0)
+    short = Continuation(control=StepControl(ds=0.01, max_ds=0.08))
+    path = solve(case.problem, short, normal(9, 2, 4), record=True).check().trajectory
+    assert path is not None
+    steps = path.time.diff(dim=0)
+    assert 0.079 < float(steps.max()) <= 0.08 * (1 + 1e-6)
+
+
 def test_a_recorded_path_counts_what_its_corrections_took() -> None:
     case = linear(2, 4, 0.9, 0)
     found = solve(case.problem, Continuation(), normal(9, 2, 4), record=True)

@@ -19,6 +19,7 @@ from solvers import (
     Status,
     solve,
 )
+from solvers.delta.together import replaced
 from tests.problems import (
     DOUBLE,
     contractions,
@@ -32,6 +33,15 @@ from tests.solvers.test_delta_following import Follower
 # 1-Lipschitz entry by entry, so that f(z) = phi(W z + x) contracts as W does, in any norm.
 PHI: tuple[Callable[[Tensor], Tensor], ...] = (lambda y: y, torch.tanh, torch.relu, torch.sin)
 NEVER = 1e-15  # a tolerance that no path meets before it rests
+
+
+def test_whole_pixels_are_copied_as_where_takes_their_numbers() -> None:
+    last = torch.channels_last
+    new, old = (normal(k, 3, 4, 5, 6).to(memory_format=last) for k in (0, 1))
+    far = normal(2, 3, 1, 5, 6) > 0
+    found = replaced(far, new, old)
+    assert found.equal(torch.where(far, new, old)) and found.is_contiguous(memory_format=last)
+    assert found.data_ptr() not in (new.data_ptr(), old.data_ptr())
 
 
 @dataclass(frozen=True)

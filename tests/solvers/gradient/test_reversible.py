@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -75,6 +76,13 @@ def test_gradient_is_that_of_unrolling_the_same_steps(kind: str) -> None:
     assert kind in ("flow", "coupled") or len(found.steps.unique()) > 1
     got, exact = (grad(each.value.sin().sum(), (w, x, z0)) for each in (found, wanted))
     torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_a_flow_one_copy_of_which_is_not_finite_has_not_converged() -> None:
+    """y = 2 is finite, and z, which is taken on by the slope there, is not."""
+    problem = InitialValue(lambda t, z: torch.where(z > 1.5, math.nan, 1.0 + 0 * z), 0.0, 1.0)
+    found = solve(problem, in_pairs(RungeKutta(EULER, step_size=1.0)), torch.ones(2, 1))
+    assert found.status.tolist() == [Status.NONFINITE] * 2
 
 
 def test_roots_are_those_of_every_solver() -> None:
