@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homotopy_deq import ConvergenceWarning, ImplicitLayer, create_model
+from homotopy_deq import ConvergenceWarning, FlowLayer, ImplicitLayer, create_model
 from homotopy_deq.cells import DenseCell
 from homotopy_deq.certification import Converged, LipschitzProver, Smoother, Smoothing
 from solvers import (
@@ -38,6 +38,13 @@ def damped(z: Tensor, x: Any) -> Tensor:
 
 def classifier() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+class Field(nn.Module):
+    """A field as torchdiffeq has them."""
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return torch.cos(y)
 
 
 x = torch.zeros(3, 4)
@@ -99,6 +106,11 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: layer(nn.Linear(4, 4))(x),
         r"Linear cannot be evaluated.*takes 2 positional.*called as cell\(z, x\)",
     ),
+    "a field of torchdiffeq": (
+        lambda: FlowLayer(Field(), rest_point=False),
+        r"Field.forward takes t first.*rename it velocity\(t, z, x\)",
+    ),
+    "a field of torchdiffeq for a map": (lambda: layer(Field()), r"a cell is cell\(z, x\)"),
     "a model that nobody knows": (lambda: create_model("dqe"), "unknown model 'dqe'.*'deq'"),
     "a setting that nobody knows": (lambda: create_model("deq", hiden=3), "Did you mean 'hidden'"),
     "a classifier in training": (

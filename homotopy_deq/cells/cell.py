@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -92,7 +93,7 @@ def hook(cell: nn.Module, name: str) -> Callable[..., Any] | None:
 
 
 def check_cell(cell: object) -> None:
-    """Raise TypeError unless an object is a module, each of whose hooks is spelt right and called.
+    """Raise TypeError unless an object is a module of z, whose hooks are spelt right and called.
 
     A slip is a letter too many, too few, another, or two turned round: nothing else is certain.
     `conditions` and `precondition` hold the word and are names of their own, as is `_initial`.
@@ -112,6 +113,20 @@ def check_cell(cell: object) -> None:
                 f"{kind} defines {wrong}, which nothing calls; did you mean {word}? "
                 "See homotopy_deq.cells.Cell; if not, give it another name."
             )
+    first = _first_argument(cell)
+    if first in ("t", "time", "times") and "velocity" not in names:
+        raise TypeError(
+            f"{kind}.forward takes {first} first, as a field of torchdiffeq does, and a cell is "
+            "cell(z, x): rename it velocity(t, z, x), for a FlowLayer; see docs/times.md."
+        )
+
+
+def _first_argument(cell: nn.Module) -> str:
+    """Return the name of what `forward` takes first, "" where nothing says it."""
+    try:
+        return next(iter(inspect.signature(cell.forward).parameters), "")
+    except ValueError:  # of a script
+        return ""
 
 
 def _slipped(name: str, word: str) -> bool:
