@@ -22,7 +22,7 @@ from .scaling import scaling
 from .skipping import flow, heterogeneous, inr
 from .solving import agreement, bench, conformance, demo, gains, porting
 from .summary import DIGITS, FASHION, summary
-from .training import cifar10, fashion, start, step, tutorial
+from .training import cifar10, fashion, first_hour, start, step, tutorial
 from .wide import nngp
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
@@ -77,6 +77,7 @@ def pages() -> dict[Path, str]:
     results = "\n\n".join(filter(None, parts))
     return {
         ROOT / "README.md": summary(),
+        ROOT / "docs" / "first-hour.md": first_hour(),
         ROOT / "docs" / "start.md": start(),
         ROOT / "docs" / "results.md": results,
         ROOT / "docs" / "performance.md": "\n\n".join(filter(None, (goals(), scaling()))),

@@ -33,15 +33,19 @@ def command(name: str) -> str:
     return " ".join(["python", "-m", module, *words])
 
 
-def section(title: str, name: str, about: str, *lines: str) -> str:
-    """Return a part of the page: what was measured, by which command, and what was found."""
+def source(name: str) -> str:
+    """Return where a result comes from, in one sentence."""
     body = result(name)
     threads = "one thread" if body["threads"] == 1 else f"{body['threads']} threads"
-    source = (
+    return (
         f"`{command(name)}`, seed {body['seed']}, commit {body['commit']}, {threads} of "
         f"{body['device']}: `experiments/results/{name}.json`."
     )
-    return "\n".join([f"## {title}", "", about, "", source, "", *lines])
+
+
+def section(title: str, name: str, about: str, *lines: str) -> str:
+    """Return a part of the page: what was measured, by which command, and what was found."""
+    return "\n".join([f"## {title}", "", about, "", source(name), "", *lines])
 
 
 def anchor(title: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .markdown import Row, measured, result, section, table
+from .markdown import Row, measured, result, section, source, table
 
 
 def fashion() -> str:
@@ -22,6 +22,23 @@ def fashion() -> str:
         f"{body['seconds']:.0f} s; a run killed with -9 after {body['killed after']} and resumed "
         f"ended with {same}. Its weights under other forward passes: {solvers}.",
     ).strip()
+
+
+def first_hour() -> str:
+    """What each command and block of the newcomer's page takes."""
+    if not measured("first_hour"):
+        return ""
+    steps = result("first_hour")["result"]["steps"]
+    rows = [
+        (
+            each["under"],
+            f"`{each['what']}`" if each["what"].startswith("homotopy-deq") else each["what"],
+            f"{each['seconds']:.1f}" if each["seconds"] < 10 else f"{each['seconds']:.0f}",
+        )
+        for each in steps
+    ]
+    rows.append(("Together", "", f"{sum(each['seconds'] for each in steps):.0f}"))
+    return "\n".join([source("first_hour"), "", *table(("", "what", "seconds"), rows)])
 
 
 def step() -> str:
