@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -50,9 +51,13 @@ def _per_channel(name: str, values: float | Sequence[float], channels: int) -> T
 
 def check_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of images, or raise ValueError if it is none."""
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"shape must be (channels, height, width); got {tuple(shape)}.")
-    return tuple(shape)
+    try:
+        sizes = tuple(index(size) for size in shape)
+    except TypeError:  # no sequence, or none of whole numbers
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"shape must be (channels, height, width); got {sizes or shape!r}.")
+    return sizes
 
 
 def _check_sizes(shape: Sequence[int], num_classes: int, pool: int) -> None:
