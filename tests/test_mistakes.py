@@ -113,6 +113,13 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a field of torchdiffeq for a map": (lambda: layer(Field()), r"a cell is cell\(z, x\)"),
     "a model that nobody knows": (lambda: create_model("dqe"), "unknown model 'dqe'.*'deq'"),
     "a setting that nobody knows": (lambda: create_model("deq", hiden=3), "Did you mean 'hidden'"),
+    "a number for a shape": (
+        lambda: create_model("deq", shape=64),
+        r"shape must be \(channels, height, width\); got 64",
+    ),
+    "a shape without channels": (lambda: create_model("sll", shape=(8, 8)), r"got \(8, 8\)"),
+    "a shape of fractions": (lambda: create_model("deq", shape=(1, 8 / 2, 4)), r"\(1, 4\.0, 4\)"),
+    "a shape in words": (lambda: create_model("mdeq", shape="1x8x8"), "got '1x8x8'"),
     "a classifier in training": (
         lambda: Smoother(classifier(), Converged(), Smoothing(sigma=0.5)),
         r"eval mode: Sequential is training. Call model.eval\(\)",
@@ -139,6 +146,40 @@ def test_a_mistake_is_told_in_one_line(name: str) -> None:
         make()
     message = str(caught.value)
     assert re.search(said, message) and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("ask", ["certify", "decide", "predict"])
+@pytest.mark.parametrize("image", [torch.ones(3, 2, 2), torch.ones(1, 2, 2).double()])
+def test_an_image_that_a_classifier_cannot_take_is_told_before_any_noise_is_drawn(
+    ask: str, image: Tensor
+) -> None:
+    drawn: list[int] = []
+    plain = Smoother(classifier().eval(), Converged(), Smoothing(sigma=0.5), drawn.append)
+    radius = (0.1,) if ask == "decide" else ()
+    label = () if ask == "predict" else (0,)
+    said = rf"clean image \(C, H, W\) of shape {re.escape(str(tuple(image.shape)))}, {image.dtype}"
+    with pytest.raises(ValueError, match=rf"{said} on cpu: mat1.*Give images") as caught:
+        getattr(plain, ask)(image, *label, 0, *radius)
+    assert len(str(caught.value).splitlines()) == 1 and not drawn
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("images", ["alone", "together"])
+def test_an_image_in_another_precision_than_a_model_is_told_as_a_classifiers(images: str) -> None:
+    model = create_model("deq", shape=(1, 4, 4), hidden=4, groups=2).eval()
+    smoother = Smoother(model, Converged(), Smoothing(sigma=0.5))
+    one = torch.ones(1, 4, 4).double()
+    with pytest.raises(ValueError, match="classifier failed on a clean image.*torch.float64"):
+        if images == "alone":
+            smoother.certify(one, 0, 0)
+        else:
+            list(smoother.decide_all(torch.stack([one, one]), [0, 0], [0, 1], 0.1))
+
+
+def test_an_image_without_values_is_told_as_one() -> None:
+    smoother = Smoother(classifier().eval(), Converged(), Smoothing(sigma=0.5))
+    with pytest.raises(ValueError, match=r"image 7 of shape \(0, 2, 2\) has no values"):
+        smoother.certify(torch.ones(0, 2, 2), 0, 7)
 
 
 def test_weights_that_are_not_finite_are_among_the_causes_that_a_warning_names() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ Classifier = Callable[[Tensor], Tensor]
 Target = int | Tensor | None
 """The class that votes are about, of all samples or of each, (B,); None for any."""
 S = TypeVar("S", bound="Session")
+T = TypeVar("T")
 
 
 class Session:
@@ -50,8 +52,8 @@ class Session:
         owner: and whose each of its samples is, int64 (B,), ascending.
 
     Raises:
-        ValueError: the logits of the clean image are not finite, or those of images near it depend
-            on what they are computed beside, or on chance.
+        ValueError: the classifier cannot take the image, its logits are not finite, or those of
+            images near it depend on what they are computed beside, or on chance.
     """
 
     note = ""
@@ -62,7 +64,7 @@ class Session:
 
     def __init__(self, classifier: Classifier, image: Tensor) -> None:
         self.classifier, self.image = classifier, image
-        self._look(classifier(image[None]))
+        self._look(looked(classifier, image[None]))
         near = probes(image.shape, image)
         check_independent(lambda rows: [classifier(near[rows])])
 
@@ -130,9 +132,29 @@ def together(sessions: Sequence[S], counts: Sequence[int]) -> S:
     return joint
 
 
+def looked(classifier: Callable[[Tensor], T], images: Tensor) -> T:
+    """Return what a classifier makes of clean images, or say of which images it failed.
+
+    Arguments:
+        classifier: what takes images to anything.
+        images: (B, C, H, W).
+    """
+    try:
+        return classifier(images)
+    except (RuntimeError, TypeError) as fault:
+        if type(fault) not in (RuntimeError, TypeError):
+            raise  # memory, or samples that failed
+        why = str(fault).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"the classifier failed on a clean image (C, H, W) of shape {tuple(images.shape[1:])}, "
+            f"{images.dtype} on {images.device}: {why}. Give images of the shape and kind that it "
+            "takes, without a batch."
+        ) from fault
+
+
 def outputs(model: ImageModel, images: Tensor) -> Iterator[ModelOutput]:
     """Yield what a model makes of each of some images, which it is given together."""
-    whole = model.solve(images)
+    whole = looked(model.solve, images)
     found = whole.solution
     for k in range(len(images)):
         own = slice(k, k + 1)
@@ -165,7 +187,7 @@ class ModelSession(Session):
         record: bool = False,
     ) -> None:
         self.model, self.image = model, image
-        self.clean = clean or model.solve(image[None], record=record)
+        self.clean = clean or looked(partial(model.solve, record=record), image[None])
         self._look(self.clean.logits)
         self.evaluations = int(self.clean.solution.evals.sum())
 
