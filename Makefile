@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.homotopy-deq-installed
-PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+PYTEST ?= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal --durations=20
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo papers tutorials test test-slow test-cuda bench mutants coverage faults release check format docs clean

@@ -54,7 +54,9 @@ LAYERS: dict[str, Callable[[nn.Module], Layer]] = {
     ),
     "Phantom": lambda cell: ImplicitLayer(cell, Anderson(rtol=1e-11), Phantom(40)),
     "Unroll": lambda cell: ImplicitLayer(cell, Picard(rtol=1e-11), Unroll()),
-    "Adjoint": lambda cell: FlowLayer(cell, ODE("dopri5", rtol=1e-9, atol=1e-11), Adjoint()),
+    "Adjoint": lambda cell: FlowLayer(
+        cell, ODE("dopri5", rtol=1e-9, atol=1e-11), Adjoint(), t1=1.0
+    ),
 }
 COLUMNS = {name: column for column, name in enumerate(LAYERS)}
 # Rules that the page says belong to another's column.
@@ -72,7 +74,7 @@ LAYERS["SHINE(solver)"] = lambda cell: ImplicitLayer(
 COLUMNS["SHINE(solver)"] = COLUMNS["Implicit"]
 # The same answers by solves that torch differentiates itself, in reverse.
 ORACLES = LAYERS | {
-    "Adjoint": lambda cell: FlowLayer(cell, ODE("dopri5", rtol=1e-9, atol=1e-11), Unroll())
+    "Adjoint": lambda cell: FlowLayer(cell, ODE("dopri5", rtol=1e-9, atol=1e-11), Unroll(), t1=1.0)
 }
 # Gradients of solves to 1e-11 and of an integration to 1e-9 a step, 0.5^40 = 1e-12 for Phantom.
 NEAR = {"rtol": 1e-6, "atol": 1e-7}
