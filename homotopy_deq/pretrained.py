@@ -39,7 +39,8 @@ class Pretrained:
         """Write weights and settings, solver and gradient among them, and a model card.
 
         The folder receives `model.safetensors`, whose header says it all, `config.json`, a readable
-        copy of that header, and the card, `README.md`.
+        copy of that header, and the card, `README.md`. All three take the place of those of a model
+        that was saved there before; two that save at once do so one after the other.
 
         Arguments:
             folder: is made where it is missing.
@@ -50,7 +51,7 @@ class Pretrained:
         Raises:
             ValueError: the model could not be built again from its `config`, or its solver is none
                 of this library.
-            FileExistsError: the folder holds a `README.md` or `config.json` and no saved model.
+            FileExistsError: the folder holds files of these names that are none of a saved model.
         """
         save(cast("ImageModel", self), Path(folder), figures, classes)
 
@@ -108,6 +109,7 @@ def save(
         save_checkpoint,
         weights,
     )
+    from .training.folder import in_turn
 
     if not model.config:
         raise ValueError(
@@ -130,19 +132,28 @@ def save(
             f"{type(model).__name__}(**config) is another model than this one, whose parts were "
             f"changed: save its state_dict(). ({error})"
         ) from error
-    others = [name for name in (CONFIG, CARD) if (folder / name).exists()]
-    if others and not (folder / WEIGHTS).exists():
-        raise FileExistsError(
-            f"{folder} holds a {others[0]} of something else than a saved model: choose another "
-            "folder."
-        )
     text = json.dumps(meta, indent=2)
     page = card(meta, sum(p.numel() for p in model.parameters()))
-    # A kill from here on leaves one model or the other, and never a copy of another's header.
-    (folder / CONFIG).unlink(missing_ok=True)
-    save_checkpoint(folder / WEIGHTS, checkpoint)
-    replace_file(folder / CONFIG, f"{text}\n".encode())
-    replace_file(folder / CARD, page.encode())
+    with in_turn(folder):
+        _require_own(folder)
+        # A kill from here on leaves one model or the other, and no file that tells of another.
+        for name in (CONFIG, CARD):
+            (folder / name).unlink(missing_ok=True)
+        save_checkpoint(folder / WEIGHTS, checkpoint)
+        replace_file(folder / CONFIG, f"{text}\n".encode())
+        replace_file(folder / CARD, page.encode())
+
+
+def _require_own(folder: Path) -> None:
+    """Raise FileExistsError where a folder's files are not those of a model that was saved."""
+    from .training.checkpoint import is_checkpoint
+
+    there = [name for name in (WEIGHTS, CONFIG, CARD) if (folder / name).exists()]
+    if there and not is_checkpoint(folder / WEIGHTS):
+        raise FileExistsError(
+            f"{folder} holds a {there[0]} of something else than a saved model: choose another "
+            "folder."
+        )
 
 
 def load(source: Path | str, kind: type[ImageModel], revision: str | None = None) -> ImageModel:

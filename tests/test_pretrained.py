@@ -6,13 +6,17 @@ import builtins
 import json
 import os
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 from typer.testing import CliRunner
 
@@ -223,11 +227,59 @@ def test_a_figure_that_is_no_number_is_kept_and_the_model_loaded(tmp_path: Path)
     assert "| loss | nan |\n| 1 | 0.5 |" in (tmp_path / "README.md").read_text()
 
 
-def test_files_of_something_else_are_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("of a project")
-    with pytest.raises(FileExistsError, match=r"README\.md of something else"):
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_files_of_something_else_are_not_replaced(name: str, tmp_path: Path) -> None:
+    data = save({"weight": torch.zeros(2)}) if name == "model.safetensors" else b"of a project"
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(FileExistsError, match=rf"{re.escape(name)} of something else"):
         model().save_pretrained(tmp_path)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("README.md", "of a project")]
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, data)]
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    (place := tmp_path / "model").write_text("of something else")
+    with pytest.raises(NotADirectoryError, match="model is a file, where.*needs a folder"):
+        model().save_pretrained(place)
+
+
+def told(folder: Path) -> tuple[str, str]:
+    """The class of which config.json and the card tell."""
+    named = json.loads((folder / "config.json").read_text())["about"]["model"]["name"]
+    return named, (folder / "README.md").read_text().split("\n# ")[1].splitlines()[0]
+
+
+def test_another_model_saved_in_the_same_folder_takes_the_place_of_all_of_the_first(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "notes").write_text("of the user")
+    model().save_pretrained(tmp_path)
+    assert told(tmp_path) == ("DEQ", "DEQ")
+    Own().save_pretrained(tmp_path)
+    assert told(tmp_path) == ("Own", "Own")
+    assert type(Own.from_pretrained(tmp_path)) is Own
+    with pytest.raises(CheckpointError, match="holds a Own, no DEQ"):
+        DEQ.from_pretrained(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "notes"
+    ]  # fmt: skip
+
+
+def test_two_that_save_in_one_folder_do_so_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins when the first has written its weights, and not the rest."""
+    real, second = os.fsync, Thread(target=lambda: Own().save_pretrained(tmp_path))
+
+    def fsync(place: int) -> None:
+        real(place)
+        if S_ISDIR(os.fstat(place).st_mode) and second.ident is None:
+            second.start()
+            second.join(1.0)  # it would end by then, if it did not wait
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    model().save_pretrained(tmp_path)
+    second.join()
+    assert told(tmp_path) == ("Own", "Own") and type(Own.from_pretrained(tmp_path)) is Own
 
 
 def test_saving_again_can_be_killed_between_any_two_files(
@@ -251,6 +303,8 @@ def test_saving_again_can_be_killed_between_any_two_files(
         with pytest.raises(KeyboardInterrupt):
             other.save_pretrained(tmp_path)
         assert DEQ.from_pretrained(tmp_path).layer.solver.rtol == (1e-6 if count else 1e-4)
+        telling = [name for name in ("config.json", "README.md") if (tmp_path / name).exists()]
+        assert telling == ["config.json"] * (count > 1)  # and none of another model
 
 
 def test_what_was_asked_for_goes_before_another_class_of_its_name(tmp_path: Path) -> None:

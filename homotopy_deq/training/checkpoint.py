@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -179,6 +179,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     meta = json.loads(json.dumps(checkpoint.meta))  # as it will be read
     text = json.dumps({**meta, "format": FORMAT, "sha256": _digest(meta, tensors)})
     replace_file(path, to_bytes(tensors, metadata={_KEY: text}))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a file is one that `save_checkpoint` wrote, by its header."""
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
