@@ -143,7 +143,7 @@ def test_the_weights_that_are_left_are_those_that_were_best(tmp_path: Path) -> N
 def test_three_models_are_trained_judged_swapped_and_tabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(minutes=0.01, every=0.005, batch=2, length=16)
+    training = Steps(minutes=8 / 60, every=4 / 60, batch=2, length=16)
     config = replace(SMALL, training=training, work=tmp_path / "work")
     main(config, tmp_path)
     written = json.loads((tmp_path / "language.json").read_text())
