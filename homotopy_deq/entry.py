@@ -61,7 +61,13 @@ def check_horizon(t1: float | Tensor, t0: float = 0.0) -> None:
     end = float(t1.detach()) if isinstance(t1, Tensor) else t1
     check_time("t1", end)
     if not end > t0:
-        raise ValueError(f"t1 must be above {f'{t0:g}' if t0 == 0 else f't0 = {t0:g}'}; got {end}.")
+        advice = (
+            "Keep one that is learned there: clamp it after each step of its optimizer."
+            if isinstance(t1, Tensor)
+            else "To go back in time, solve an InitialValue with t1 < t0."
+        )
+        least = f"{t0:g}" if t0 == 0 else f"t0 = {t0:g}"
+        raise ValueError(f"t1 must be above {least}; got {end}. {advice}")
 
 
 def check_still(cell: nn.Module) -> None:

@@ -86,8 +86,8 @@ class FlowLayer(Layer):
         gradient: how the answer is differentiated: `Unroll()`, the default, or `Adjoint()`.
         rest_point: which of the first two flows.
         t0: where the flow begins.
-        t1: where it ends, a number or an `nn.Parameter` that is learned; by default 5 after t0 with
-            a rest point, 1 without, or the last of the times.
+        t1: where it ends, above t0, a number or an `nn.Parameter` that is learned; by default 5
+            after t0 with a rest point, 1 without, or the last of the times.
         times: in [t0, t1], in order: numbers, or a tensor (T,) that may require a gradient. A call
             may have others: `layer(x, times=...)`.
         interpolate: see `solvers.solve_at`.

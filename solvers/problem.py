@@ -142,7 +142,7 @@ class InitialValue(Problem):
         field: f(t, z, *condition) -> Tensor of z's shape, (B, ...); t is a 0-d tensor.
         t0: start of the time interval, a finite number. Times are kept in double precision; f
             receives t in z's dtype.
-        t1: its end; t1 < t0 integrates backwards.
+        t1: its end, another number; t1 < t0 integrates backwards.
         condition: tensors (B, ...) that f receives beside t and z, as in `Equilibrium`.
         coupled: as in `Equilibrium`.
         rowwise: as in `Equilibrium`; a solver with steps of its own for each sample asks for it.
@@ -165,7 +165,9 @@ class InitialValue(Problem):
         check_time("t0", self.t0)
         check_time("t1", self.t1)
         if self.t0 == self.t1:
-            raise ValueError(f"t0 and t1 must differ; got t0 = t1 = {self.t0}.")
+            raise ValueError(
+                f"t0 and t1 must differ; got t0 = t1 = {self.t0}. The answer there is z0 itself."
+            )
 
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Evaluate f(t, z, *condition), in z's dtype."""
@@ -183,7 +185,7 @@ def check_tuple(condition: object) -> None:
 
 def check_time(name: str, value: object) -> None:
     """Raise TypeError unless a time is a number, and ValueError unless it is finite."""
-    if not isinstance(value, Real):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(
             f"{name} must be a number; got a {type(value).__name__}. Use float({name}); times that "
             "are learned are those of solve_at, or t1 of a FlowLayer."

@@ -212,6 +212,7 @@ def test_a_run_remembers_where_its_images_are(
         (["--test-limit", "0"], "--test-limit"),
         (["--backward-rtol", "1e-3"], "of the implicit gradient"),
         (["--epochs", "0"], "epochs must be at least 1; got 0"),
+        (["--solver", "rk4", "--horizon", "-1"], "--horizon must be above 0; got -1"),
         (["--precision", "fp8"], "precision must be 'no' or 'bf16'"),
         (["--no-rest-point", "--residual-penalty", "1"], "no residual to penalise"),
         (["--no-rest-point", "--solver", "anderson"], "rest_point=True"),

@@ -197,5 +197,15 @@ def test_an_end_that_was_learned_away_is_told_at_the_next_solve() -> None:
     layer = FlowLayer(cell, RungeKutta(), t1=end)
     with torch.no_grad():
         end -= 2
-    with pytest.raises(ValueError, match=r"t1 must be above 0; got -1"):
+    with pytest.raises(ValueError, match=r"t1 must be above 0; got -1.*: clamp it after each step"):
         layer(x)
+
+
+@pytest.mark.parametrize("t1", [0.0, -1.0])
+def test_a_layer_goes_forward_in_time_alone(t1: float) -> None:
+    cell, _ = cell_and_x()
+    said = rf"t1 must be above 0; got {t1}\. To go back in time, solve an InitialValue"
+    with pytest.raises(ValueError, match=said):
+        FlowLayer(cell, t1=t1)
+    with pytest.raises(ValueError, match=said):
+        FlowLayer(cell).with_solver(RungeKutta(), t1=t1)

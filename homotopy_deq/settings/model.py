@@ -136,7 +136,9 @@ class Limits:
         "point (explicit_adams and the like: 0.1), else 0.1. Of forward-backward, "
         "peaceman-rachford and douglas-rachford: alpha; default: of the best proved rate.",
     )
-    horizon: float | None = setting(None, "Time t at which a flow ends. Default: the model's.")
+    horizon: float | None = setting(
+        None, "Time t at which a flow ends. Default: the model's.", above(0)
+    )
 
 
 @described

@@ -260,6 +260,11 @@ def test_integrator_of_scipy_ends_and_that_is_no_success() -> None:
     assert found.value[1] == 1
 
 
+def test_an_interval_without_length_is_refused_and_says_what_its_answer_is() -> None:
+    with pytest.raises(ValueError, match="must differ; got t0 = t1 = 2.0. The answer there is z0"):
+        InitialValue(lambda t, z: -z, t0=2.0, t1=2.0)
+
+
 NOT_FINITE = [float("inf"), -float("inf"), float("nan")]
 
 
@@ -268,7 +273,7 @@ def test_end_of_the_interval_that_is_no_finite_number_is_refused(name: str) -> N
     for bad in NOT_FINITE:
         with pytest.raises(ValueError, match=f"{name} must be a finite number; got {bad}"):
             InitialValue(lambda t, z: -z, **{name: bad})
-    for tensor in (torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0)), "2"):
+    for tensor in (torch.tensor(2.0), torch.nn.Parameter(torch.tensor(2.0)), "2", True):
         kind = type(tensor).__name__
         with pytest.raises(TypeError, match=f"{name} must be a number; got a {kind}.*float"):
             InitialValue(lambda t, z: -z, **{name: tensor})  # type: ignore[arg-type]
