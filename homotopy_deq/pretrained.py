@@ -137,8 +137,8 @@ def save(
     with in_turn(folder):
         _require_own(folder)
         # A kill from here on leaves one model or the other, and no file that tells of another.
-        for name in (CONFIG, CARD):
-            (folder / name).unlink(missing_ok=True)
+        for copy in (CONFIG, CARD):
+            (folder / copy).unlink(missing_ok=True)
         save_checkpoint(folder / WEIGHTS, checkpoint)
         replace_file(folder / CONFIG, f"{text}\n".encode())
         replace_file(folder / CARD, page.encode())

@@ -40,7 +40,7 @@ class AndersonState(Evaluated):
     def rows(self, index: Tensor) -> AndersonState:
         """Return the state of the samples `index` alone; of its history what has been written."""
         used, none = max(self.count, 0), self.images[:0]
-        rest = Evaluated.rows(replace(self, images=none, gaps=none), index)
+        rest = super(AndersonState, replace(self, images=none, gaps=none)).rows(index)
         images, gaps = (chosen(past, index, used) for past in (self.images, self.gaps))
         return replace(rest, images=images, gaps=gaps)
 

@@ -185,7 +185,7 @@ def check_tuple(condition: object) -> None:
 
 def check_time(name: str, value: object) -> None:
     """Raise TypeError unless a time is a number, and ValueError unless it is finite."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{name} must be a number; got a {type(value).__name__}. Use float({name}); times that "
             "are learned are those of solve_at, or t1 of a FlowLayer."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -136,7 +136,7 @@ def compiled(function: object) -> bool:
         return False
     while isinstance(function, Wrapped):
         function = function.function
-    modules: Any = getattr(function, "modules", None)
+    modules: Callable[[], Iterable[object]] | None = getattr(function, "modules", None)
     marks = "_orig_mod", "_torchdynamo_orig_callable", "_compiled_call_impl"
     return any(
         getattr(each, mark, None) is not None

@@ -220,22 +220,20 @@ class VerifiedSession(LayerSession):
             decided = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         evals = torch.zeros_like(decided, dtype=torch.int64)
         (rows,) = torch.nonzero(~decided, as_tuple=True)
-        waits = []
-        if len(rows):
-            whole = not single or self.start.chained
-            first, rest = (solver if single else self.selector, None) if whole else parted(solver)
-            own, some = problem.rows(rows), None if asked is None else asked[rows]
-            until = Until(first, proof.decision(x.dtype), some) if single else first
-            found = self.solve(own, until, x[rows], rows)
-            logits[rows], evals[rows] = proof.logits(found.value.double()), found.evals
-            decided[rows] = found.converged & single
+        if len(rows) == 0:
+            return self.cast(logits, decided, evals), []
+        whole = not single or self.start.chained
+        first, rest = (solver if single else self.selector, None) if whole else parted(solver)
+        own, some = problem.rows(rows), None if asked is None else asked[rows]
+        until = Until(first, proof.decision(x.dtype), some) if single else first
+        found = self.solve(own, until, x[rows], rows)
+        logits[rows], evals[rows] = proof.logits(found.value.double()), found.evals
+        decided[rows] = found.converged & single
         labels = self.cast(logits, decided, evals)
-        if len(rows):
-            (left,) = torch.nonzero(~decided[rows], as_tuple=True)
-            inputs = tuple(t[left] for t in own.inputs)
-            some = None if some is None else some[left]
-            waits.append(Open(self, labels, rows[left], inputs, found.value[left], some, rest))
-        return labels, waits
+        (left,) = torch.nonzero(~decided[rows], as_tuple=True)
+        inputs = tuple(t[left] for t in own.inputs)
+        some = None if some is None else some[left]
+        return labels, [Open(self, labels, rows[left], inputs, found.value[left], some, rest)]
 
     def confirm(
         self, images: Tensor, target: Target, solver: Solver[Equilibrium, Any]

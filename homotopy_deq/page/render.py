@@ -58,7 +58,7 @@ def embedded(text: str) -> dict[str, Any]:
 
 
 def _part(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
+    return (files("homotopy_deq.page") / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

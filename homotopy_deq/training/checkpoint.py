@@ -184,7 +184,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def is_checkpoint(path: Path) -> bool:
     """Say whether a file is one that `save_checkpoint` wrote, by its header."""
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             return _KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False

@@ -107,14 +107,13 @@ def read_metrics(path: Path) -> Sequence[Record]:
 def _record(line: bytes, where: str) -> Record:
     try:
         record = parse(line)
-        wrong = misfit({"epoch": int, "seconds": float}, record)
+        if wrong := misfit({"epoch": int, "seconds": float}, record):
+            raise ValueError(wrong)
     except ValueError as error:
-        wrong = str(error)
-    if wrong is not None:
         raise ValueError(
-            f"{where} was altered ({wrong}): delete the line. The checkpoint has all figures but "
+            f"{where} was altered ({error}): delete the line. The checkpoint has all figures but "
             "the seconds."
-        )
+        ) from error
     return cast("Record", record)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -40,7 +41,7 @@ def misfit(rule: Gradient[Any], solver: Solver[Any, Any]) -> Exception | None:
 
     Asked where a layer is made of the two.
     """
-    says = getattr(rule, "misfit", None)
+    says: Callable[..., Exception | None] | None = getattr(rule, "misfit", None)
     return says(solver) if callable(says) else None
 
 
