@@ -33,7 +33,7 @@ INSTALLS = ("git", "make", "pip")
 
 @dataclass(frozen=True)
 class Config:
-    """The page, and nothing to choose."""
+    """The page, and the seed of what its blocks draw; commands have seeds of their own."""
 
     page: Path = ROOT / "docs" / "first-hour.md"
     seed: int = 0
@@ -87,6 +87,7 @@ def run(step: Step, folder: Path, space: dict[str, Any]) -> float:
 def main(config: Config, published: Path = RESULTS) -> None:
     """Run a page, print each step's seconds, and write first_hour.json."""
     torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
     record, rows, here = Record("first_hour", config), [], Path.cwd()
     module = types.ModuleType("first_hour")
     sys.modules[module.__name__] = module  # dataclasses look their module up
