@@ -8,6 +8,11 @@ from .markdown import Row, measured, result, section, table
 
 COVERAGE = "False certificates"
 CERTIFIED = "Certified by policy"
+TRAINED = (
+    "The models are trained to be verifiable (deq and homoode with `--contraction 0.99`, "
+    "monotone with `--monotonicity 0.5 --lr 0.001`), which is not the default: a deq or "
+    "homoode of default training has no verified votes, and none of their speed-up."
+)
 
 
 def certified(name: str, what: str) -> str:
@@ -37,7 +42,7 @@ def certified(name: str, what: str) -> str:
         f"Trained with noise; {config['images']} test images, {config['samples']:,} samples each, "
         "alpha 0.001. `converged none` is the cold run: every sample solved from the model's own "
         "start by Anderson to 1e-4.",
-        *(f"- {line}" for line in reservations(body)),
+        f"- {TRAINED}",
         "",
         *table(head, rows),
     )
@@ -63,56 +68,11 @@ def decided(model: str, asked: dict[str, Any]) -> list[Row]:
         )
 
     name = f"decide r = {asked['radius']:g}"
-    if "runs" not in asked:  # of a run before decisions were made cold, too
-        fewer = f"({asked['cold evaluations over these']:.0f}x)"
-        seconds, faster = asked["seconds an image"], asked["cold seconds over these"]
-        cold = found(asked, asked["cold run at that radius"])
-        return [(model, name, cold, "", fewer, f"{seconds:.3f}", f"({faster:.0f}x)", "")]
     whole = asked["whole cold run at that radius"]
     return [
         (model, f"{name}, {policy}", found(run, whole), *_cost(run), "")
         for policy, run in asked["runs"].items()
     ]
-
-
-def reservations(body: dict[str, Any]) -> list[str]:
-    """Say what the speed-ups of a table of certificates are of, and are not."""
-    models = body["result"]["models"].values()
-    lines = [
-        "The models are trained to be verifiable (deq and homoode with `--contraction 0.99`, "
-        "monotone with `--monotonicity 0.5 --lr 0.001`), which is not the default: a deq or "
-        "homoode of default training has no verified votes, and none of their speed-up."
-    ]
-    if any("runs" not in row["decide"] for row in models):
-        lines.append(
-            "In brackets: `decide` answers for one radius and is compared with the cold run that "
-            "finds the largest one, which is another task. Most of it is saved by stopping early, "
-            "which a cold `decide` does as well. " + like_for_like()
-        )
-    images, whole = body["config"]["images"], 0.0
-    for row in models:
-        whole += images * sum(run["seconds an image"] for run in row["runs"].values())
-    if body["seconds"] < whole:
-        lines.append(
-            f"Seconds an image were measured when each run was made. The JSON's own `seconds` "
-            f"({body['seconds']:g}), times and commit are those of a later call that read these "
-            "runs, made by the commits before it."
-        )
-    return lines
-
-
-def like_for_like() -> str:
-    """Say what verified votes save of a decision, beside the same decision made cold."""
-    name = "certify_digits_decide"
-    body = result(name)
-    runs = [row["decide"]["runs"]["verified"] for row in body["result"]["models"].values()]
-    fewer = [run["cold evaluations over these"] for run in runs]
-    return (
-        f"Beside a cold `decide`, verified votes take {min(fewer):.1f}x to {max(fewer):.1f}x fewer "
-        f"evaluations on {body['config']['images']} images of the digits (commit {body['commit']}, "
-        f"`experiments/results/{name}.json`; other work ran on the machine, so that its seconds "
-        "are no measure)."
-    )
 
 
 def faster() -> str:
