@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ..layers import FlowLayer, Layer
 from ..models import ImageModel
 from .starts import Along, Cold, Start, Tangent
 
+T = TypeVar("T")
 PROBES = 4
 """Images that tell whether rows are independent."""
 
@@ -103,6 +104,26 @@ def check_rows(model: ImageModel) -> None:
         return [x, fz, model.head(fz)]
 
     check_independent(evaluated)
+
+
+def looked(classifier: Callable[[Tensor], T], images: Tensor) -> T:
+    """Return what a classifier makes of clean images, or say of which images it failed.
+
+    Arguments:
+        classifier: what takes images to anything.
+        images: (B, C, H, W).
+    """
+    try:
+        return classifier(images)
+    except (RuntimeError, TypeError) as fault:
+        if type(fault) not in (RuntimeError, TypeError):
+            raise  # memory, or samples that failed
+        why = str(fault).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"the classifier failed on a clean image (C, H, W) of shape {tuple(images.shape[1:])}, "
+            f"{images.dtype} on {images.device}: {why}. Give images of the shape and kind that it "
+            "takes, without a batch."
+        ) from fault
 
 
 def check_independent(evaluated: Callable[[slice], list[Tensor]]) -> None:

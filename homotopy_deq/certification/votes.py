@@ -16,7 +16,7 @@ from solvers import Equilibrium, InitialValue, Solution, Solver, Status, solve
 
 from ..layers import FlowLayer
 from ..models import ImageModel, ModelOutput
-from .requirements import check_independent, probes
+from .requirements import check_independent, looked, probes
 from .starts import Along, Cold, Start
 
 UNDECIDED = -1
@@ -30,7 +30,6 @@ Classifier = Callable[[Tensor], Tensor]
 Target = int | Tensor | None
 """The class that votes are about, of all samples or of each, (B,); None for any."""
 S = TypeVar("S", bound="Session")
-T = TypeVar("T")
 
 
 class Session:
@@ -130,26 +129,6 @@ def together(sessions: Sequence[S], counts: Sequence[int]) -> S:
     owner = torch.arange(len(sessions)).repeat_interleave(torch.tensor(counts))
     joint.owner = owner.to(sessions[0].image.device)
     return joint
-
-
-def looked(classifier: Callable[[Tensor], T], images: Tensor) -> T:
-    """Return what a classifier makes of clean images, or say of which images it failed.
-
-    Arguments:
-        classifier: what takes images to anything.
-        images: (B, C, H, W).
-    """
-    try:
-        return classifier(images)
-    except (RuntimeError, TypeError) as fault:
-        if type(fault) not in (RuntimeError, TypeError):
-            raise  # memory, or samples that failed
-        why = str(fault).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"the classifier failed on a clean image (C, H, W) of shape {tuple(images.shape[1:])}, "
-            f"{images.dtype} on {images.device}: {why}. Give images of the shape and kind that it "
-            "takes, without a batch."
-        ) from fault
 
 
 def outputs(model: ImageModel, images: Tensor) -> Iterator[ModelOutput]:
