@@ -44,6 +44,7 @@ from homotopy_deq.plotting import certified_figure
 from solvers import Anderson
 from tests.certification.commands import LINES, TABLE, altered
 from tests.certification.test_certifier import image_at, linear
+from tests.certification.test_requirements import Centred
 from tests.test_cli import call, done, refused
 
 SHAPE = (1, 4, 4)
@@ -346,13 +347,6 @@ def test_votes_of_a_stack_are_proved_by_how_far_its_logits_may_be_off(kind: Any)
     assert isinstance(fewer, Tally) and fewer.selected == found.evidence.selected
     assert fewer.votes <= found.evidence.votes
     assert (fewer.undecided > 0) == (kind is LBENNetwork)
-
-
-class Centred(nn.Module):
-    """Each row less a part of the batch's mean."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x - 0.1 * x.mean(0, keepdim=True)
 
 
 class Meant(LBENNetwork):
