@@ -71,6 +71,7 @@ def test_models_that_cannot_be_are_refused_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_experiment_keeps_its_runs_and_measures_no_part_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

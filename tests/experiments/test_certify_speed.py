@@ -26,6 +26,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Config:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_todays_package_agrees_with_itself_and_what_is_done_is_kept(
     small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

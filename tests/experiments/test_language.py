@@ -140,6 +140,7 @@ def test_the_weights_that_are_left_are_those_that_were_best(tmp_path: Path) -> N
     assert float(left) == pytest.approx(best, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_three_models_are_trained_judged_swapped_and_tabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

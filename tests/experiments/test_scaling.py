@@ -24,6 +24,7 @@ def test_hard_samples_take_more_evaluations_than_the_easy() -> None:
     assert evals[:2].min() > evals[2:].max()
 
 
+@pytest.mark.slow
 def test_parts_are_measured_drawn_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
