@@ -75,6 +75,7 @@ def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # torch 2.11's own
+        warnings.filterwarnings("ignore", "Guards may run slower on Python 3.13.0", RuntimeWarning)
         for line, code in blocks(page, "python"):  # blank lines: tracebacks name the page's line
             AcceleratorState._reset_state(True)  # it keeps the first precision it was asked for
             try:
