@@ -1,9 +1,9 @@
 """Ask of a sample of small faults in the library whether a test sees each: `make mutants`.
 
-A mutant is a module with one change. Its judges are the tests that run the changed lines, those of
-the fastest files first; it is killed when one of them fails, or hangs. Nothing is written in the
-checkout: warm.py puts a mutant in the place of the code that it has read. The tests that killed
-must pass without a change.
+A mutant is a module with one change. Its judges are the tests that run the changed lines: the one
+that explained.json names, if any, and those of the fastest files; it is killed when one of them
+fails, or hangs. Nothing is written in the checkout: warm.py puts a mutant in the place of the code
+that it has read. The tests that killed must pass without a change.
 
 What is known is kept in .mutants/ for each state of the library: a call that was stopped goes on
 where it was, and one that finds other tests maps those and judges again what has survived, or was
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from .judges import Judges
 from .operators import Mutant, mutants
 
 EXPLAINED = Path(__file__).with_name("explained.json")
+WITNESS = re.compile(r"Killed by (tests/\S+\.py), (test_\w+)")
 LIBRARY = ("solvers", "homotopy_deq")
 ENOUGH = 80  # percent of a file's lines; files below are named
 
@@ -209,7 +211,9 @@ def _judges(config: Config) -> Judges:
         _, _, blob, path = line.split(maxsplit=3)
         if Path(path).name.startswith("test_"):
             files[path] = blob
-    return Judges(work, files, changed, config.seconds, config.workers)
+    told = {name: WITNESS.search(why) for name, why in json.loads(EXPLAINED.read_text()).items()}
+    witnesses = {name: "::".join(found.groups()) for name, found in told.items() if found}
+    return Judges(work, files, changed, config.seconds, config.workers, witnesses)
 
 
 def _sample(config: Config) -> list[Mutant]:

@@ -32,13 +32,20 @@ class Judges:
         changed: modules whose lines are others now than when they were mapped.
         most: seconds of tests for a mutant.
         workers: processes.
+        witnesses: a test of some mutants, by their names, that is asked first whatever it takes.
     """
 
     def __init__(
-        self, work: Path, files: dict[str, str], changed: set[str], most: float, workers: int
+        self,
+        work: Path,
+        files: dict[str, str],
+        changed: set[str],
+        most: float,
+        workers: int,
+        witnesses: dict[str, str],
     ) -> None:
         self.work, self.files, self.changed, self.most = work, files, changed, most
-        self.workers = workers
+        self.workers, self.witnesses = workers, witnesses
         self.seconds: dict[str, float] = {}
         self.left_out: list[str] = []
         self.mapping = 0.0
@@ -140,7 +147,9 @@ class Judges:
         files: dict[str, dict[str, float]] = {}
         for name in sorted(names & self.seconds.keys(), key=self.seconds.__getitem__):
             files.setdefault(name.partition("::")[0], {})[name] = self.seconds[name]
-        chosen: dict[str, float] = {}
+        witness = self.witnesses.get(mutant.name)
+        chosen = {name: seconds for name, seconds in self.seconds.items()
+                  if name.partition("[")[0] == witness}  # fmt: skip
         left = self.most
         # A file at a time: a fixture that trains a model is made once.
         for tests in sorted(files.values(), key=lambda tests: sum(tests.values()) / len(tests)):
