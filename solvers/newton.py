@@ -22,8 +22,8 @@ class NewtonKrylov(Solver[Equilibrium, Evaluated]):
     may say nothing of the way, and one evaluation does what takes a Krylov space its whole
     dimension. The step length is halved for each sample until ||f(z) - z|| falls enough; a sample
     for which the whole step does not do takes z <- f(z) if that is better. The linear tolerance
-    follows the residual, so that convergence is superlinear at the end. An evaluation a trial step
-    and one a Krylov vector.
+    follows the residual, so that convergence is superlinear at the end. A step takes an evaluation
+    at f(z), one to linearise, one a trial step and one a Krylov vector.
 
     Arguments:
         linear: solver of the linear systems: `GMRES(krylov)`, `Dense()` or `BySize()`.

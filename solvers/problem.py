@@ -139,7 +139,8 @@ class InitialValue(Problem):
     """The initial value problem dz/dt = f(t, z, *condition), z(t0) = z0; its answer is z(t1).
 
     Arguments:
-        field: f(t, z, *condition) -> Tensor of z's shape, (B, ...); t is a 0-d tensor.
+        field: f(t, z, *condition) -> Tensor of z's shape, (B, ...); t is 0-d where all samples
+            share it, (B, 1, ..., 1) under a solver with steps of its own for each sample.
         t0: start of the time interval, a finite number. Times are kept in double precision; f
             receives t in z's dtype.
         t1: its end, another number; t1 < t0 integrates backwards.

@@ -285,7 +285,7 @@ def singular_distance(theta: Tensor, c2: float) -> Tensor:
 
 def truncated(model: SingleIndexDEQ, terms: int | None) -> SingleIndexDEQ:
     """Return the model with another backward pass; in the linear one the gradient is multiplied by
-    1 - th2^m, which leaves the sphere and has spurious rests where th2^m = 1.
+    1 - th2^m: the flow stays on the sphere, and has spurious rests where th2^m = 1.
 
     Arguments:
         model: as it is.

@@ -47,7 +47,7 @@ def sample_deq(
 ) -> DEQSample:
     """Draw f = V h*, h* = phi(W h* + U x), W ~ N(0, sigma_w^2 / n), as in `DEQKernel`.
 
-    The tangent kernel is exact, by the implicit function theorem: with g = (I - W^T D)^-1 D V^T,
+    The tangent kernel is exact, by the implicit function theorem: with g = (I - D W^T)^-1 D V^T,
     D = phi'(W h* + U x), the gradients in W, U, V are g h*^T, g x^T and h*, so that
 
         ntk = (g g^T) o (sigma_w^2 h* h*^T / n + sigma_u^2 x x^T / n_in) + sigma_v^2 h* h*^T / n,

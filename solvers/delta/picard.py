@@ -40,8 +40,8 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
     With `tau` a sample comes to rest where no entry moves. For an l-contraction the answer
     z = f(r) is then within l tau / (1 - l) of the exact one in the maximum norm, and within
     l tau sqrt(n) / (1 - l) in the 2-norm, if f contracts in that norm. With `theta` the threshold
-    is theta ||f(r) - r||_inf, and for theta < 1 - l in the maximum norm the distance falls by
-    l + theta each step, down to the exact fixed point.
+    is theta ||f(r) - r||_inf, and for theta < 1 - l in the maximum norm ||f(r) - r||_inf falls to
+    at most l + theta of itself each step, down to the exact fixed point.
 
     A sample that meets the tolerance or rests takes a last step with all its entries to a z where
     the map is evaluated densely, as the user wrote it. It is CONVERGED if that residual meets the
@@ -64,7 +64,7 @@ class DeltaPicard(Solver[Equilibrium, DeltaState]):
             iterate, so that skipped changes are lost. No bound holds, and none is claimed.
 
     References:
-        Z. Wang, L. Cheng, S. Moure, J. Hahn, S.-C. Liu (2024), DeltaDEQ: exploiting heterogeneous
+        Z. Wang, L. Cheng, P. Moure, N. Hahn, S.-C. Liu (2024), DeltaDEQ: exploiting heterogeneous
         convergence for accelerating deep equilibrium iterations. The reference there is the
         previous iterate.
     """
