@@ -197,8 +197,11 @@ def test_a_run_remembers_where_its_images_are(
     [
         (["--model", "resnet"], "Valid: homoode, deq, neural-ode"),
         (["--model", "homode"], "Did you mean 'homoode'?"),
+        (["--model", "DEQ"], "Did you mean 'deq'?"),
         (["--dataset", "imagenet"], "Valid: digits, mnist"),
         (["--solver", "andersen"], "Did you mean 'anderson'?"),
+        (["--solver", "RK4"], "Did you mean 'rk4'?"),
+        (["--solver", "anderson, rk4"], "each by itself (--solver anderson --solver rk4)"),
         (["--gradient", "magic"], "Valid: implicit, phantom, jfb, unroll, reversible, shine, adj"),
         (["--gradient", "implicit"], "unroll, adjoint, reversible do"),
         (["--gradient", "shine"], "unroll, adjoint, reversible do"),

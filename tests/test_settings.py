@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -87,6 +87,12 @@ def test_every_option_has_a_help_text_and_the_value_of_its_dataclass() -> None:
         assert list(shown) == list(options(kind))
         for leaf in leaves(kind):
             assert shown[leaf.name].help or leaf.about["argument"], (name, leaf.name)
+
+
+def test_a_help_text_says_its_default_where_that_stands_for_none_alone() -> None:
+    """Any other value is shown as it is, in the place of what stands behind "Default:"."""
+    for name, leaf in NAMES.items():
+        assert leaf.default in (None, MISSING) or "Default:" not in leaf.about["help"], name
 
 
 def test_help_needs_no_torch() -> None:

@@ -191,6 +191,11 @@ class Pass(ForwardPass):
                     f"--max-steps {self.max_steps} with --solver {self.solver}: a step of {part} "
                     f"is a {WHOLE_STEPS[part]}. Leave --max-steps out, or choose another solver."
                 )
+        if "," in self.solver:
+            each = " ".join(f"--solver {part.strip()}" for part in self.solver.split(","))
+            raise ValueError(
+                f"--solver {self.solver} is no forward pass: give one, or each by itself ({each})."
+            )
         valid = (*SOLVERS, *METHODS)
         for part in parts:
             pick("solver", part, valid)

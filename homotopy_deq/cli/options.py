@@ -67,8 +67,9 @@ class Solvers:
     names: list[str] | None = setting(
         None,
         "Forward pass, to be given once or more: a fixed-point or continuation solver (anderson, "
-        "newton-krylov, continuation, ...), a method of torchdiffeq (dopri5, rk4, ...), or several "
-        "joined by + (rk4+anderson). `homotopy-deq info` lists them. Default: the training's.",
+        "newton-krylov, continuation, ...), a method for flows (dopri5, rk4, ...), or several "
+        "joined by + (rk4+anderson), which take over each other's failed samples. `homotopy-deq "
+        "info` lists them. Default: the training's.",
         option="solver",
     )
 
@@ -209,8 +210,9 @@ class Plot:
     kind: list[str] | None = setting(
         None,
         "paths (of z, in the plane of its principal components), residuals (against evaluations), "
-        "training (curves), branch (of roots of z = lambda f(z), lambda from 0 to 1) or collapse "
-        "(what `train --track neural-collapse` measured); once or more. Default: the first three.",
+        "training (curves), branch (of roots of z = z0 + lambda (f(z) - z0), lambda from 0 to 1) "
+        "or collapse (what `train --track neural-collapse` measured); once or more. Default: the "
+        "first three.",
     )
     solvers: Solvers = Solvers()
     samples: int = setting(5, "Images whose paths are drawn.", at_least(1))

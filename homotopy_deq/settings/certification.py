@@ -76,7 +76,7 @@ class Votes:
         None,
         "Forward pass, as in evaluate. It is part of what is certified; but verified certifies the "
         "exact equilibrium, by whatever solver evaluates the map at its iterates. Default: that of "
-        "the training; for verified anderson.",
+        "the training; for verified anderson, or a splitting where ||W|| is 2 or more.",
     )
     rtol: float | None = like(Limits, "rtol")
     max_steps: int | None = like(Limits, "max_steps")

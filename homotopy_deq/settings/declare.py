@@ -256,7 +256,7 @@ def pick(kind: str, name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     if name in names:
         return name
-    close = get_close_matches(name, names, 1)
+    close = get_close_matches(name.lower(), names, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     valid = "" if hint and len(names) > 20 else f" Valid: {', '.join(names)}."
     raise ValueError(f"unknown {kind} {name!r}.{hint}{valid}")

@@ -152,7 +152,7 @@ class ForwardPass(Limits):
 
     solver: str = setting(
         ...,
-        "Forward pass: anderson, ..., or a method of torchdiffeq (homotopy-deq info lists them). "
+        "Forward pass: anderson, ..., or a method for flows (homotopy-deq info lists them). "
         "Default: rk4 for homoode, peaceman-rachford for monotone and lben, anderson for other "
         "equilibria, else dopri5.",
     )

@@ -43,7 +43,7 @@ class SmoothTraining:
     )
     samples: int = setting(
         1,
-        "Draws of noise an image and step. Default: 1, with --consistency 2.",
+        "Draws of noise an image and step; 2 under --consistency where it is not given.",
         at_least(1),
         option="noise_samples",
         metavar="M",
@@ -125,7 +125,9 @@ class TrainConfig:
     beta1: float = setting(0.9, "Adam's decay of the mean gradient.", within(0, 1))
     beta2: float = setting(0.999, "Adam's decay of the mean squared gradient.", within(0, 1))
     clip: float | None = setting(
-        None, "Largest norm of the gradient of a step; longer ones are shortened.", above(0)
+        None,
+        "Largest norm of the gradient of a step; longer ones are shortened. Default: none.",
+        above(0),
     )
     start_lr: float | None = setting(
         None,

@@ -33,8 +33,8 @@ class NNGP:
     """Hold finite DEQs against their limit of infinite width, on the built-in digits.
 
     Covariance and tangent kernel against width, outputs against the Gaussian, least eigenvalues,
-    width and depth exchanged, and regression with the kernels beside trained DEQs. A minute or two
-    on two cores.
+    width and depth exchanged, and regression with the kernels beside trained DEQs. Some four
+    minutes on one core.
     """
 
     kept: Kept = Kept()
@@ -50,8 +50,7 @@ class NNGP:
 @dataclass(frozen=True)
 class Flow:
     """Follow the gradient flow of linear and single-index DEQs: what it conserves, its rates, the
-    step sizes that it bears, truncated backward passes, and the explicit peer. Half a minute on
-    two cores.
+    step sizes that it bears, truncated backward passes, and the explicit peer. Half a minute.
     """
 
     kept: Kept = Kept()
@@ -62,8 +61,8 @@ class Flow:
 @dataclass(frozen=True)
 class Collapse:
     """Follow neural collapse: of features that are free, with the bound of the loss that they
-    attain and the collapse of the minority, and of a DEQ and an explicit peer on the digits. About
-    a minute on two cores.
+    attain and the collapse of the minority, and of a DEQ and an explicit peer on the digits. Some
+    three minutes on one core.
     """
 
     kept: Kept = Kept()
