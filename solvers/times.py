@@ -160,7 +160,7 @@ def check_times(times: Times, t0: float, t1: float) -> list[float]:
                 f"times must be one after the other, (T,); got shape {tuple(times.shape)}. All "
                 "samples share them."
             )
-        times = times.detach().double().tolist()
+        times = times.detach().cpu().double().tolist()  # MPS has no double precision
     if not isinstance(times, Sequence):
         raise TypeError(f"times must be numbers in a sequence, or a tensor; got {named(times)}.")
     found: list[float] = []

@@ -292,6 +292,9 @@ def test_smoothing_certifies_a_stack_of_equilibria_from_its_own_forward_pass() -
     assert found.evaluations > 60  # an equilibrium takes more than one evaluation a vote
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="torch 2.6 aborts where fftfreq is asked for a fake device"
+)
 @pytest.mark.parametrize("kind", ALL)
 def test_nothing_of_a_step_is_on_another_device_than_the_model(kind: type[BoundedModel]) -> None:
     """A fake tensor knows its device and refuses to meet one of another; no GPU is needed."""
