@@ -182,6 +182,19 @@ def test_an_image_without_values_is_told_as_one() -> None:
         smoother.certify(torch.ones(0, 2, 2), 0, 7)
 
 
+@pytest.mark.parametrize(
+    ("ask", "more"), [("certify", (0, 7)), ("decide", (0, 7, 0.1)), ("predict", (7,))]
+)
+def test_an_image_that_is_not_finite_has_no_values_in_0_to_1(ask: str, more: Any) -> None:
+    # A layer leaves what it cannot solve at its start, of which the logits are finite.
+    network = nn.Sequential(nn.Flatten(), layer(), nn.Linear(8, 2)).eval()
+    smoother = Smoother(network, Converged(), Smoothing(sigma=0.5))
+    for value in (float("nan"), float("inf")):
+        image = torch.tensor([0.5, 0.5, 0.5, value]).view(1, 2, 2)
+        with pytest.raises(ValueError, match=r"image 7 should have values in \[0, 1\]"):
+            getattr(smoother, ask)(image, *more)
+
+
 def test_weights_that_are_not_finite_are_among_the_causes_that_a_warning_names() -> None:
     broken = layer()
     for parameter in broken.parameters():

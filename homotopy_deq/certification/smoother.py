@@ -280,7 +280,7 @@ class Smoother:
     def _begin(self, image: Tensor, index: int, clean: ModelOutput | None = None) -> Session:
         if 0 in image.shape:
             raise ValueError(f"image {index} of shape {tuple(image.shape)} has no values.")
-        if float(image.min()) < 0 or float(image.max()) > 1:
+        if not (float(image.min()) >= 0 and float(image.max()) <= 1):  # nan is in no range
             raise ValueError(
                 f"image {index} should have values in [0, 1]; got "
                 f"{float(image.min()):g} to {float(image.max()):g}."
