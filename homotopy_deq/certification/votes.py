@@ -67,11 +67,20 @@ class Session:
         near = probes(image.shape, image)
         check_independent(lambda rows: [classifier(near[rows])])
 
-    def _look(self, logits: Tensor) -> None:
-        if logits.dim() != 2 or len(logits) != 1:
+    def _look(self, logits: object) -> None:
+        given = f"a {type(logits).__name__}"
+        if isinstance(logits, Tensor):
+            given = f"{tuple(logits.shape)} of {logits.dtype}"
+        if not (
+            isinstance(logits, Tensor)
+            and logits.is_floating_point()
+            and logits.dim() == 2
+            and len(logits) == 1
+            and logits.shape[1] > 1
+        ):
             raise ValueError(
-                f"a classifier maps images (B, C, H, W) to logits (B, classes); it made "
-                f"{tuple(logits.shape)} of one image."
+                "a classifier maps images (B, C, H, W) to logits (B, classes), floating point, of "
+                f"two classes or more; it made {given} of one image."
             )
         if not bool(torch.isfinite(logits).all()):
             raise ValueError(

@@ -287,11 +287,18 @@ def test_policies_name_what_they_certify() -> None:
     assert warm.certifies == EXACT == Verified().certifies and warm.proven
 
 
-@pytest.mark.parametrize("made", [(1, 2, 3), (2, 3), (3,)])
-def test_a_classifier_that_makes_no_row_of_logits_is_refused(made: tuple[int, ...]) -> None:
-    def classifier(images: Tensor) -> Tensor:
-        return torch.zeros(made)
-
-    smoother = Smoother(classifier, Converged(), Smoothing(SIGMA))
-    with pytest.raises(ValueError, match=r"logits \(B, classes\)"):
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (torch.zeros(1, 2, 3), r"\(1, 2, 3\) of torch.float32"),
+        (torch.zeros(2, 3), r"\(2, 3\)"),
+        (torch.zeros(3), r"\(3,\)"),
+        (torch.zeros(1, 1), r"\(1, 1\)"),  # of which the largest is always the first
+        (torch.zeros(1, 3, dtype=torch.int64), r"\(1, 3\) of torch.int64"),
+        ((torch.zeros(1, 3), None), "a tuple"),
+    ],
+)
+def test_a_classifier_that_makes_no_row_of_logits_is_refused(made: Any, told: str) -> None:
+    smoother = Smoother(lambda images: made, Converged(), Smoothing(SIGMA))
+    with pytest.raises(ValueError, match=rf"logits \(B, classes\).*it made {told}"):
         smoother.certify(torch.zeros(1, 2, 2), 0, 0)
