@@ -23,9 +23,6 @@ from .mondeq import MonDEQCell
 KNOWN = (AOL, CPL, SLL, Lift, Sandwich, LBEN, MonDEQ, EquilibriumNetwork)
 INNER = (ImplicitLayer, LBENCell, MonDEQCell, MonotoneCell, FixedCell)
 ROUND = 1 + 16 * UNIT
-METHODS = {"forward", "solve", "answer", "condition", "equation", "weight", "compute"}
-"""What decides a part's value, here and in `homotopy_deq.models`."""
-
 OUTSIDE = {
     "MaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
     "AdaptiveMaxPool2d": "the maximum is no elementwise slope in [0, 1] of an LBEN; use AvgPool2d",
@@ -138,13 +135,18 @@ def check_unaltered(network: nn.Module) -> None:
 
     A hook, at any depth, or a method that was put in the place of the class's could change it.
     """
-    everywhere = nn.modules.module
-    watched = bool(everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
     for name, part in network.named_modules():
-        own = [key for key in METHODS & set(vars(part)) if callable(getattr(type(part), key, None))]
-        if watched or part._forward_hooks or part._forward_pre_hooks or own:
+        if altered(part):
             reason = "a forward hook, or a method that is not its class's, may change its value"
             raise refused(name or "the network", part, reason)
+
+
+def altered(part: nn.Module) -> bool:
+    """Whether a hook, or a method in the place of its class's, may change what a part returns."""
+    every = nn.modules.module
+    hooks = every._global_forward_hooks, every._global_forward_pre_hooks
+    own = any(callable(getattr(type(part), name, None)) for name in vars(part))
+    return own or any(map(len, (*hooks, part._forward_hooks, part._forward_pre_hooks)))
 
 
 def _parts(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

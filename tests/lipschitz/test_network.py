@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -116,6 +117,22 @@ def test_what_may_change_a_value_is_refused_at_any_depth(part: str) -> None:
             certify_lipschitz(network)
     with pytest.raises(ValueError, match="forward hook"):
         interval_bounds(hooked, torch.randn(2, 3), 0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "part", "method"),
+    [(lambda: SLL(3, 4), "", "apply_with"), (lambda: nn.Conv2d(1, 1, 3), "", "_conv_forward"),
+     (lambda: LBEN(3, 4, 2), "layer.cell", "read"), (lambda: LBEN(3, 4, 2), "layer.cell", "_phi")],
+)  # fmt: skip
+def test_any_method_in_the_place_of_its_classs_is_refused(
+    make: Callable[[], nn.Module], part: str, method: str
+) -> None:
+    network = make()
+    assert certify_lipschitz(network).value > 0
+    own = getattr(network.get_submodule(part), method)
+    setattr(network.get_submodule(part), method, lambda *given: 9 * own(*given))
+    with pytest.raises(ValueError, match="a method that is not its class's"):
+        certify_lipschitz(network)
 
 
 class Louder(LBENCell):
