@@ -19,7 +19,7 @@ from .cells import EquilibriumCell
 from .form import Form
 from .layers import BoundedLayer
 from .lben import EquilibriumNetwork
-from .network import ROUND, certify_lipschitz, modules, norm_bound, pair
+from .network import ROUND, certify_lipschitz, copied_modules, norm_bound, pair
 from .parametrised import Parametrised
 
 PATH = Anderson(memory=10, delay=6, max_steps=2000)
@@ -53,7 +53,7 @@ class Enclosure:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        parts = [part for _, part in modules(copy.deepcopy(network).double())]
+        parts = [part for _, part in copied_modules(network)]
         bound = certify_lipschitz(copy.deepcopy(network).double().cpu())
         self.gamma = bound.value
         gammas = [gamma * ROUND for *_, gamma in bound.parts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from .form import Form
 from .layers import BoundedLayer
 from .lben import EquilibriumNetwork
 from .mondeq import MonDEQCell
-from .network import _bound, form_of, modules, pair, refused
+from .network import _bound, copied_modules, form_of, pair, refused
 
 STEPS = 10_000
 SETTLED = 1e-10
@@ -109,7 +108,7 @@ def interval_bounds(network: nn.Module, x: Tensor, radius: float | Tensor) -> Bo
     if not bool(((far >= 0) & far.isfinite()).all()):
         raise ValueError(f"radius must be 0 or more, and finite; got {radius}.")
     box = _around(x, far)
-    for step in _steps(modules(copy.deepcopy(network).double())):
+    for step in _steps(copied_modules(network)):
         box = step(box)
     return box
 
@@ -129,7 +128,7 @@ class BoxProof:
     """
 
     def __init__(self, network: nn.Module, largest: float = 1.0) -> None:
-        parts = modules(copy.deepcopy(network).double())
+        parts = copied_modules(network)
         self.steps, self.largest = _steps(parts), largest
         last = parts[-1][1] if parts else None
         self.head = last if isinstance(last, nn.Linear) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from ..cells.bounds import SLACK, UNIT
 from .enclosure import Enclosure, norms
 from .linear import NormalizedLinear
-from .network import ROUND, modules, norm_bound
+from .network import ROUND, copied_modules, norm_bound
 from .pairs import Margin, pair_gains
 from .vanilla import to_vanilla
 
@@ -82,7 +81,7 @@ class MarginProof:
     """
 
     def __init__(self, network: nn.Module, margin: Margin = Margin.GLOBAL) -> None:
-        parts = modules(copy.deepcopy(network).double())
+        parts = copied_modules(network)
         if parts and type(parts[-1][1]) is NormalizedLinear:
             parts[-1] = parts[-1][0], to_vanilla(parts[-1][1])
         head = parts.pop()[1] if parts and type(parts[-1][1]) is nn.Linear else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -128,6 +129,15 @@ def modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """
     check_unaltered(network)
     return list(_parts("", network))
+
+
+def copied_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return `modules` of a copy in double precision.
+
+    What is refused is refused before it is copied: not all that a hook leaves behind can be.
+    """
+    check_unaltered(network)
+    return modules(copy.deepcopy(network).double())
 
 
 def check_unaltered(network: nn.Module) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from homotopy_deq.lipschitz import (
     AOL,
     CPL,
     LBEN,
     SLL,
+    BoxProof,
     EquilibriumNetwork,
     Form,
     LBENCell,
@@ -133,6 +135,21 @@ def test_any_method_in_the_place_of_its_classs_is_refused(
     setattr(network.get_submodule(part), method, lambda *given: 9 * own(*given))
     with pytest.raises(ValueError, match="a method that is not its class's"):
         certify_lipschitz(network)
+
+
+@pytest.mark.parametrize("layer", [lambda: SLL(3, 4), lambda: nn.Linear(3, 3)])
+def test_a_pruned_part_is_refused_until_its_mask_is_put_into_its_weight(
+    layer: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(layer(), nn.Linear(3, 2)).eval(), torch.randn(4, 3)
+    prune.l1_unstructured(network[0], "weight", 0.5)
+    for proof in (certify_lipschitz, MarginProof, BoxProof):
+        with pytest.raises(ValueError, match=r"^0 \(\w+\) cannot be certified: a forward hook"):
+            proof(network)
+    prune.remove(network[0], "weight")
+    found = certify_margins(network, x)
+    assert torch.equal(found.prediction, network(x).argmax(1)) and bool((found.radius > 0).all())
 
 
 class Louder(LBENCell):
