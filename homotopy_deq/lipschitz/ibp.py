@@ -271,6 +271,8 @@ def _layer(name: str, part: EquilibriumNetwork | BoundedLayer) -> Step:
 
 def _equilibrium(name: str, part: nn.Module, form: Form, w: Tensor) -> Step:
     """Return the step from the box of what is given to one of z = phi(W z + given)."""
+    if not len(w):
+        return lambda given: given
     size = w.abs() if w.dim() == 2 else w.abs().sum((2, 3))
     out = 1 + _rounding(w[:1].numel())
     # A positive vector s, a number a channel, with |W| s <= q s, q < 1, bounds the spectral
@@ -279,7 +281,7 @@ def _equilibrium(name: str, part: nn.Module, form: Form, w: Tensor) -> Step:
     for _ in range(200):
         s = size @ s + 1e-3 * s.mean()
         s = s / s.amax()
-    q = float(((size @ s) / s).amax()) * out if len(s) else 0.0
+    q = float(((size @ s) / s).amax()) * out
     if not q < 1:
         raise refused(
             name,

@@ -19,6 +19,7 @@ from homotopy_deq.lipschitz import (
     EquilibriumNetwork,
     Form,
     LBENCell,
+    Lift,
     MarginProof,
     MonDEQ,
     Sandwich,
@@ -413,6 +414,15 @@ def test_an_empty_box_is_the_output_itself() -> None:
     box, y = interval_bounds(network, x, 0.0), network(x)
     assert (box.high - y).abs().amax() < 1e-9
     assert (box.low - y).abs().amax() < 1e-9
+
+
+def test_a_box_goes_through_a_layer_without_neurons() -> None:
+    network, x = nn.Sequential(Lift(5, 7), SLL(7)).double().eval(), torch.randn(3, 5).double()
+    box = interval_bounds(network[0], x, 0.2)
+    assert bool((box.low[:, :5] <= x - 0.2).all() and (x + 0.2 <= box.high[:, :5]).all())
+    assert bool((box.size[:, 5:] < 1e-12).all() and ((box.high - box.low) < 0.4 + 1e-12).all())
+    box, y = interval_bounds(network, x, 0.2), network(x + 0.2)
+    assert bool(((box.low <= y) & (y <= box.high)).all())
 
 
 def test_an_interval_without_a_fixed_point_is_refused() -> None:
