@@ -14,6 +14,7 @@ from solvers.ode.initial_value import GRID
 
 from ..layers import FlowLayer, Layer
 from ..models import ImageModel
+from ..models.bounded import answers_by_its_parts
 from .starts import Along, Cold, Start, Tangent
 
 T = TypeVar("T")
@@ -87,12 +88,23 @@ def check_fixed(classifier: object) -> None:
             raise ValueError(f"the rows of a layer are one system (coupled=True), {REASON}")
 
 
+def check_own(model: ImageModel) -> None:
+    """Refuse models whose logits may be others than stem, layer and head make, which vote."""
+    if not answers_by_its_parts(model):
+        raise ValueError(
+            f"{type(model).__name__} has a forward or solve of its own, or a hook, and a vote is "
+            "what its parts say: certify nn.Sequential(model), which is asked as a whole, by "
+            "policy=Converged()."
+        )
+
+
 @torch.no_grad()
 def check_rows(model: ImageModel) -> None:
     """Refuse models in which a sample's vote depends on its batch mates, or on chance.
 
     Stem, map and head are evaluated for some images together, again, and one by one.
     """
+    check_own(model)
     check_fixed(model)
     images = _images(model)
     drawn = torch.randn(PROBES, state_size(model), generator=torch.Generator().manual_seed(1))

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..cells import ProvableCell
 from ..layers import FlowLayer, ImplicitLayer, Layer
 from ..lipschitz import EquilibriumNetwork, MonDEQCell
-from ..lipschitz.network import check_unaltered
+from ..lipschitz.network import altered, check_unaltered
 from .blocks import AffineHead, Normalize
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 READS = ("forward", "features")
 """What an affine head's `affine` speaks of."""
+PLAIN = ImplicitLayer, FlowLayer
+"""Layers whose equation is their cell's; a subclass may have another."""
 
 
 @torch.no_grad()
@@ -57,6 +59,16 @@ def check_own(model: ImageModel) -> None:
             f"{name} has a forward, solve or condition of its own, which may not be the map of its "
             "parts: give it a network() that returns its map."
         )
+
+
+def touched(part: nn.Module) -> bool:
+    """Whether something is `altered` in a part, at any depth."""
+    return any(map(altered, part.modules()))
+
+
+def answers_by_its_parts(model: ImageModel) -> bool:
+    """Whether a call returns the logits of `solve`, and these are what the parts make in turn."""
+    return not (altered(model) or departs(model, "linear_head", ("forward", "solve")))
 
 
 def departs(part: nn.Module, promise: str, methods: Iterable[str]) -> bool:
@@ -112,14 +124,21 @@ def flat(stem: nn.Sequential) -> Iterable[nn.Module]:
 
 def _equilibrium(layer: Layer) -> nn.Module:
     """Return the map from a condition to the equilibrium, whatever path the layer takes to it."""
-    cell, plain = layer.cell, type(layer) in (ImplicitLayer, FlowLayer)
-    if not (plain and layer.rest_point and isinstance(cell, ProvableCell)):
-        return layer
-    if departs(cell, "weight", ("forward", "condition", "equation", "operator")):
+    cell = provable(layer)
+    if cell is None or not layer.rest_point:
         return layer
     network = EquilibriumNetwork(MonDEQCell.around(cell)).eval()
-    drops = getattr(cell, "dropout", 0.0) if cell.training else 0.0
+    drops = getattr(cell, "dropout", 0.0) if layer.cell.training else 0.0
     return nn.Sequential(nn.Dropout(drops), network) if drops else network
+
+
+def provable(layer: Layer) -> ProvableCell | None:
+    """Return the cell of a layer if the layer's equation is that of the cell's W, and no other."""
+    cell = layer.cell
+    if not (type(layer) in PLAIN and isinstance(cell, ProvableCell)) or touched(layer):
+        return None
+    own = departs(cell, "weight", ("forward", "condition", "equation", "operator"))
+    return None if own else cell
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -21,7 +21,7 @@ from ..pretrained import Pretrained
 from ..regularization import relative_residual
 from ..twin import twin
 from .blocks import AffineHead, Normalize, check_shape
-from .bounded import READS, departs, network_of
+from .bounded import PLAIN, READS, departs, network_of, provable, touched
 from .start import StartPoint
 
 Statistic = float | Sequence[float]
@@ -236,10 +236,11 @@ class ImageModel(Pretrained, nn.Module):
         name, cell = type(self).__name__, self.layer.cell
         if not self.layer.rest_point:
             return f"{name} follows a flow without a rest point, which has no equilibrium."
-        if not isinstance(cell, ProvableCell):
-            kind = type(cell).__name__
+        if provable(self.layer) is None:
+            kind = type(cell if type(self.layer) in PLAIN else self.layer).__name__
             return f"nothing bounds how far {name}'s solver is from the equilibrium of its {kind}."
-        if not isinstance(self.head, AffineHead) or departs(self.head, "affine", READS):
+        own = departs(self.head, "affine", READS) or touched(self.head)
+        if own or not isinstance(self.head, AffineHead):
             return f"the head of {name} is not affine."
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +31,11 @@ from homotopy_deq.certification.smoother import Alone
 from homotopy_deq.certification.starts import Start
 from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session
-from homotopy_deq.models import ImageModel, MonotoneDEQ
+from homotopy_deq.models import ImageModel, ModelOutput, MonotoneDEQ
 from solvers import Anderson
 from tests.certification.commands import certify
 from tests.certification.test_journal import begun
-from tests.certification.test_smoothing import image_at, linear
+from tests.certification.test_smoothing import SOUND, image_at, linear
 from tests.test_cli import done
 
 SHAPE = (1, 4, 4)
@@ -102,6 +103,38 @@ def test_a_stem_that_mixes_rows_is_refused_whatever_is_proved_of_the_cell(start:
     model.stem.append(Centred()).eval()
     with pytest.raises(ValueError, match="beside others"):
         Verified(start).check(model)
+
+
+class Negated(DEQ):
+    def forward(self, images: Tensor) -> Tensor:
+        return -super().forward(images)
+
+
+class NegatedSolve(DEQ):
+    def solve(self, *args: Any, **kwargs: Any) -> ModelOutput:
+        found = super().solve(*args, **kwargs)
+        return replace(found, logits=-found.logits)
+
+
+def hooked(model: ImageModel) -> None:
+    model.register_forward_hook(lambda part, given, logits: -logits)
+
+
+@pytest.mark.parametrize("policy", SOUND, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "change",
+    [lambda model: setattr(model, "__class__", Negated), hooked,
+     lambda model: setattr(model, "__class__", NegatedSolve)],
+)  # fmt: skip
+def test_a_model_whose_logits_are_not_those_of_its_parts_is_certified_as_a_whole(
+    change: Callable[[ImageModel], None], policy: Policy
+) -> None:
+    model, w = linear()
+    change(model)
+    with pytest.raises(ValueError, match=r"a forward or solve of its own.*nn.Sequential\(model\)"):
+        Smoother(model, policy, Smoothing(0.1))
+    whole = Smoother(nn.Sequential(model).eval(), Converged(), Smoothing(0.1, n=200))
+    assert whole.certify(image_at(0.4, w), 0, 0).prediction == 1
 
 
 def test_rows_that_are_one_system_are_refused() -> None:

@@ -200,6 +200,26 @@ def test_votes_through_a_head_with_methods_of_its_own_are_not_verified(kind: Any
         model.linear_head()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model: setattr(model.layer, "__class__", NegatedLayer), "of its NegatedLayer"),
+        (lambda model: setattr(model.layer.cell, "__class__", NegatedCell), "of its NegatedCell"),
+        (replaced("layer", "condition"), "of its MonotoneCell"),
+        (replaced("layer.cell", "equation"), "of its MonotoneCell"),
+        (hooked("head.linear"), "the head of MonotoneDEQ is not affine"),
+    ],
+)
+def test_votes_of_an_equation_that_is_not_its_cells_are_not_verified(
+    change: Any, words: str
+) -> None:
+    model = trained(MonotoneDEQ, 3)
+    change(model)
+    assert words in str(model.reason)
+    with pytest.raises(ValueError, match=words):
+        model.fixed()
+
+
 def test_a_stack_with_a_forward_of_its_own_has_no_network() -> None:
     sizes = {"channels": 3, "depth": 1, "patch": 2, "features": 4, "kernel": 3}
     with pytest.raises(ValueError, match="NegatedStack has a forward, solve or condition"):
