@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from homotopy_deq import ConvergenceWarning, FlowLayer, ImplicitLayer, create_model
 from homotopy_deq.cells import DenseCell
-from homotopy_deq.certification import Converged, LipschitzProver, Smoother, Smoothing
+from homotopy_deq.certification import (
+    ABSTAIN,
+    Certain,
+    Certificate,
+    Converged,
+    Journal,
+    LipschitzProver,
+    Margin,
+    Smoother,
+    Smoothing,
+)
 from solvers import (
     Anderson,
     Equilibrium,
@@ -203,10 +216,33 @@ def test_weights_that_are_not_finite_are_among_the_causes_that_a_warning_names()
         broken(x)
 
 
-def test_the_label_of_a_certificate_may_be_a_number_of_a_tensor() -> None:
+def test_label_and_index_of_a_certificate_may_be_numbers_of_tensors(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    smoother = Smoother(classifier().eval(), Converged(), Smoothing(sigma=0.5, n=20, n0=5))
-    label = torch.tensor([1, 0])[1]
-    found = smoother.certify(torch.rand(1, 2, 2), label, 0)  # type: ignore[arg-type]
+    smoothing = Smoothing(sigma=0.5, n=20, n0=5)
+    smoother, image = Smoother(classifier().eval(), Converged(), smoothing), torch.rand(1, 2, 2)
+    label, index = torch.tensor([1, 0])[1], torch.tensor(3)
+    found = smoother.certify(image, label, index)  # type: ignore[arg-type]
+    assert found == smoother.certify(image, 0, np.int64(3)) == smoother.certify(image, 0, 3)  # type: ignore[arg-type]
     assert type(found.label) is int and found.correct is (found.prediction == 0)
-    assert found.row().split("\t")[1] == "0"
+    journal = Journal(tmp_path, {"smoothing": asdict(smoothing), "policy": {"name": "converged"}})
+    journal.begin()
+    journal.append(found, 0.1)
+    assert journal.done()[3][0] == found and found.row().split("\t")[:2] == ["3", "0"]
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, None])
+@pytest.mark.parametrize("name", ["label", "index"])
+def test_an_abstention_is_right_about_no_image(name: str, number: Any) -> None:
+    # It is written as class -1, by which data sets say that an image has no label.
+    drawn: list[int] = []
+    plain = Smoother(classifier().eval(), Converged(), Smoothing(sigma=0.5), drawn.append)
+    image, given = torch.rand(1, 2, 2), {"label": 0, "index": 0, name: number}
+    said = f"^{name} must be a whole number, 0 or more; got {number}"
+    with pytest.raises(ValueError, match=said):
+        plain.certify(image, **given)
+    with pytest.raises(ValueError, match=said):
+        plain.decide(image, **given, radius=0.1)
+    assert not drawn
+    abstention = {"claim": Certain(ABSTAIN, 0.0), "evidence": Margin(0, 0.0, 1.0)}
+    with pytest.raises(ValueError, match=said):
+        Certificate(**given, **abstention, evaluations=1)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, get_args
 
 from torch import Tensor
 
@@ -123,6 +123,9 @@ class Certificate:
         evidence: the numbers that it follows from.
         evaluations: of the map for the image, all that went before included.
         note: what else there is to say.
+
+    Raises:
+        ValueError: index or label is below 0: an abstention, -1, is right about no image.
     """
 
     index: int
@@ -133,7 +136,8 @@ class Certificate:
     note: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "label", operator.index(self.label))  # of a tensor, too
+        for name in ("index", "label"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
 
     @property
     def prediction(self) -> int:
@@ -182,6 +186,17 @@ class Certificate:
         radius = f"{floor_radius(self.radius, DIGITS):.{DIGITS}f}"
         cells = (self.index, self.label, self.prediction, radius, int(self.correct))
         return "\t".join(map(str, (*cells, self.evaluations)))
+
+
+def whole(name: str, value: SupportsIndex) -> int:
+    """Return an index or a label, which may be a tensor's, or raise unless it is 0 or more."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = -1
+    if found < 0:
+        raise ValueError(f"{name} must be a whole number, 0 or more; got {value}.")
+    return found
 
 
 class Rule(ABC):

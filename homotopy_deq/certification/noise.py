@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .certificate import whole
+
 LEVELS = 255
 """Steps of the grid of 8-bit images, 0 to 255, over [0, 1]."""
 LARGEST = 1000.0
@@ -125,11 +127,11 @@ class Noise:
 
     def _block(self, image: int, phase: Phase, block: int, shape: Sequence[int]) -> np.ndarray:
         if self.discrete:
-            key = np.random.SeedSequence([self.seed, image, int(phase), block])
+            key = self._key(image, phase, block)
             fine = np.random.Generator(np.random.Philox(key)).standard_normal((BLOCK, *shape))
             fine *= LEVELS * self.sigma
             return np.rint(fine, out=fine).astype(np.float32)
-        key = np.random.SeedSequence([self.seed, image, int(phase)])
+        key = self._key(image, phase)
         # A twister has 2^32 seeds: an odd number times the block leads to no seed twice.
         seed = (int(key.generate_state(1)[0]) + block * GOLDEN) % 2**32
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -141,8 +143,11 @@ class Noise:
 
     def generator(self, image: int, phase: Phase, what: str) -> np.random.Generator:
         """Return a generator for other random choices about an image, such as whom to audit."""
-        words = [self.seed, image, int(phase), *what.encode()]
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+        key = self._key(image, phase, *what.encode())
+        return np.random.Generator(np.random.Philox(key))
+
+    def _key(self, image: int, phase: Phase, *more: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence([self.seed, whole("index", image), int(phase), *more])
 
 
 def on_grid(images: Tensor) -> Tensor:

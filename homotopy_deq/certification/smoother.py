@@ -13,7 +13,7 @@ from solvers.solver import named
 
 from ..models import ImageModel, ModelOutput
 from .asking import Ask, Asking, side_by_side
-from .certificate import ABSTAIN, Certificate
+from .certificate import ABSTAIN, Certificate, whole
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Phase, on_grid
 from .policies import Policy, Question
@@ -119,6 +119,7 @@ class Smoother:
     def _certify(
         self, image: Tensor, label: int, index: int, every: bool = False
     ) -> tuple[Certificate, np.ndarray]:
+        whole("label", label)  # before all the samples
         n, noise = self.smoothing.n, self.smoothing.noise
         if not self._reaches:
             self.policy.check_reach(n, self.smoothing.alpha)
@@ -170,6 +171,8 @@ class Smoother:
             radius: to decide on.
         """
         self._check_anytime("decide")
+        for label in labels:
+            whole("label", label)
         own = self.smoothing
         own.check_radius(radius)
         given = zip(self._sessions(images, indices), labels, indices, strict=True)
