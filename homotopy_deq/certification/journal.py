@@ -128,8 +128,13 @@ class Journal:
                 )
             self.done()
 
-    def begin(self, *, resume: bool = False) -> None:
-        """Write the settings, or with `resume` leave what is there. By one process alone."""
+    def begin(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Write the settings, or with `resume` leave what is there. By one process alone.
+
+        Raises:
+            FileExistsError, FileNotFoundError, JournalError: see `check`.
+        """
+        self.check(resume=resume, overwrite=overwrite)
         (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
         if not resume:
             for name in (LINES, TABLE, TIMING, ALONE, SLOPE):

@@ -148,8 +148,9 @@ def test_a_folder_is_gone_on_with_only_under_the_same_settings(tmp_path: Path) -
         begun(tmp_path)
     begun(tmp_path, resume=True)
     other = Journal(tmp_path, {**CONFIG, "smoothing": {"sigma": 0.5, "alpha": 0.001, "n": 100}})
-    with pytest.raises(JournalError, match="sigma"):
-        other.check(resume=True)
+    for goes_on in (other.check, other.begin):
+        with pytest.raises(JournalError, match="sigma"):
+            goes_on(resume=True)
     with pytest.raises(FileNotFoundError):
         begun(tmp_path / "elsewhere", resume=True)
 
@@ -158,8 +159,10 @@ def test_starting_over_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     journal.append(certificate(0), 0.1)
     journal.publish([0])
-    journal.check(overwrite=True)
-    journal.begin()
+    with pytest.raises(FileExistsError):
+        journal.begin()
+    assert list(journal.done()) == [0] and len(read(tmp_path)[1]) == 1
+    journal.begin(overwrite=True)
     assert journal.done() == {}
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"config.json", "parts", "certificates.tsv"}

@@ -114,7 +114,6 @@ def certify(upto: int, published: bool) -> Callable[[Path], None]:
 
     def write(folder: Path) -> None:
         journal, resume = Journal(folder, VOTES), (folder / CONFIG).exists()
-        journal.check(resume=resume)
         journal.begin(resume=resume)
         done = journal.done()
         for index in range(upto):

@@ -90,7 +90,7 @@ def work(
         if processes.is_main_process:
             for part, again in zip(todo, goes_on, strict=True):
                 held.enter_context(locked(part.journal.folder))
-                part.journal.begin(resume=again)
+                part.journal.begin(resume=again, overwrite=overwrite)
                 part.look()
         processes.wait_for_everyone()
         return _do(todo, processes)
