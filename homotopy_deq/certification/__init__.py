@@ -5,6 +5,7 @@ probable (`Probable`). Either goes with its evidence, and one journal, one table
 them, each by its label.
 """
 
+from ..training.identity import weights_sha256
 from .certificate import ABSTAIN, Certain, Certificate, Certifier, Claim, Probable, Rule
 from .evidence import Interval, Intervals, Lipschitz, Margin, Sampling, Tally
 from .journal import Journal, JournalError, read
@@ -52,4 +53,5 @@ __all__ = [
     "Truncated",
     "Verified",
     "read",
+    "weights_sha256",
 ]

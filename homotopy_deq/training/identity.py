@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+
+import torch
+from torch import nn
 
 from ..data import ImageData
 from ..settings import TrainConfig
@@ -56,3 +60,17 @@ def fingerprint(data: ImageData) -> dict[str, Any]:
             name: zlib.crc32(t.contiguous().numpy().tobytes()) for name, t in columns.items()
         },
     }
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return a checksum of a module's state: the names, kinds, shapes and bytes of its tensors.
+
+    Arguments:
+        model: any; among the settings of a `Journal` it tells other weights from these.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

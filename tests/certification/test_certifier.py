@@ -32,6 +32,7 @@ from homotopy_deq.certification import (
     Truncated,
     Verified,
     read,
+    weights_sha256,
 )
 from homotopy_deq.certification.summary import Summary
 from homotopy_deq.cli.flags import in_options
@@ -165,6 +166,25 @@ def test_a_bound_holds_up_to_its_radius_and_goes_through_the_same_journal(tmp_pa
         side = math.copysign(1, distance)
         at_edge = image_at(distance - side * each.radius * (1 - 1e-5), w)
         assert int(net(at_edge[None].double()).argmax()) == each.prediction
+
+
+def test_a_run_is_gone_on_with_by_the_weights_alone_that_began_it(tmp_path: Path) -> None:
+    net, w = linear()
+    smoother = Smoother(net, Converged(), Smoothing(SIGMA, n=200))
+
+    def sitting(*, resume: bool) -> Journal:
+        config = {**probable(smoother.smoothing), "weights sha256": weights_sha256(net)}
+        journal = Journal(tmp_path, config)
+        journal.begin(resume=resume)
+        return journal
+
+    sitting(resume=False).append(smoother.certify(image_at(0.2, w), 0, 0), 0.1)
+    assert list(sitting(resume=True).done()) == [0]
+    for change in (lambda: net[1].bias[0].add_(1e-7), lambda: net.bfloat16(), lambda: net.half()):
+        with torch.no_grad():
+            change()
+        with pytest.raises(JournalError, match="weights sha256"):
+            sitting(resume=True)
 
 
 def test_a_claim_of_one_kind_is_not_taken_for_the_other(tmp_path: Path) -> None:

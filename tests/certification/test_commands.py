@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from homotopy_deq.certification import Smoother, read
+from homotopy_deq.certification import Smoother, read, weights_sha256
 from homotopy_deq.certification.noise import Noise
 from homotopy_deq.cli import load_model
 from homotopy_deq.cli.certification import work
-from homotopy_deq.cli.certification.study import Study, weights_sha256
+from homotopy_deq.cli.certification.study import Study
 from homotopy_deq.cli.certification.votes import Poll
 from homotopy_deq.cli.options import ImagesToTest as Images
 from homotopy_deq.cli.trained import Trained

@@ -19,7 +19,7 @@ from torch import Tensor
 import solvers
 
 from ... import __version__
-from ...certification import Journal
+from ...certification import Journal, weights_sha256
 from ...data import ImageData, stratified_order
 from ...models import ImageModel
 from ...settings import Settings
@@ -190,16 +190,6 @@ def arithmetic() -> dict[str, str]:
             digest.update(file.read_bytes())
     others = {name: version(name) for name in ("numpy", "scipy")}
     return {"homotopy-deq": __version__, "source sha256": digest.hexdigest()[:16], **others}
-
-
-def weights_sha256(model: ImageModel) -> str:
-    """Return a checksum of all that a model was loaded with."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _crc(values: Tensor) -> int:
