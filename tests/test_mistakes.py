@@ -141,6 +141,16 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: LipschitzProver(create_model("monotone", shape=(1, 8, 8), hidden=4), (1, 8, 8)),
         r"MonotoneDEQ\) cannot be certified: .*network\(\).*pass that",
     ),
+    "1e3 samples": (
+        lambda: Smoothing(sigma=0.5, n=1e3),  # type: ignore[arg-type]
+        "n must be a whole number; got 1000.0",
+    ),
+    "a decision on no radius": (
+        lambda: Smoother(classifier().eval(), Converged(), Smoothing(sigma=0.5)).decide(
+            torch.rand(1, 2, 2), 0, 0, radius=0.0
+        ),
+        "radius must be above 0, where a claim begins; got 0",
+    ),
     "a policy's name": (
         lambda: Smoother(classifier().eval(), "converged", Smoothing(sigma=0.5)),  # type: ignore[arg-type]
         r"policy must be a Policy such as Converged\(\); got 'converged'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ PROBES = 4
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse counts below 1."""
+    """Refuse counts below 1, and what is no whole number."""
+    if not isinstance(value, SupportsIndex):
+        raise ValueError(f"{name} must be a whole number; got {value!r}.")
     if value < 1:
         raise ValueError(f"{name} must be at least 1; got {value}.")
 

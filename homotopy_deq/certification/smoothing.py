@@ -68,7 +68,9 @@ class Smoothing:
         return 1 if self.deterministic else min(TOGETHER, max(1, self.batch // FIRST))
 
     def check_radius(self, radius: float) -> None:
-        """Raise ValueError unless samples that all agree certify the radius."""
+        """Raise ValueError unless samples that all agree certify the radius, which is above 0."""
+        if not radius > 0:
+            raise ValueError(f"radius must be above 0, where a claim begins; got {radius:g}.")
         n, deviation = self.n, self.noise.deviation
         bets = BettingSequence(required_probability(radius, deviation), self.alpha)
         if bets.at(n, n).decision != Decision.CERTIFIED:
