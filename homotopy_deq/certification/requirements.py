@@ -15,6 +15,7 @@ from solvers.ode.initial_value import GRID
 from ..layers import FlowLayer, Layer
 from ..models import ImageModel
 from ..models.bounded import answers_by_its_parts
+from ..training.identity import weights_sha256
 from .starts import Along, Cold, Start, Tangent
 
 T = TypeVar("T")
@@ -88,6 +89,21 @@ def check_fixed(classifier: object) -> None:
             )
         if isinstance(module, Layer) and module.coupled:
             raise ValueError(f"the rows of a layer are one system (coupled=True), {REASON}")
+
+
+def weights(classifier: object) -> str:
+    """Return a checksum of a model's weights; none of another classifier, which is asked live."""
+    return weights_sha256(classifier) if isinstance(classifier, ImageModel) else ""
+
+
+def check_same(classifier: object, before: str) -> None:
+    """Refuse a classifier that was put into training, or a model given other `weights`, since."""
+    check_fixed(classifier)
+    if weights(classifier) != before:
+        raise ValueError(
+            "the model has other weights than when this Smoother was made, which keeps what it "
+            "proved of them: make another."
+        )
 
 
 def check_own(model: ImageModel) -> None:

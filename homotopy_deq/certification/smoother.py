@@ -17,6 +17,7 @@ from .certificate import ABSTAIN, Certificate, whole
 from .evidence import Sampling, Tally
 from .noise import BLOCK, Phase, on_grid
 from .policies import Policy, Question
+from .requirements import check_same, weights
 from .sequence import BettingSequence
 from .smoothing import FIRST, Smoothing
 from .statistics import required_probability
@@ -64,7 +65,8 @@ class Smoother:
         session: begins an image.
 
     Raises:
-        ValueError: the policy is not sound for the model, with the reason.
+        ValueError: the policy is not sound for the model, with the reason; or, of an image, the
+            model is no longer the one that it was made with.
     """
 
     model: Classifier
@@ -73,6 +75,7 @@ class Smoother:
     advance: Callable[[int], None] | None = None
     session: Callable[..., Session] = field(init=False, repr=False)
     _reaches: bool = field(default=False, init=False, repr=False)
+    _weights: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, Policy):
@@ -81,6 +84,7 @@ class Smoother:
             )
         self.policy.check(self.model)
         self.session = self.policy.prepare(self.model)
+        self._weights = weights(self.model)
 
     @property
     def certifies(self) -> str:
@@ -120,6 +124,7 @@ class Smoother:
         self, image: Tensor, label: int, index: int, every: bool = False
     ) -> tuple[Certificate, np.ndarray]:
         whole("label", label)  # before all the samples
+        check_same(self.model, self._weights)
         n, noise = self.smoothing.n, self.smoothing.noise
         if not self._reaches:
             self.policy.check_reach(n, self.smoothing.alpha)
@@ -173,6 +178,7 @@ class Smoother:
         self._check_anytime("decide")
         for label in labels:
             whole("label", label)
+        check_same(self.model, self._weights)
         own = self.smoothing
         own.check_radius(radius)
         given = zip(self._sessions(images, indices), labels, indices, strict=True)
@@ -242,6 +248,7 @@ class Smoother:
         from scipy.stats import binomtest
 
         self._check_anytime("predict")
+        check_same(self.model, self._weights)
         self.smoothing.check_majority()
         session = self._begin(image, index)
         labels = self._estimate(session, index, None)

@@ -152,6 +152,44 @@ def test_a_part_that_is_training_is_refused_by_its_name() -> None:
         Smoother(model, Converged(), Smoothing(0.25))
 
 
+ASKED: dict[str, Callable[[Smoother, Tensor], object]] = {
+    "certify": lambda smoother, image: smoother.certify(image, 0, 0),
+    "decide": lambda smoother, image: smoother.decide(image, 0, 0, 0.05),
+    "predict": lambda smoother, image: smoother.predict(image, 0),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_classifier_that_is_put_into_training_is_refused_from_then_on(
+    ask: str, whole: bool
+) -> None:
+    model, w = linear()
+    classifier = nn.Sequential(model).eval() if whole else model
+    smoother = Smoother(classifier, Converged(), Smoothing(0.1))
+    ASKED[ask](smoother, image_at(0.4, w))
+    model.train()
+    with pytest.raises(ValueError, match="in eval mode"):
+        ASKED[ask](smoother, image_at(0.4, w))
+    model.eval()
+    ASKED[ask](smoother, image_at(0.4, w))
+
+
+@pytest.mark.parametrize("ask", ASKED)
+@pytest.mark.parametrize("policy", [Converged(), Verified(), Verified(Clean())])
+def test_a_model_that_is_given_other_weights_is_refused_by_what_was_proved_of_the_first(
+    ask: str, policy: Policy
+) -> None:
+    model, w = linear()
+    smoother = Smoother(model, policy, Smoothing(0.1))
+    ASKED[ask](smoother, image_at(0.4, w))
+    with torch.no_grad():
+        model.get_parameter("stem.1.bias").data.add_(0.5)
+    with pytest.raises(ValueError, match="other weights than when this Smoother was made"):
+        ASKED[ask](smoother, image_at(0.4, w))
+    ASKED[ask](Smoother(model, policy, Smoothing(0.1)), image_at(0.4, w))
+
+
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_models_whose_rows_are_independent_pass(dtype: torch.dtype) -> None:
     Smoother(plain().to(dtype), Converged(), Smoothing(0.25))
