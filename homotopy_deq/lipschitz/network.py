@@ -30,6 +30,7 @@ OUTSIDE = {
     "MaxMin": "it sorts pairs of neurons, which no elementwise slope in [0, 1] does; use ReLU",
     "NormalizedLinear": "its rows have norm 1, which bounds no norm of all logits together; it is "
     "certified by pairs of rows, as the last layer of certify_margins",
+    "Normalize": "write (x - mean) / std as a Conv2d of side 1, with 1 / std on its diagonal",
     "GroupSort": "it sorts neurons, which no elementwise slope in [0, 1] does; use ReLU",
     "BatchNorm1d": "its statistics come from the batch, or its scale is not bounded by its form",
     "BatchNorm2d": "its statistics come from the batch, or its scale is not bounded by its form",

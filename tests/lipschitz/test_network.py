@@ -29,6 +29,7 @@ from homotopy_deq.lipschitz import (
     interval_bounds,
     to_lben,
 )
+from homotopy_deq.models.blocks import Normalize
 from solvers import ODE, Anderson, Flow, PeacemanRachford, Picard, Robust, Then
 
 
@@ -87,6 +88,7 @@ class Doubled(nn.Linear):
         (nn.MaxPool2d(2), "AvgPool2d"),
         (MaxMin(), "sorts"),
         (nn.BatchNorm2d(3), "statistics"),
+        (Normalize(3, mean=0.5, std=0.2), "Conv2d of side 1, with 1 / std on its diagonal"),
         (nn.LayerNorm(3), "no Lipschitz constant"),
         (nn.Bilinear(3, 3, 3), "not known"),
         (Doubled(3, 3), "not known"),
