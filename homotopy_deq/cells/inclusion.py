@@ -205,7 +205,7 @@ class FixedCell(InclusionCell):
         weight = cell.weight().detach().clone()
         super().__init__(cell.shape, kernel=weight.shape[-1] if weight.dim() == 4 else 1)
         self.register_buffer("matrix", weight)
-        self._inverses: tuple[Tensor, dict[float, Map]] = weight, {}
+        self._inverses: tuple[Tensor, dict[float, Map]] = weight.clone(), {}
 
     def equation(self, condition: tuple[Tensor, ...]) -> MonotoneInclusion:
         """Return z = relu(W z + x)."""
@@ -216,9 +216,11 @@ class FixedCell(InclusionCell):
         def kept(alpha: float) -> Map:
             if self.matrix.requires_grad or torch.compiler.is_compiling():
                 return invert(alpha)  # a caller has put another tensor there, to differentiate by
-            if self._inverses[0] is not self.matrix:  # on another device, or in another precision
-                self._inverses = self.matrix, {}
-            known = self._inverses[1]
+            of, known = self._inverses
+            alike = of.dtype == self.matrix.dtype and of.device == self.matrix.device
+            if not (alike and torch.equal(of, self.matrix)):  # it may be written to, as by a load
+                known = {}
+                self._inverses = self.matrix.detach().clone(), known
             if alpha not in known:
                 with torch.inference_mode(False), torch.no_grad():  # of use to any later caller
                     known[alpha] = invert(alpha)

@@ -176,6 +176,10 @@ def test_a_fixed_cell_inverts_once_a_step_size_and_anew_for_other_numbers(
     fixed.matrix = 0.5 * fixed.matrix
     anew, size = error(0.5)
     assert anew is not first and size < 1e-12
+    fixed.load_state_dict({"matrix": 0.5 * fixed.matrix})
+    loaded, size = error(0.5)
+    assert loaded is not anew and size < 1e-12
+    assert error(0.5)[0] is loaded
     x.requires_grad_()
     answer = solve(
         fixed.equation((x,)), PeacemanRachford(step_size=0.5, rtol=1e-12), normal(9, 3, *shape)
