@@ -14,6 +14,7 @@ from ..lipschitz import BoxProof, MarginProof, gain_found
 from ..lipschitz import Margin as How
 from .certificate import Certificate, Rule
 from .evidence import Interval, Intervals, Lipschitz, Margin
+from .requirements import looked
 
 FAR = 1e300
 """Stands for what is infinite or no number: JSON has neither, and no claim follows from it."""
@@ -38,7 +39,8 @@ class Prover(ABC):
 
     def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
         self.network = copy.deepcopy(network).double()
-        self.evidence(torch.zeros(1, *shape, device=next(network.parameters()).device))
+        like = next(network.parameters(), torch.zeros(0))
+        self.evidence(torch.zeros(1, *shape, device=like.device))
 
     @abstractmethod
     def evidence(self, images: Tensor) -> list[Any]:
@@ -55,13 +57,15 @@ class Prover(ABC):
         """Return what is proved of images, (B, C, H, W), that are looked at together.
 
         Raises:
-            ValueError: they are integers, in whose units no radius is meant.
+            ValueError: they are integers, in whose units no radius is meant, or the network does
+                not take them.
         """
         if not images.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1]; got {images.dtype}.")
+        found = looked(self.evidence, images)
         return [
             Certificate(index, label, self.rule.claim(seen), seen, evaluations=1)
-            for seen, label, index in zip(self.evidence(images), labels, indices, strict=True)
+            for seen, label, index in zip(found, labels, indices, strict=True)
         ]
 
 

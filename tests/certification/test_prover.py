@@ -410,3 +410,20 @@ def test_images_of_integers_are_refused_as_their_units_are_others(kind: type[Pro
     prover = kind(small(3).network(), SHAPE)
     with pytest.raises(ValueError, match=r"images must be floating point in \[0, 1\]"):
         prover.certify(torch.ones(SHAPE, dtype=torch.uint8), 0, 0)
+
+
+@pytest.mark.parametrize("kind", [LipschitzProver, IntervalProver])
+def test_images_that_a_network_does_not_take_are_told_by_their_shape(kind: type[Prover]) -> None:
+    prover = kind(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), SHAPE)
+    with pytest.raises(ValueError, match=r"of shape \(1, 4, 5\), torch.float32 on cpu: mat"):
+        prover.certify(torch.rand(1, 4, 5), 0, 0)
+    with pytest.raises(ValueError, match=r"of shape \(2, 1, 4, 4\).*without a batch"):
+        prover.certify(torch.rand(2, *SHAPE), 0, 0)
+
+
+@pytest.mark.parametrize("kind", [LipschitzProver, IntervalProver])
+def test_a_network_without_parameters_makes_a_prover(kind: type[Prover]) -> None:
+    image = torch.tensor([0.75, 0.25]).view(1, 1, 2)
+    found = kind(nn.Flatten(), (1, 1, 2)).certify(image, 0, 0)
+    # The entries meet after 0.25 of each, or 0.25 sqrt 2 in all.
+    assert found.radius == pytest.approx(0.25 * 2 ** (0.5 * (found.claim.norm == "l2")), rel=1e-4)
