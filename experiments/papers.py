@@ -115,8 +115,8 @@ def main(folder: Path, only: Sequence[str] = (), jobs: int = 2) -> bool:
             console.print(f"{run.name}: {how}", highlight=False)
             whole = whole and not run.words
     table = Table(title="At the sizes of this run", show_lines=True)
-    for column in ("paper", "claim", "here", "verdict"):
-        table.add_column(column)
+    for column, ratio in (("paper", 2), ("claim", 4), ("here", 7), ("verdict", 2)):
+        table.add_column(column, ratio=ratio)
     for paper, claim, found in said(folder):
         table.add_row(paper, claim, f"{found.figure} ({found.size})", found.verdict)
     console.print(table)

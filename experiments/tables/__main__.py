@@ -20,7 +20,7 @@ from .papers import papers
 from .porting import zoo
 from .scaling import scaling
 from .skipping import flow, heterogeneous, inr
-from .solving import agreement, bench, conformance, demo, gains, porting
+from .solving import agreement, bench, conformance, demo, gains, large, porting
 from .summary import DIGITS, FASHION, summary
 from .training import cifar10, fashion, first_hour, start, step, tutorial
 from .wide import nngp
@@ -37,6 +37,7 @@ def pages() -> dict[Path, str]:
         demo(),
         agreement(),
         gains(),
+        large(),
         conformance(),
         bench(),
         porting(),
