@@ -82,18 +82,28 @@ def cut(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Let no gradient pass beyond tensors that are computed from others, while it lasts.
 
     So a gradient in several tensors is the partial one in each, also where one of them was
-    computed from another.
+    computed from another. Nor do hooks of theirs see it, or `retain_grad` keep it: these are for
+    the whole gradient, which comes once the partial ones are returned.
     """
+    tensors = tuple(tensors)
     handles = [
         tensor.grad_fn.register_prehook(lambda gradients: (None,) * len(gradients))
         for tensor in tensors
         if tensor.grad_fn is not None
     ]
+    hooked = [(hooks, dict(hooks)) for t in tensors if (hooks := t._backward_hooks)]
+    retained = [(t, t.grad) for t in tensors if t.retains_grad]
+    for hooks, _ in hooked:
+        hooks.clear()
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for hooks, kept in hooked:
+            hooks.update(kept)
+        for tensor, gradient in retained:
+            tensor.grad = gradient
 
 
 def _edge(tensor: Tensor) -> Edge:

@@ -12,7 +12,7 @@ from ..norms import finite
 from ..problem import Equilibrium
 from ..solution import Solution
 from ..status import Status
-from .graph import detached, leaves, tied_to_nothing
+from .graph import cut, detached, leaves, tied_to_nothing
 
 
 class BackwardWarning(UserWarning):
@@ -78,6 +78,7 @@ def _sound(problem: Equilibrium, z: Tensor) -> bool:
         return False
     if image.grad_fn is None:
         return True
-    zero = torch.zeros_like(image)
-    gradients = torch.autograd.grad(image, leaves(image), zero, retain_graph=True)
+    zero, found = torch.zeros_like(image), leaves(image)
+    with cut(found):  # no hook is to see these
+        gradients = torch.autograd.grad(image, found, zero, retain_graph=True)
     return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
