@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from solvers import Equilibrium, InitialValue, MonotoneInclusion, Solver
 from solvers.guard import Guard
@@ -29,6 +30,7 @@ def equation_of(
         coupled: whether the rows are one system, see `Equilibrium`.
     """
     cell = held(cell)
+    keep_parametrized(cell)
     make = hook(cell, "equation")
     if make is None:
         return Equilibrium(
@@ -46,6 +48,19 @@ def equation_of(
             f"{named(equation)}."
         )
     return replace(equation, coupled=True, rowwise=False) if coupled else equation
+
+
+def keep_parametrized(cell: nn.Module) -> None:
+    """Compute the weights that `parametrize.cached()` keeps with their graph, where it is on.
+
+    It keeps what is computed first, and a solve has no graph: its weights would get no gradient.
+    """
+    if not (torch.is_grad_enabled() and getattr(parametrize, "_cache_enabled", False)):
+        return
+    for module in cell.modules():
+        if parametrize.is_parametrized(module):
+            for name in cast("nn.ModuleDict", module.parametrizations):
+                getattr(module, name)
 
 
 def flow_of(equation: Equilibrium, t0: float, t1: float, rest_point: bool) -> InitialValue:
