@@ -18,7 +18,7 @@ from ..problem import Equilibrium
 from ..solver import Solver
 from ..transforms import check_untransformed
 from ..twice import as_written, by_formula
-from .graph import check_same, closure, cut, detached, evaluated
+from .graph import check_same, closure, cut, detached, evaluated, rooted
 from .rows import BackwardWarning
 
 Tensors = tuple[Tensor, ...]
@@ -104,7 +104,7 @@ class _Root:
         inputs, hidden = sources[: len(self.inputs)], sources[len(self.inputs) :]
         z = self.attached(sources)  # again: the output may have been changed
         problem = replace(self.problem.wrapped(by_formula), condition=inputs or None)
-        image = problem.map(z, *inputs).to(z.dtype)
+        image = rooted(problem.map(z, *inputs).to(z.dtype))
         check_same(closure(self.image, self.z, *self.inputs), closure(image, z, *inputs))
         again = replace(self, problem=problem, z=z, hidden=hidden, image=image)
         closed = (z, *sources, v)
@@ -159,8 +159,9 @@ class _Root:
     def pull(self, u: Tensor) -> list[Tensor | None]:
         """Return u^T df/dt for each input t, and for each t that is hidden."""
         sources = (*self.inputs, *self.hidden)
+        wanted = [t for t in sources if t.requires_grad]  # parameters may have been frozen since
         with cut((self.z, *sources)):  # they may depend on each other, as the root does on all
-            found = iter(self._grad([t for t in sources if t.requires_grad], u))
+            found = iter(self._grad(wanted, u) if wanted else ())
         return [next(found) if t.requires_grad else None for t in sources]
 
     def _grad(self, sources: Sequence[Tensor], u: Tensor) -> Sequence[Tensor | None]:

@@ -36,7 +36,7 @@ def evaluated(function: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...
     with torch.enable_grad(), _casts_anew():
         begin = torch.zeros((), requires_grad=True).view(()).grad_fn
         assert begin is not None
-        image = function()
+        image = rooted(function())
         found, entries = _walk([_edge(image)], begin._sequence_nr())
         if not entries:
             return image, found
@@ -56,6 +56,11 @@ def _casts_anew() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(kept)
+
+
+def rooted(image: Tensor) -> Tensor:
+    """Return what a map made with a graph that begins there: of a leaf that it returns, a view."""
+    return image.view_as(image) if image.is_leaf and image.requires_grad else image
 
 
 def closure(image: Tensor, *inputs: Tensor) -> set[int]:

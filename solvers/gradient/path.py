@@ -12,7 +12,7 @@ from torch import Tensor
 from ..problem import Equilibrium, InitialValue
 from ..transforms import check_untransformed
 from .function import once, pulled
-from .graph import check_same, closure, cut, detached, evaluated
+from .graph import check_same, closure, cut, detached, evaluated, rooted
 
 P = TypeVar("P", Equilibrium, InitialValue)
 Back: TypeAlias = Callable[[P, tuple[Tensor, ...], Tensor], Sequence[Tensor]]
@@ -54,7 +54,7 @@ def tied(rule: object, problem: P, z0: Tensor, end: Tensor, back: Back[P]) -> Te
         check_untransformed(v)
         sources: tuple[Tensor, ...] = saved()
         with torch.enable_grad():  # the map is evaluated again
-            check_same(before, closure(evaluate(problem, copies[0]), *copies))
+            check_same(before, closure(rooted(evaluate(problem, copies[0])), *copies))
         with torch.no_grad(), cut(hidden):
             values: Sequence[Tensor | None] = back(problem, hidden, v)
         if torch.is_grad_enabled():  # create_graph

@@ -192,6 +192,22 @@ def test_map_without_parameters_has_a_plain_answer() -> None:
     assert not found.value.requires_grad
 
 
+@pytest.mark.parametrize("rowwise", [True, False])
+@pytest.mark.parametrize("closed", [True, False])
+def test_map_that_returns_a_tensor_as_it_is_passes_its_gradient(
+    closed: bool, rowwise: bool
+) -> None:
+    x = normal(1, 2, 4).requires_grad_()
+    given, like = (x.detach(), x) if closed else (x, None)
+    problem = Equilibrium(
+        lambda z, x: x if like is None else like, (given,), rowwise=rowwise
+    )  # z = x
+    z = EXACT.apply(problem, TIGHT, torch.zeros_like(x)).value
+    (first,) = torch.autograd.grad(z.pow(3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close((first, second), (3 * x.square(), 6 * x), rtol=1e-14, atol=0)
+
+
 def test_start_gets_no_gradient_as_the_root_does_not_depend_on_it() -> None:
     w, x = weights()
     z0 = torch.zeros_like(x, requires_grad=True)

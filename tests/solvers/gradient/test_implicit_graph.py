@@ -76,6 +76,18 @@ def test_in_place_step_of_an_optimiser_between_forward_and_backward_is_noticed()
         value.sum().backward()
 
 
+def test_parameters_frozen_between_forward_and_backward_get_no_gradient() -> None:
+    w, x = weights()
+    alone, together = by_both(w, x.detach()), by_condition(w, x)
+    w.requires_grad_(False)
+    alone.sum().backward()
+    together.sum().backward()
+    assert w.grad is None
+    w.requires_grad_()
+    (wanted,) = torch.autograd.grad(by_both(w, x).sum(), x)
+    torch.testing.assert_close(x.grad, wanted, rtol=0, atol=0)
+
+
 def test_autocast_linearises_the_same_map_forward_and_backward() -> None:
     """The products with W are rounded to bfloat16 in f, and so must those of J^T be."""
     w = contractions(1, 8, 0.6, 0)[0].float().requires_grad_()
