@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .guard import Guard
-from .problem import Equilibrium, InitialValue, Map, check_condition, checked
+from .problem import Equilibrium, InitialValue, Map, check_tensor, checked
 from .rows import Embedded
 from .solution import Solution, V
 from .transforms import check_untransformed
@@ -102,16 +102,22 @@ def _joined(problem: P, start: tuple[Tensor, ...]) -> tuple[P, Tensor, Unpack]:
 def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
     """See the rows of a coupled problem as the one row of a batch of 1."""
     shape, batch = start.shape, start.shape[0]
-    first = problem.leads
+    first, condition = problem.leads, problem.inputs
+    for k, tensor in enumerate(condition):
+        check_tensor(tensor, k, "(...)")
+    dense = [tensor.layout == torch.strided for tensor in condition]  # others have no rows
 
     def wrap(function: Map) -> Map:
         def on_one(*args: Tensor) -> Tensor:
-            times, z, condition = args[:first], args[first], args[first + 1 :]
+            times, z, parts = args[:first], args[first], args[first + 1 :]
             found = []
             for k in range(z.shape[0]):  # one, but for the columns of a Jacobian
-                rows = z[k].reshape(shape)
-                out = function(*times, rows, *(x[k] for x in condition))
-                found.append(checked(out, rows, "map").flatten())
+                rows, each = z[k].reshape(shape), iter(parts)
+                given = (
+                    next(each)[k] if own else whole
+                    for own, whole in zip(dense, condition, strict=True)
+                )
+                found.append(checked(function(*times, rows, *given), rows, "map").flatten())
             return torch.stack(found)
 
         return on_one
@@ -137,11 +143,10 @@ def _as_one_row(problem: P, start: Tensor) -> tuple[P, Tensor, Unpack]:
             trajectory=path,
         )
 
-    condition = problem.condition
-    if condition is not None:
-        check_condition(condition, batch)
-        condition = tuple(tensor.unsqueeze(0) for tensor in condition)
-    one = replace(problem.wrapped(wrap), condition=condition, coupled=False)
+    parts = None
+    if problem.condition is not None:
+        parts = tuple(t.unsqueeze(0) for t, own in zip(condition, dense, strict=True) if own)
+    one = replace(problem.wrapped(wrap), condition=parts, coupled=False)
     return one, start.reshape(1, -1), unpack
 
 

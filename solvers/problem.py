@@ -96,7 +96,8 @@ class Equilibrium(Problem):
             whatever it needs, and always runs on the full batch.
         coupled: the rows are one system, as the nodes of a graph are or samples that share the
             statistics of their batch: one norm, one status and one count for all of them, and
-            none is ever dropped. Row i of the map may then depend on every row.
+            none is ever dropped. Row i of the map may then depend on every row, and a condition
+            tensor have any shape and layout, as edges (2, E) or a sparse adjacency have.
         rowwise: a promise that row i depends on row i alone, and that the map draws no random
             numbers, writes into none of its arguments and returns new memory each time. Without
             it, answers that were found while other rows had stopped are checked by one more
@@ -212,22 +213,34 @@ def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
             f"z0 must have the batch first and at least one more dimension, (B, ...); got shape "
             f"{tuple(z0.shape)}. Use z0[None] for one state, z0[:, None] for a batch of scalars."
         )
-    check_condition(problem.inputs, z0.shape[0])
+    if not problem.coupled:  # which is empty: others have become one row
+        check_condition(problem.inputs, z0.shape[0])
 
 
 def check_condition(condition: tuple[Tensor, ...], batch: int) -> None:
-    """Raise TypeError unless each is a tensor, and ValueError unless it has the batch first."""
+    """Raise TypeError unless each is a dense tensor, ValueError unless it has the batch first."""
     for k, tensor in enumerate(condition):
-        if not isinstance(tensor, Tensor):
+        check_tensor(tensor, k, f"({batch}, ...)")
+        if tensor.layout != torch.strided:
             raise TypeError(
-                f"condition[{k}] must be a tensor, ({batch}, ...); got {_described(tensor)}. What "
-                "all samples share belongs into the map: close over it."
+                f"condition[{k}] must be dense, as its rows are selected; got {tensor.layout}. Use "
+                "to_dense(), or coupled=True where it makes one system of the rows, as the "
+                "adjacency of a graph does."
             )
         if tensor.dim() == 0 or tensor.shape[0] != batch:
             raise ValueError(
                 f"condition[{k}] must have the batch of z0 first, ({batch}, ...); "
                 f"got shape {tuple(tensor.shape)}."
             )
+
+
+def check_tensor(value: object, k: int, shape: str) -> None:
+    """Raise TypeError unless a part of a condition is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"condition[{k}] must be a tensor, {shape}; got {_described(value)}. What "
+            "all samples share belongs into the map: close over it."
+        )
 
 
 def _described(value: object) -> str:

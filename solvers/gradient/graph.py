@@ -175,8 +175,15 @@ def tied_to_nothing(value: Tensor, problem: Equilibrium | InitialValue, start: T
         _, closed = evaluated(lambda: problem(start))
     for tensor in (*closed, start, *problem.inputs):
         if tensor.requires_grad:
-            value = value + tensor.unsqueeze(-1)[..., :0].sum().real.to(value)
+            value = value + _nothing(tensor).real.to(value)
     return value
+
+
+def _nothing(tensor: Tensor) -> Tensor:
+    """Return 0, of a tensor's graph."""
+    if tensor.layout != torch.strided:  # of which no part is taken
+        return tensor.sum().nan_to_num(0, 0, 0) * 0
+    return tensor.unsqueeze(-1)[..., :0].sum()
 
 
 def detached(condition: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

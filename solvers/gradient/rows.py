@@ -44,6 +44,8 @@ def usable(problem: Equilibrium, found: Solution[Tensor]) -> Tensor | None:
     """Return the samples that can be differentiated, int64, or None for all of them."""
     gone = (found.status == Status.NONFINITE) | ~torch.isfinite(found.residual.detach())
     doubtful = torch.zeros_like(gone)
+    if len(gone) == 0:
+        return gone.nonzero().squeeze(1)
     for tensor in problem.inputs:
         doubtful |= ~finite(tensor)
     if not bool((gone | doubtful).any()):
