@@ -114,12 +114,12 @@ def start_of(cell: nn.Module, x: Any) -> Any:
     if make is None:
         return _zero(x)
     z0 = _asked(cell, "initial", make, x)
-    if isinstance(z0, tuple) and z0 and all(isinstance(part, Tensor) for part in z0):
+    if type(z0) is tuple and z0 and all(isinstance(part, Tensor) for part in z0):
         return tuple(map(_single, z0))
     if not isinstance(z0, Tensor):
         raise TypeError(
             f"initial(x) of {type(cell).__name__} must return a tensor, (B, ...), or a tuple of "
-            f"them; got {_kind(z0)}."
+            f"them, neither nested nor named; got {_kind(z0)}."
         )
     return _single(z0)
 
@@ -142,8 +142,8 @@ def explain(
         given: whether the user passed it.
         error: what the solve raised.
     """
-    if type(error) not in FAULTS or not isinstance(z0, Tensor):
-        return  # not memory, a status or a transform
+    if type(error) not in FAULTS or not isinstance(z0, Tensor) or not z0.is_floating_point():
+        return  # memory, a status or a transform; or a start that has been refused
     if isinstance(x, Tensor) and x.dim() < 2 and x.is_floating_point():
         raise ValueError(
             f"x has shape {tuple(x.shape)}, and its batch is to be first: use x[None] for one "
@@ -161,9 +161,12 @@ def explain(
     except FAULTS as fault:
         own = hook(cell, "initial") is not None
         start = "z0" if given else "initial(x)" if own else "zero of x's shape"
+        others = {p.dtype for p in cell.parameters() if p.is_floating_point()}
         advice = (
             "A cell is a module whose forward is called as cell(z, x)."
             if isinstance(fault, TypeError)
+            else f"Its weights are in {others.pop()} and the start in {z0.dtype}: convert one."
+            if others and z0.dtype not in others
             else "Is this the shape of the state?"
             if given or own
             else "If the state has another shape than x, give the cell initial(x), which returns "
@@ -179,7 +182,7 @@ def _zero(x: Any) -> Tensor:
     """Return the start by default, zero of x's shape."""
     if not isinstance(x, Tensor):
         raise _not_one(x)
-    if not x.is_floating_point() or x.layout != torch.strided:
+    if not x.is_floating_point() or x.layout != torch.strided or x.is_nested:
         raise TypeError(
             f"x must be a dense floating-point tensor; got {_kind(x)}, and the start is zero of "
             "x's kind. Convert x, or give the cell initial(x), which returns another start."
@@ -218,6 +221,7 @@ def _single(z0: Tensor) -> Tensor:
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         layout = "" if value.layout == torch.strided else f" in {value.layout}"
+        layout += ", nested" * value.is_nested
         return f"a tensor of {value.dtype}{layout}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"

@@ -17,7 +17,7 @@ def finite_rows(x: Any) -> Tensor | None:
     """Return the samples of x without NaN or infinity, int64, or None where all are."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
         return None
-    if x.dim() == 0 or x.numel() == 0:
+    if x.is_nested or x.dim() == 0 or x.numel() == 0:
         return None
     low, high = x.detach().aminmax()  # NaN propagates into both
     if bool(torch.isfinite(low) & torch.isfinite(high)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .guard import Guard
-from .problem import Equilibrium, InitialValue, Map, check_tensor, checked
+from .problem import Equilibrium, InitialValue, Map, check_start, check_tensor, checked, described
 from .rows import Embedded
 from .solution import Solution, V
 from .transforms import check_untransformed
@@ -31,17 +31,18 @@ def pack(
     if isinstance(start, tuple):
         problem, start, way = _joined(problem, start)
         ways.append(way)
-    if isinstance(start, Tensor):
-        lowered = _lowered(start.device.type)
-        if 0 in start.stride():  # expanded: its elements share memory
-            start = start.contiguous()
-        if problem.coupled and start.numel() > 0:
-            problem, start, way = _as_one_row(problem, start)
-            ways.append(way)
-        if problem.condition is None and start.dim() > 0:
-            problem = _embedded(problem, start)
-        trusted = problem.rowwise
-        problem = problem.wrapped(lambda function: Guard(function, lowered, trusted=trusted))
+    if not isinstance(start, Tensor):
+        check_start(problem, start)  # raises, as it is no start
+    lowered = _lowered(start.device.type)
+    if 0 in start.stride():  # expanded: its elements share memory
+        start = start.contiguous()
+    if problem.coupled and start.numel() > 0:
+        problem, start, way = _as_one_row(problem, start)
+        ways.append(way)
+    if problem.condition is None and start.dim() > 0:
+        problem = _embedded(problem, start)
+    trusted = problem.rowwise
+    problem = problem.wrapped(lambda function: Guard(function, lowered, trusted=trusted))
 
     def unpack(solution: Solution[Any]) -> Solution[Any]:
         for way in reversed(ways):
@@ -53,10 +54,15 @@ def pack(
 
 def _joined(problem: P, start: tuple[Tensor, ...]) -> tuple[P, Tensor, Unpack]:
     """Join a state's tensors to one, (B, n)."""
-    if not start or len({(t.shape[:1], t.dtype, t.device) for t in start}) != 1:
+    kinds = {
+        (t.shape[:1], t.dtype, t.device) if isinstance(t, Tensor) and t.dim() > 1 else None
+        for t in start
+    }
+    if type(start) is not tuple or len(kinds) != 1 or None in kinds:
         raise ValueError(
-            "A tuple state needs tensors with one batch size, dtype and device; got "
-            f"{[(tuple(t.shape), str(t.dtype)) for t in start]}."
+            "A tuple state needs tensors (B, ...) of one batch size, dtype and device, and is "
+            f"neither nested nor named; got {[described(t) for t in start]}. Use t[:, None] for a "
+            "number a sample; numbers that are no real ones belong into the condition."
         )
     shapes = [t.shape[1:] for t in start]
     sizes = [shape.numel() for shape in shapes]

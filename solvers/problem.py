@@ -74,12 +74,12 @@ def checked(out: Tensor, z: Tensor, name: str) -> Tensor:
     if not (isinstance(out, Tensor) and out.shape == z.shape and out.device == z.device):
         raise ValueError(
             f"The {name} must return the shape of its state, on its device; got "
-            f"{_described(out)} for a state of shape {tuple(z.shape)} on {z.device}."
+            f"{described(out)} for a state of shape {tuple(z.shape)} on {z.device}."
         )
     if out.dtype == z.dtype:
         return out
     if not out.is_floating_point():
-        raise ValueError(f"The {name} must return real numbers; got {_described(out)}.")
+        raise ValueError(f"The {name} must return real numbers; got {described(out)}.")
     return out.to(z.dtype)  # autocast returns half precision
 
 
@@ -180,7 +180,7 @@ def check_tuple(condition: object) -> None:
     """Raise TypeError where a condition is one tensor, whose rows would be taken for tensors."""
     if isinstance(condition, Tensor):
         raise TypeError(
-            f"condition must be a tuple of tensors; got {_described(condition)}. Write "
+            f"condition must be a tuple of tensors; got {described(condition)}. Write "
             "condition=(x,) for one."
         )
 
@@ -202,7 +202,11 @@ def check_time(name: str, value: object) -> None:
 def check_start(problem: Equilibrium | InitialValue, z0: Tensor) -> None:
     """Raise ValueError unless z0 is a floating (B, ...) state that fits the condition."""
     if not isinstance(z0, Tensor) or not torch.is_floating_point(z0):
-        raise ValueError(f"z0 must be a floating-point tensor; got {_described(z0)}.")
+        raise ValueError(
+            "z0 must be a floating-point tensor, (B, ...), or a tuple of them; got "
+            f"{described(z0)}. Complex ones are real by torch.view_as_real, and whole numbers "
+            "belong into the condition."
+        )
     if z0.dtype.itemsize < 4:
         raise ValueError(
             f"z0 must be in single or double precision; got {z0.dtype}. For half precision keep "
@@ -238,12 +242,13 @@ def check_tensor(value: object, k: int, shape: str) -> None:
     """Raise TypeError unless a part of a condition is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"condition[{k}] must be a tensor, {shape}; got {_described(value)}. What "
+            f"condition[{k}] must be a tensor, {shape}; got {described(value)}. What "
             "all samples share belongs into the map: close over it."
         )
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
+    """Return what a value is, for a message."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"a tensor of {value.dtype}, {tuple(value.shape)}, on {value.device}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -53,6 +53,27 @@ def classifier() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
 
 
+def from_zero_of(z0: Any) -> object:
+    return solve(Equilibrium(lambda z: z), Anderson(), z0)
+
+
+class Named(NamedTuple):
+    """A state by names."""
+
+    u: Tensor
+    v: Tensor
+
+
+class NamedCell(nn.Module):
+    """A cell of such a state."""
+
+    def initial(self, x: Tensor) -> Named:
+        return Named(0 * x, 0 * x)
+
+    def forward(self, z: Named, x: Tensor) -> Named:
+        return Named(z.v / 2 + x, z.u / 2)
+
+
 class Field(nn.Module):
     """A field as torchdiffeq has them."""
 
@@ -72,7 +93,34 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a start of integers": (
         lambda: solve(Equilibrium(torch.cos), Anderson(), x.long()),
-        "z0 must be a floating-point tensor; got.*int64",
+        "z0 must be a floating-point tensor.*; got.*int64.*belong into the condition",
+    ),
+    "a start of complex numbers": (
+        lambda: solve(Equilibrium(torch.cos), Anderson(), x + 0j),
+        r"got a tensor of torch\.complex64.*torch\.view_as_real",
+    ),
+    "a list for a start": (lambda: from_zero_of([x, x]), "or a tuple of them; got list"),
+    "a dictionary for a start": (
+        lambda: layer().solve(x, {"z": x}),
+        "or a tuple of them; got dict",
+    ),  # type: ignore[arg-type]
+    "a nested state": (lambda: from_zero_of((x, (x, x))), "neither nested.*float32.*'tuple'"),
+    "a named state": (lambda: from_zero_of(Named(x, x)), "neither nested nor named"),
+    "whole numbers in a state": (
+        lambda: from_zero_of((x, x.long())),
+        "of one batch size, dtype and device.*int64.*belong into the condition",
+    ),
+    "a number a sample in a state": (
+        lambda: from_zero_of((x, x[:, 0])),
+        r"\(3,\).*Use t\[:, None\] for a number a sample",
+    ),
+    "a cell's named state": (
+        lambda: layer(NamedCell())(x),
+        "neither nested nor named; got a Named",
+    ),
+    "a nested tensor": (
+        lambda: layer(nn.Bilinear(4, 4, 4))(torch.nested.nested_tensor([x, x[:1]])),
+        "must be a dense.*nested",
     ),
     "a condition that is no tuple": (
         lambda: from_zero(damped, x),
@@ -108,6 +156,14 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "1e3 steps": (lambda: Anderson(max_steps=1e3), "max_steps must be a whole number; got 1000.0"),  # type: ignore[arg-type]
     "half an iterate": (lambda: Anderson(memory=2.5), "memory must be a whole number; got 2.5"),  # type: ignore[arg-type]
     "a step in words": (lambda: RungeKutta(step_size="1"), "step_size must be a number; got '1'"),  # type: ignore[arg-type]
+    "x in another precision than the weights": (
+        lambda: layer(nn.Bilinear(4, 4, 4))(x.double()),
+        r"weights are in torch\.float32 and the start in torch\.float64: convert one",
+    ),
+    "weights in half precision": (
+        lambda: layer(nn.Bilinear(4, 4, 4).half())(x),
+        r"weights are in torch\.float16 and the start in torch\.float32: convert one",
+    ),
     "one sample": (lambda: layer()(x[0]), r"x has shape \(4,\).*x\[None\] for one sample"),
     "another width": (
         lambda: layer()(x[:, :3]),
@@ -162,6 +218,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_told_in_one_line(name: str) -> None:
     make, said = MISTAKES[name]
