@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .packing import pack
+from .packing import pack, thaw
 from .precision import fitted
 from .problem import Equilibrium, InitialValue, Problem, check_start
 from .results import Results, bucket
@@ -74,8 +74,8 @@ def run(
     check_kind(problem, solver)
     if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
         with torch.inference_mode(False), torch.no_grad():
-            problem = replace(problem, condition=_thaw(problem.condition))
-            start = _thaw(z0)
+            problem = replace(problem, condition=thaw(problem.condition))
+            start = thaw(z0)
             return run(
                 problem, solver, start,
                 record=record, keep_states=keep_states, first=first, take=take,
@@ -87,15 +87,6 @@ def run(
     with torch.autocast(z.device.type, enabled=False):  # the map keeps its own precision
         path = (solver.recorded() if record else solver).suited(problem, z)
         return unpack(_follow(problem, path, z, record, keep_states, first, take or _step))
-
-
-def _thaw(value: Any) -> Any:
-    """Copy the tensors that were made in inference mode, which no graph may hold."""
-    if isinstance(value, Solution):
-        return replace(value, value=_thaw(value.value))
-    if isinstance(value, tuple):
-        return tuple(_thaw(each) for each in value)
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def answered_by(solver: object) -> type[Equilibrium] | type[InitialValue]:

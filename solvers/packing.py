@@ -28,6 +28,8 @@ def pack(
     check_untransformed(start, problem.condition)
     if isinstance(problem.function, Guard):  # packed before
         return problem, start, lambda solution: cast("Solution[V]", solution)
+    if not torch.is_inference_mode_enabled():
+        problem, start = replace(problem, condition=thaw(problem.condition)), thaw(start)
     if isinstance(start, tuple):
         problem, start, way = _joined(problem, start)
         ways.append(way)
@@ -50,6 +52,15 @@ def pack(
         return solution
 
     return problem, start, unpack
+
+
+def thaw(value: Any) -> Any:
+    """Copy the tensors that were made in inference mode, which no graph may hold."""
+    if isinstance(value, Solution):
+        return replace(value, value=thaw(value.value))
+    if type(value) is tuple:
+        return tuple(thaw(each) for each in value)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _joined(problem: P, start: tuple[Tensor, ...]) -> tuple[P, Tensor, Unpack]:

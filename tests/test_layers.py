@@ -26,6 +26,7 @@ from solvers import (
     PseudoTransient,
     SolveError,
     Solver,
+    Unroll,
 )
 
 TIGHT = Anderson(rtol=1e-12)
@@ -92,6 +93,16 @@ def test_gradient_is_there_in_eval_mode_and_absent_under_no_grad() -> None:
     assert x.grad is not None and bool((x.grad != 0).any())
     with torch.no_grad():
         assert not layer(x).requires_grad
+
+
+@pytest.mark.parametrize("gradient", [Implicit(), Phantom(3), Unroll(), Unroll(checkpoint=3), None])
+def test_features_made_in_inference_mode_train_a_layer_as_others_do(gradient: Any) -> None:
+    cell, x = Bare(), torch.randn(3, 5)
+    layer: Layer = FlowLayer(cell) if gradient is None else ImplicitLayer(cell, gradient=gradient)
+    with torch.inference_mode():
+        features = x * 1
+    found = [torch.autograd.grad(layer(x).sum(), cell.parameters()) for x in (x, features)]
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def test_a_layer_called_twice_before_backward_has_the_gradient_of_both_calls() -> None:

@@ -204,3 +204,14 @@ def test_inference_mode_changes_nothing(solver: AnySolver) -> None:
         a, x = (t.clone() for t in case.problem.condition or ())
         found = solve(Equilibrium(case.problem.map, (a, x)), solver, torch.zeros_like(x))
     assert found.evals.equal(plain.evals) and found.value.equal(plain.value)
+
+
+@every_solver_of_any_map
+def test_numbers_made_in_inference_mode_are_solved_as_others(solver: AnySolver) -> None:
+    case = linear()
+    plain = solve(case.problem, solver, case.z0)
+    with torch.inference_mode():
+        condition = tuple(t.clone() for t in case.problem.condition or ())
+        z0 = case.z0.clone()
+    found = solve(Equilibrium(case.problem.map, condition), solver, z0)
+    assert found.evals.equal(plain.evals) and found.value.equal(plain.value)
