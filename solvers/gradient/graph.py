@@ -77,8 +77,9 @@ def check_same(before: set[int], now: set[int]) -> None:
     if before != now:
         raise RuntimeError(
             "The map closes over other parameters in this backward pass than when it was solved, "
-            "as a module does once torch.func.functional_call has ended. Give functional_call "
-            "plain tensors (p.detach().requires_grad_()), or use Unroll()."
+            "as a module does once torch.func.functional_call has ended, or some were frozen "
+            "since. Give functional_call plain tensors (p.detach().requires_grad_()), freeze after "
+            "backward(), or use Unroll()."
         )
 
 

@@ -144,8 +144,9 @@ class _Segment:
         if kinds != self.kinds or not torch.allclose(size, self.size, near, 0.0, equal_nan=True):
             raise RuntimeError(
                 "The map gives other values when Unroll(checkpoint=...) takes the steps again: it "
-                "draws random numbers outside of torch, or keeps something between its calls. "
-                "Make it a function of its arguments, or use Unroll()."
+                "draws random numbers outside of torch, keeps something between its calls, or its "
+                "parameters were frozen since. Make it a function of its arguments, freeze after "
+                "backward(), or use Unroll()."
             )
 
     def _refuse(self) -> NoReturn:

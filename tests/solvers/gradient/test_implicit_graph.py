@@ -24,6 +24,7 @@ from tests.problems import (
     normal,
     pair,
 )
+from tests.solvers.gradient.test_hooks import RULES, answer
 from tests.solvers.gradient.test_implicit import (
     EXACT,
     TIGHT,
@@ -86,6 +87,15 @@ def test_parameters_frozen_between_forward_and_backward_get_no_gradient() -> Non
     w.requires_grad_()
     (wanted,) = torch.autograd.grad(by_both(w, x).sum(), x)
     torch.testing.assert_close(x.grad, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["Unroll in segments", "Reversible", "Adjoint"])
+def test_rules_that_evaluate_again_name_parameters_frozen_since(name: str) -> None:
+    w, _ = weights()
+    value = answer(*RULES[name], w).sum()
+    w.requires_grad_(False)
+    with pytest.raises(RuntimeError, match=r"frozen since.*freeze after backward\(\)"):
+        value.backward()
 
 
 def test_autocast_linearises_the_same_map_forward_and_backward() -> None:
