@@ -127,3 +127,7 @@ if not TYPE_CHECKING:  # which would take any name for one of ours
         if find_spec(f"{__name__}.{name}") is not None:
             return import_module(f".{name}", __name__)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """Tell the names that are imported when asked for, too, as a notebook completes them."""
+        return sorted({*globals(), *__all__})

@@ -30,6 +30,12 @@ def test_the_names_that_others_rely_on_are_there() -> None:
     assert all(hasattr(homotopy_deq, name) for name in homotopy_deq.__all__)
 
 
+def test_a_notebook_completes_names_that_nothing_has_asked_for_yet() -> None:
+    said = run("import homotopy_deq; print(*dir(homotopy_deq)); print('torch' in sys.modules)")
+    names, loaded = said.stdout.splitlines()
+    assert set(homotopy_deq.__all__) <= set(names.split()) and loaded == "False"
+
+
 def test_a_solvers_module_of_the_user_is_named_in_the_error(tmp_path: Path) -> None:
     theirs = tmp_path / "solvers.py"
     theirs.write_text("raise RuntimeError('was run')")
