@@ -50,6 +50,7 @@ class Record:
         self.name = name
         self.config = config
         self.started = datetime.now(timezone.utc)
+        self.commit = commit()  # of the code that was read
 
     def write(
         self,
@@ -61,6 +62,9 @@ class Record:
     ) -> Path:
         """Write the result with seed, commit, device, versions, command and times.
 
+        The commit is the one that it began at; where another is checked out since, of which a
+        part may have been read, it has "+changes".
+
         Arguments:
             result: what was measured.
             folder: where to write.
@@ -71,7 +75,7 @@ class Record:
         body = {
             "experiment": self.name,
             "seed": settings.pop("seed"),
-            "commit": commit(),
+            "commit": self.commit if self.commit == commit() else f"{self.commit}+changes",
             "device": device(),
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version()}
