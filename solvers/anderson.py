@@ -13,7 +13,27 @@ from .problem import Equilibrium
 from .solver import Evaluated, Solver
 
 EMPTY = 16  # smallest normal numbers: keeps the weights finite where all residuals are 0
-VOID = 1e30  # added to a squared residual, so large that its slot gets no weight
+
+
+def weights(gaps: Tensor, regularization: float, void: Tensor | None = None) -> Tensor:
+    """Return alpha, (B, 1, m), of the least ||sum alpha_i F_i|| with sum alpha_i = 1.
+
+    Arguments:
+        gaps: F_i, (B, m, n).
+        regularization: relative increase of the Gram matrix's diagonal, at least 4 ulp.
+        void: the slots that are left out, bool (B, m): they stand apart in the matrix, as numbers
+            that outweigh the others there would be its pivots, and round those away.
+    """
+    gram = torch.bmm(gaps, gaps.mT)
+    ridge = max(regularization, 4 * torch.finfo(gram.dtype).eps)  # less is rounded away
+    gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(EMPTY * torch.finfo(gram.dtype).tiny)
+    ones = gram.new_ones(*gram.shape[:2], 1)
+    if void is not None:
+        gram = gram.masked_fill(void[:, None] | void[..., None], 0)
+        gram = gram + torch.diag_embed(void.to(gram.dtype))
+        ones = ones.masked_fill(void[..., None], 0)
+    alpha: Tensor = torch.linalg.solve_ex(gram, ones)[0]
+    return (alpha / alpha.sum(1, keepdim=True)).mT
 
 
 @dataclass(frozen=True)
@@ -23,8 +43,7 @@ class AndersonState(Evaluated):
     Arguments:
         images: f(z_i), (m, B, n): what is written at once lies together.
         gaps: F_i = f(z_i) - z_i, (m, B, n).
-        void: VOID in the slots that a sample has forgotten and 0 elsewhere, (B, m); None until a
-            sample restarts.
+        void: the slots that a sample has forgotten, bool (B, m); None until a sample restarts.
         size: ||F(z)||, (B,).
         best: smallest ||F|| at a mixing step since the last restart, (B,).
         count: evaluations written so far, shared by the batch; below 0 before the history begins.
@@ -120,13 +139,7 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         """Return sum alpha_i (z_i + damping F_i), (B, 1, n), with the Gram system's alpha."""
         used = min(state.count, self.memory)
         images, gaps = (past[:used].transpose(0, 1) for past in (state.images, state.gaps))
-        gram = torch.bmm(gaps, gaps.mT)
-        ridge = max(self.regularization, 4 * torch.finfo(gram.dtype).eps)  # less is rounded away
-        gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(EMPTY * torch.finfo(gram.dtype).tiny)
-        if void is not None:
-            gram = gram + torch.diag_embed(void[:, :used])
-        alpha = torch.linalg.solve_ex(gram, gram.new_ones(*gram.shape[:2], 1))[0]
-        alpha = (alpha / alpha.sum(1, keepdim=True)).mT
+        alpha = weights(gaps, self.regularization, None if void is None else void[:, :used])
         z = torch.bmm(alpha, images)
         if self.damping != 1:
             z = torch.baddbmm(z, alpha, gaps, alpha=self.damping - 1)
@@ -140,11 +153,9 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         if not torch.compiler.is_compiling() and float(growth.detach().max()) <= self.growth:
             return best, state.void
         grew = growth > self.growth
-        void = (
-            state.gaps.new_zeros(grew.shape[0], self.memory) if state.void is None else state.void
-        )
-        void = torch.where(grew[:, None], VOID, void)
-        void[:, (state.count - 1) % self.memory] = 0
+        void = grew[:, None].expand(-1, self.memory)
+        void = void.clone() if state.void is None else void | state.void
+        void[:, (state.count - 1) % self.memory] = False
         return torch.where(grew, state.size, best), void
 
     def _evaluate(
@@ -170,6 +181,6 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             images = write(images, slot, image, 0)
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / divisor(torch.linalg.vector_norm(image, dim=1))
-        void = None if void is None else write(void, slot, 0.0)
+        void = None if void is None else write(void, slot, False)
         best = size if count <= 0 else best
         return AndersonState(z, residual, fz, images, gaps, void, size, best, count + 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..anderson import EMPTY, VOID, Anderson
+from ..anderson import Anderson, weights
 from ..buffer import write
 from ..problem import Equilibrium
 from ..solver import Solver, residual_norm
@@ -23,7 +23,7 @@ class DeltaAndersonState(DeltaState):
     Arguments:
         images: f(r_i), (B, m, n).
         gaps: F_i = f(r_i) - r_i, (B, m, n).
-        void: VOID in the slots that hold nothing, or what a sample has forgotten, (B, m).
+        void: the slots that hold nothing, or what a sample has forgotten, bool (B, m).
         best: smallest ||F|| since the last restart, (B,).
     """
 
@@ -77,7 +77,7 @@ class DeltaAnderson(DeltaPicard):
     def init(self, problem: Equilibrium, z0: Tensor) -> DeltaAndersonState:
         plain = super().init(problem, z0)
         images, gaps = z0.new_zeros(2, len(z0), self.memory, z0[0].numel()).unbind()
-        void = z0.new_full((len(z0), self.memory), VOID)
+        void = z0.new_ones(len(z0), self.memory, dtype=torch.bool)
         return DeltaAndersonState(
             **vars(plain), images=images, gaps=gaps, void=void, best=plain.first
         )
@@ -89,23 +89,18 @@ class DeltaAnderson(DeltaPicard):
         slot = state.count % self.memory
         size = residual_norm(state)
         grew = size > self.growth * state.best
-        void = torch.where(grew[:, None], VOID, state.void)
+        void = grew[:, None] | state.void
         best = torch.where(grew, size, torch.minimum(size, state.best))
         images = write(state.images, slot, state.fz.flatten(1))
         gaps = write(state.gaps, slot, change.flatten(1))
-        void = write(void, slot, 0.0)
+        void = write(void, slot, False)
         mixed = self._mix(images, gaps, void, moving.expand_as(state.z).flatten(1)).view_as(state.z)
         return mixed, replace(state, images=images, gaps=gaps, void=void, best=best)
 
     def _mix(self, images: Tensor, gaps: Tensor, void: Tensor, moving: Tensor) -> Tensor:
         """Return sum alpha_j (r_j + damping F_j), (B, n), alpha from the entries that move."""
         active = torch.where(moving[:, None], gaps, 0)
-        gram = torch.bmm(active, active.mT)
-        ridge = max(self.regularization, 4 * torch.finfo(gram.dtype).eps)  # less is rounded away
-        gram.diagonal(dim1=1, dim2=2).mul_(1 + ridge).add_(EMPTY * torch.finfo(gram.dtype).tiny)
-        gram = gram + torch.diag_embed(void)
-        alpha = torch.linalg.solve_ex(gram, gram.new_ones(*gram.shape[:2], 1))[0]
-        alpha = (alpha / alpha.sum(1, keepdim=True)).mT
+        alpha = weights(active, self.regularization, void)
         z = torch.bmm(alpha, images)
         if self.damping != 1:
             z = torch.baddbmm(z, alpha, gaps, alpha=self.damping - 1)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solvers import Anderson, Equilibrium, Picard, solve
+from solvers.anderson import weights
 from tests.problems import contractions, linear, normal, psd, symmetric, tanh_suite
 
 
@@ -124,3 +125,18 @@ def test_samples_that_are_left_take_along_what_has_been_written_of_their_history
         assert torch.equal(left.z, state.z[index]) and left.count == state.count
     watched = state.rows(index)  # autograd allows no writing in place
     assert torch.equal(watched.gaps[:used], left.gaps[:used])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [1e-3, 1.0, 1e3, 1e12])
+def test_a_slot_that_is_left_out_changes_no_other_weight(dtype: torch.dtype, share: float) -> None:
+    """Neither by its size, nor by its products with the others, nor where two of these are near."""
+    kept = 1e-8 * normal(0, 4, 3, 10, dtype=dtype)
+    kept[:, 1] = -kept[:, 0]
+    gone = share * 1e-8 * normal(1, 4, 2, 10, dtype=dtype)
+    void = torch.tensor([False, True, False, True, False]).expand(4, 5)
+    gaps = torch.stack([kept[:, 0], gone[:, 0], kept[:, 1], gone[:, 1], kept[:, 2]], 1)
+    found, wanted = weights(gaps, 1e-8, void), weights(kept, 1e-8)
+    torch.testing.assert_close(found[:, 0, [0, 2, 4]], wanted[:, 0], rtol=1e-3, atol=1e-4)
+    assert (found[:, 0, [1, 3]] == 0).all()
+    torch.testing.assert_close(found.sum(2), torch.ones(4, 1, dtype=dtype))
