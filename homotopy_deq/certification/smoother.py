@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,33 +22,6 @@ from .sequence import BettingSequence
 from .smoothing import FIRST, Smoothing
 from .statistics import required_probability
 from .votes import UNDECIDED, Classifier, Session, Target, outputs, together
-
-IMAGES, SAMPLES = 4, 64
-"""Images looked at, and noise samples of each that are solved alone."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """How many noise samples voted otherwise when they were solved alone.
-
-    A model of several equilibria may find another one when the rounding of its products changes
-    with the size of the batch; what is certified is then the network at that size.
-
-    Arguments:
-        samples: solved both ways.
-        disagreements: those with another vote, undecided included.
-        batch: samples that were solved together.
-    """
-
-    samples: int
-    disagreements: int
-    batch: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.disagreements} of {self.samples} noise samples vote otherwise when they are "
-            f"solved alone than in a batch of {self.batch}"
-        )
 
 
 @dataclass
@@ -259,26 +232,6 @@ class Smoother:
             first > second and binomtest(first, first + second, 0.5).pvalue <= self.smoothing.alpha
         )
         return (int(counts.argmax()) if sure else ABSTAIN), counts
-
-    @torch.no_grad()
-    def alone(self, images: Iterable[tuple[Tensor, int]]) -> Alone:
-        """Solve noise samples of some images in a run's first batch, and some of them alone.
-
-        Arguments:
-            images: (C, H, W) in [0, 1], each with its index.
-        """
-        _, batch = next(self.smoothing.chunks(self.smoothing.n))
-        samples = disagreements = 0
-        for image, index in images:
-            session = self.session(image)
-            drawn = self.smoothing.noise.draw(index, Phase.ESTIMATE, 0, batch, image.shape)
-            noisy = self.smoothing.noise.onto(image, drawn)
-            together = self.policy.base(session, noisy)
-            chosen = np.unique(np.linspace(0, batch - 1, min(SAMPLES, batch), dtype=np.int64))
-            for k in chosen:
-                disagreements += int(self.policy.base(session, noisy[k : k + 1])[0] != together[k])
-            samples += len(chosen)
-        return Alone(samples, disagreements, batch)
 
     def _check_anytime(self, what: str) -> None:
         if not self.policy.anytime:

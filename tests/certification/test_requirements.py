@@ -24,10 +24,10 @@ from homotopy_deq.certification import (
     Truncated,
     Verified,
 )
+from homotopy_deq.certification.alone import Alone
 from homotopy_deq.certification.journal import ALONE, JournalError
 from homotopy_deq.certification.requirements import state_size
 from homotopy_deq.certification.sequence import betting_lower
-from homotopy_deq.certification.smoother import Alone
 from homotopy_deq.certification.starts import Start
 from homotopy_deq.certification.statistics import radius
 from homotopy_deq.certification.votes import Session
@@ -252,9 +252,9 @@ def test_votes_that_depend_on_the_batch_are_counted() -> None:
     model, w = linear()
     images = [(image_at(0.2, w), 3), (image_at(-0.2, w), 5)]
     smoothing = Smoothing(0.5, n=400, batch=50)
-    steady = Smoother(model, Converged(), smoothing).alone(images)
+    steady = Alone.of(Smoother(model, Converged(), smoothing), images)
     assert (steady.samples, steady.disagreements, steady.batch) == (100, 0, 50)
-    found = Smoother(model, Unsteady(), smoothing).alone(images)
+    found = Alone.of(Smoother(model, Unsteady(), smoothing), images)
     assert found.disagreements == 2 * 8  # 0, 7, ..., 49 of each
     assert "16 of 100 noise samples vote otherwise" in str(found)
 
@@ -264,8 +264,8 @@ def test_a_run_warns_of_votes_that_depend_on_the_batch_and_its_report_says_so(
 ) -> None:
     assert "Warning" not in certify(run, tmp_path / "steady")
     assert "vote otherwise" not in done("report", tmp_path / "steady")
-    real = Smoother.alone
-    monkeypatch.setattr(Smoother, "alone", lambda *given: replace(real(*given), disagreements=3))
+    real = Alone.of
+    monkeypatch.setattr(Alone, "of", lambda *given: replace(real(*given), disagreements=3))
     certify(run, tmp_path / "unsteady")
     told = "3 of 256 noise samples vote otherwise when they are solved alone than in a batch of 128"
     assert told in done("report", tmp_path / "unsteady")
@@ -275,7 +275,7 @@ def test_what_was_found_alone_is_kept_whole(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     assert journal.kept(ALONE) is None
     model, w = linear()
-    found = Smoother(model, Converged(), Smoothing(0.5, n=64)).alone([(image_at(0.2, w), 3)])
+    found = Alone.of(Smoother(model, Converged(), Smoothing(0.5, n=64)), [(image_at(0.2, w), 3)])
     journal.keep(ALONE, asdict(found))
     assert Alone(**journal.kept(ALONE) or {}) == found
     file = tmp_path / "alone.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...certification import Certificate, Journal, read
+from ...certification.alone import Alone
 from ...certification.journal import ALONE, CONFIG, SLOPE
-from ...certification.smoother import Alone
 from ...certification.summary import Summary
 
 

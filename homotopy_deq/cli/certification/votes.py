@@ -19,10 +19,10 @@ from ...certification import (
     Tangent,
     Verified,
 )
+from ...certification.alone import IMAGES, Alone
 from ...certification.journal import ALONE
 from ...certification.proof import iteration
 from ...certification.requirements import state_size
-from ...certification.smoother import IMAGES
 from ...data import ImageData
 from ...models import ImageModel
 from ...settings import NoiseSettings, Settings, Votes
@@ -161,7 +161,7 @@ class Poll:
             return
         smoother, study = Smoother(self.study.model, self.policy, smoothing), self.study
         first = range(min(IMAGES, len(study.indices)))
-        found = smoother.alone((study.image(k), study.indices[k]) for k in first)
+        found = Alone.of(smoother, ((study.image(k), study.indices[k]) for k in first))
         journal.keep(ALONE, asdict(found))
         if found.disagreements:
             warn(
