@@ -2,9 +2,10 @@
 
     python -m experiments.first_hour         # some 3 minutes
 
-They run in order, in an empty folder and on one thread: commands each in a process of its own, with
-what its start takes, blocks of Python together in this one, which has torch imported. What installs
-is left out. A command or block that fails ends it, and nothing is written.
+They run in order and on one thread, in an empty folder in which the training script of
+docs/script.md lies as train.py: commands each in a process of its own, with what its start takes,
+blocks of Python together in this one, which has torch imported. What installs is left out. A
+command or block that fails ends it, and nothing is written.
 """
 
 from __future__ import annotations
@@ -29,13 +30,24 @@ from experiments.results import RESULTS, ROOT, Record
 
 PART = re.compile(r"^## (?P<title>[^\n]+)$|^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 INSTALLS = ("git", "make", "pip")
+OURS = {  # so that they need not be installed, or on the path
+    "homotopy-deq": [sys.executable, "-m", "homotopy_deq.cli"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run"],
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The page, and the seed of what its blocks draw; commands have seeds of their own."""
+    """The page, and the seed of what its blocks draw; commands have seeds of their own.
+
+    Arguments:
+        page: whose steps are run.
+        script: the page that has the training script.
+        seed: of torch, before the first block.
+    """
 
     page: Path = ROOT / "docs" / "first-hour.md"
+    script: Path = ROOT / "docs" / "script.md"
     seed: int = 0
 
 
@@ -63,6 +75,13 @@ def steps(text: str) -> Iterator[Step]:
                     yield Step(under, "sh", shlex.join(words))
 
 
+def script(text: str) -> str:
+    """Return the block of a page that trains in several processes."""
+    blocks = (part["code"] for part in PART.finditer(text) if part["language"] == "python")
+    (found,) = (code for code in blocks if "init_process_group" in code)
+    return found
+
+
 def run(step: Step, folder: Path, space: dict[str, Any]) -> float:
     """Run one in a folder, a block among the names of those before it; return its seconds."""
     began = time.perf_counter()
@@ -70,9 +89,8 @@ def run(step: Step, folder: Path, space: dict[str, Any]) -> float:
         exec(compile(step.code, step.under, "exec"), space)
         return time.perf_counter() - began
     program, *words = shlex.split(step.code)
-    ours = [sys.executable, "-m", "homotopy_deq.cli"]  # so that it need not be installed
     done = subprocess.run(
-        [*(ours if program == "homotopy-deq" else [program]), *words],
+        [*OURS.get(program, [program]), *words],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -94,6 +112,7 @@ def main(config: Config, published: Path = RESULTS) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
+            Path("train.py").write_text(script(config.script.read_text()))
             for step in steps(config.page.read_text()):
                 seconds = run(step, Path(folder), vars(module))
                 what = step.code if step.language == "sh" else "the block of Python"

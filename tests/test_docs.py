@@ -164,6 +164,8 @@ def check(words: list[str]) -> None:
         assert all(
             o in source or f"\n    {f}: " in source for o, f in zip(options, fields, strict=True)
         )
+    elif words[0] == "torchrun":
+        assert f"This is `{words[-1]}`, whole" in (ROOT / "docs" / "script.md").read_text(), words
     elif words[:2] == ["pip", "install"]:
         folder, _, extra = words[-1].partition("[")
         project = (ROOT / folder / "pyproject.toml").read_text()
