@@ -32,7 +32,7 @@ def first_hour() -> str:
     rows = [
         (
             each["under"],
-            f"`{each['what']}`" if each["what"].startswith("homotopy-deq") else each["what"],
+            each["what"] if each["what"].startswith("the block") else f"`{each['what']}`",
             f"{each['seconds']:.1f}" if each["seconds"] < 10 else f"{each['seconds']:.0f}",
         )
         for each in steps
