@@ -127,7 +127,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
 
     def equal_steps(self, problem: InitialValue) -> int:
         """Return how many steps a tableau without an error estimate takes."""
-        return math.ceil(abs(problem.t1 - problem.t0) / self.step_size - SLIVER)
+        return max(1, math.ceil(abs(problem.t1 - problem.t0) / self.step_size - SLIVER))
 
     def _state(
         self, problem: InitialValue, z: Tensor, slope: Tensor, t: Tensor, h: Tensor, sound: Tensor

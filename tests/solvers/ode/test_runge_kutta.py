@@ -72,6 +72,15 @@ def test_field_is_never_asked_past_the_end(tableau: Tableau, t0: float, span: fl
         assert asked[-1] == t1  # to the last bit
 
 
+@every_tableau
+def test_a_way_that_is_a_millionth_of_a_step_is_one_step(tableau: Tableau) -> None:
+    start = torch.ones(1, 1, dtype=DOUBLE)
+    for t1 in (1e-9, -1e-9):
+        found = solve(InitialValue(lambda t, z: -z, 0.0, t1), RungeKutta(tableau), start).check()
+        assert found.value.item() == pytest.approx(math.exp(-t1), rel=1e-15)  # rounding
+        assert found.steps.item() == 1
+
+
 @every_pair
 @pytest.mark.parametrize("digits", [4, 7, 10])
 def test_tightening_the_tolerance_tightens_the_answer(tableau: Tableau, digits: int) -> None:
