@@ -50,7 +50,7 @@ def solve_at(
         solver: an integrator.
         z0: the state at t0, (B, ...), as in `solve`.
         times: in [t0, t1], in the order of the flow, each once; t0 itself may be the first.
-        gradient: `Unroll()` or `Adjoint()`.
+        gradient: `Unroll()`, `Adjoint()` or `Reversible()`.
         interpolate: integrate once to the last time, and take the states from cubics between the
             solver's own steps (`solvers.ode.between`): two evaluations a time, for many times close
             to each other. `Unroll` alone differentiates it.

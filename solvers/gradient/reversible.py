@@ -222,5 +222,8 @@ class _Step:
         inputs = (at, *self.sources)
         if not out.requires_grad:
             return out, torch.zeros_like(z), [torch.zeros_like(x) for x in self.sources]
-        pulled = torch.autograd.grad(out, inputs, v, materialize_grads=True, allow_unused=True)
+        # What lies between two sources is not of this step, and is gone through once more.
+        pulled = torch.autograd.grad(
+            out, inputs, v, retain_graph=True, materialize_grads=True, allow_unused=True
+        )
         return out.detach(), pulled[0], list(pulled[1:])

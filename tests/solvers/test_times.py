@@ -36,6 +36,7 @@ WAYS: dict[str, tuple[Any, Any, dict[str, bool]]] = {
     "torchdiffeq": (ODE("dopri5", **FINE), Unroll(), {}),
     "torchdiffeq, equal steps": (ODE("rk4", step_size=0.01), Unroll(), {}),
     "adjoint": (ODE("dopri5", **FINE), Adjoint(), {}),
+    "reversible": (RungeKutta(RK4, step_size=0.01), Reversible(coupling=1e-3), {}),
     "interpolated": (RungeKutta(DOPRI5, rtol=1e-13, atol=1e-13), Unroll(), {"interpolate": True}),
 }
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

@@ -3,7 +3,9 @@ and weights that torch.func.functional_call puts in a module's place while a cal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from homotopy_deq import FlowLayer, ImplicitLayer
 from homotopy_deq.cells import MonotoneCell
 from solvers import (
     ODE,
+    RK4,
     Adjoint,
     Anderson,
     Equilibrium,
@@ -21,6 +24,9 @@ from solvers import (
     Implicit,
     InitialValue,
     Picard,
+    Reversible,
+    RungeKutta,
+    Solver,
     Unroll,
 )
 
@@ -74,6 +80,25 @@ def test_a_weight_computed_from_another_that_is_used_too_counts_once() -> None:
     close(da, torch.full_like(a, (2 * 0.3 * 0.7 + 0.09) / 0.49))  # total
     (second,) = torch.autograd.grad(da.sum(), a)
     close(second, torch.full_like(a, 2 / 0.7**3))  # of a^2 / (1 - a) = 1 / (1 - a) - 1 - a
+
+
+@pytest.mark.parametrize(
+    ("rule", "solver"),
+    [(Adjoint(), FINE), (Reversible(), RungeKutta(RK4, step_size=0.01)), (Unroll(), FINE)],
+)
+def test_a_flow_s_weight_computed_from_another_that_is_used_too_counts_once(
+    rule: Gradient[InitialValue], solver: Solver[InitialValue, Any]
+) -> None:
+    a = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    b = (a * a).exp()  # both in the field: z' = a z + b, z(1) = (b / a) (e^a - 1)
+    start = torch.zeros(2, 1, dtype=torch.float64)
+    z = rule.apply(InitialValue(lambda t, z: a * z + b), solver, start).value.sum() / 2
+    da, db = torch.autograd.grad(z, [a, b])
+    growth = math.exp(0.3)
+    close(db, torch.tensor((growth - 1) / 0.3, dtype=torch.float64))
+    own = math.exp(0.09) * (0.3 * growth - growth + 1) / 0.09
+    total = own + 0.6 * math.exp(0.09) * (growth - 1) / 0.3
+    close(da, torch.tensor(total, dtype=torch.float64))
 
 
 def test_two_weights_from_one_node_are_told_apart() -> None:
