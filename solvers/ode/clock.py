@@ -90,10 +90,10 @@ class Recorder(Clock):
     def stopped(self, z0: Tensor) -> list[Row]:
         return [self.row(0.0, z0, evals) for evals in (0, self.counter.count)]
 
-    def row(self, s: float, z: Tensor, evals: int) -> Row:
-        """Return the row of a state at s."""
-        time = torch.full(z.shape[:1], self.t0 + s, dtype=torch.float64, device=keeper(z.device))
-        return time, z, evals
+    def row(self, s: float | Tensor, z: Tensor, evals: int) -> Row:
+        """Return the row of a state at s, which moves with z where steps are differentiated."""
+        s = torch.as_tensor(s, dtype=torch.float64, device=keeper(z.device))
+        return (self.t0 + s).expand(z.shape[:1]), z, evals
 
 
 class Steps(Recorder):
@@ -115,7 +115,7 @@ class Steps(Recorder):
         if at in self.begun:
             return
         if len(self.begun) % self.every == 0:
-            self.seen.append(self.row(at, z, self.counter.count))
+            self.seen.append(self.row(s, z, self.counter.count))
         self.begun[at] = None
         if len(self.seen) > self.most:
             del self.seen[1::2]
