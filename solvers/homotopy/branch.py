@@ -84,7 +84,8 @@ class Branch:
     def closed(self) -> bool:
         """Whether the branch is a loop, whose last point is its first."""
         ends = self.points()[[0, -1]]
-        return len(self.lam) > 1 and bool(ends[0].equal(ends[1]))
+        # A branch that sets out over its border has two points, and both are its start.
+        return len(self.lam) > 2 and bool(ends[0].equal(ends[1]))
 
     @property
     def stable(self) -> Tensor | None:

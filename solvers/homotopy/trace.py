@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -57,8 +58,11 @@ def trace(
         lam: where to begin.
         direction: -1 to set out towards smaller lambda.
         span: a branch ends where it leaves [low, high], at a root on the border; use infinite
-            values where only `tracker.max_steps` is to end it.
-        tracker: how curves are followed; its homotopy, rtol and atol play no part.
+            values where only `max_steps` and `bound` of the tracker are to end it.
+        tracker: how curves are followed; its homotopy, rtol and atol play no part, and its `bound`
+            is raised to a finite span. Two folds within one step are not seen, and a branch that
+            passes another by less than a step may go on along that one, with a `BranchPoint` where
+            it did: `replace(TRACKER.control, max_ds=...)` takes shorter ones.
         folds: whether to locate folds.
         branch_points: whether to locate branch points, a Jacobian at every point; not done for
             states of more than 256 entries.
@@ -72,6 +76,8 @@ def trace(
     low, high = span
     if not low <= lam <= high:
         raise ValueError(f"lam must lie in span; got {lam} and {span}.")
+    farthest = [2 * abs(end) for end in span if math.isfinite(end)]
+    tracker = replace(tracker, bound=max(tracker.bound, *farthest, 0.0))
     points: list[list[tuple[Tensor, ...]]] = [[] for _ in z0]  # z, lambda and tangent of each
     status, evals = [Status.MAX_STEPS] * len(z0), [0] * len(z0)
     unit = z0.new_ones(len(z0))
@@ -133,7 +139,7 @@ def _on_border(
     index = out.nonzero().squeeze(1)
     part = state.rows(index)
     curve = tracker.curve(family.rows(index), part)
-    border = torch.where(part.time > span[1], span[1], span[0]).to(part.time)
+    border = part.time.clamp(*span)
     guess, _ = curve.split(part.piece.crossing(border * curve.scales[1]))
     linear = tracker.linear.thorough(guess[0].numel())
     solver = NewtonKrylov(rtol=precise(guess.dtype) ** 0.5, max_steps=10, linear=linear)

@@ -73,6 +73,12 @@ def test_a_closed_branch_ends_once_at_its_start() -> None:
     assert length * (1 - 0.01) < float(branch.s[-1]) < length
 
 
+def test_a_branch_that_sets_out_over_its_border_is_not_closed() -> None:
+    (branch,) = trace(Family(lambda z, lam: 0.5 * z + lam), start(2), lam=1.0)
+    assert branch.status == Status.CONVERGED and branch.lam.eq(1).all()
+    assert not branch.closed
+
+
 def test_closed_branches_end_each_by_itself() -> None:
     def residual(z: Tensor, lam: Tensor, radius: Tensor) -> Tensor:
         return z * z + lam * lam - radius * radius

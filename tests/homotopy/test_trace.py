@@ -128,6 +128,24 @@ def test_linear_path_has_its_closed_form() -> None:
         assert (z - exact).norm() < 1e-5 * exact.norm()  # the corrector's 1e-6, times ||A^-1||
 
 
+def test_the_border_is_kept_to_the_last_bit() -> None:
+    family = Family(lambda z, lam: 0.5 * z + lam)
+    for direction, end in ((1, 0.1), (-1, -0.3)):  # neither is a number of single precision
+        (branch,) = trace(family, zeros(1, 1), direction=direction, span=(-0.3, 0.1))
+        assert branch.lam[-1].item() == end
+        assert branch.z[-1].item() == pytest.approx(2 * end, rel=1e-8)
+
+
+@pytest.mark.parametrize("span", [(2e4, 3e4), (1e3, 2e5), (-3e4, -2e4), (1e8, 1e8 + 1)])
+def test_a_finite_span_is_followed_to_its_end_however_far_it_lies(
+    span: tuple[float, float],
+) -> None:
+    family = Family(lambda z, lam: 0.5 * z + lam / span[1])  # z = 2 lambda / span[1]
+    (branch,) = trace(family, zeros(1, 1), lam=span[0], span=span)
+    assert branch.status == Status.CONVERGED and branch.lam[-1] == span[1]
+    assert branch.z[-1].item() == pytest.approx(2, rel=1e-6)
+
+
 def test_batched_branches_are_those_of_one_at_a_time() -> None:
     """Branches that end at different steps, with the condition selected by row."""
     shift = torch.linspace(-1, 1, 6, dtype=torch.float64)[:, None]
