@@ -189,6 +189,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
                 (0.01 / most) ** (1 / self.tableau.order),
                 (1e-3 * near.abs()).clamp_min(1e-6),
             )
+            far = far.clamp_min(1e-3 * near.abs())  # about 0 where z0 and atol are: no scale
             return torch.minimum(100 * near.abs(), far.nan_to_num()) * near.sign()
 
 

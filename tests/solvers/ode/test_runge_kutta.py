@@ -82,6 +82,14 @@ def test_a_way_that_is_a_millionth_of_a_step_is_one_step(tableau: Tableau) -> No
 
 
 @every_pair
+def test_a_start_at_0_needs_no_absolute_tolerance(tableau: Tableau) -> None:
+    problem = InitialValue(lambda t, z: 1 - z)
+    found = solve(problem, RungeKutta(tableau, rtol=1e-7, atol=0.0), torch.zeros(1, 1).to(DOUBLE))
+    # Local errors of 1e-7 of z; few steps, and what is off decays.
+    assert found.check().value.item() == pytest.approx(1 - math.exp(-1), rel=1e-6)
+
+
+@every_pair
 @pytest.mark.parametrize("digits", [4, 7, 10])
 def test_tightening_the_tolerance_tightens_the_answer(tableau: Tableau, digits: int) -> None:
     """A rotation, whose errors add up: some ten to a few hundred steps of one tolerance each."""
