@@ -76,7 +76,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
     1 + regularization: relative to the matrix, so scaling the problem changes nothing. Only every
     `period`-th step mixes and the others are Picard steps, whose evaluations are mixed too: the
     Krylov space is the same at a part of the cost. A sample whose residual has grown by `growth`
-    over its best forgets its past and goes on with a Picard step. One evaluation a step.
+    over its best forgets its past and goes on with a Picard step; not again before its memory is
+    full, as where Picard steps lead away only mixing leads back. One evaluation a step.
 
     Arguments:
         memory: number m of evaluations kept; 2 m n numbers a sample.
@@ -153,6 +154,8 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         if not torch.compiler.is_compiling() and float(growth.detach().max()) <= self.growth:
             return best, state.void
         grew = growth > self.growth
+        if state.void is not None:
+            grew = grew & ~state.void.any(1)
         void = grew[:, None].expand(-1, self.memory)
         void = void.clone() if state.void is None else void | state.void
         void[:, (state.count - 1) % self.memory] = False
