@@ -57,7 +57,8 @@ def split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     if not 0 < fraction < 1 or not 0 < held < len(labels):
         raise ValueError(
             f"the fraction to hold out must be in (0, 1) and leave both parts at least one of "
-            f"the {len(labels)} images; got {fraction}."
+            f"the {len(labels)} images; got {fraction}. Take more images, or another fraction (for "
+            "training --validation)."
         )
     order = stratified_order(labels, seed)
     return order[:-held].sort().values, order[-held:].sort().values
