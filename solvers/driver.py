@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .packing import pack, thaw
+from .packing import pack
 from .precision import fitted
 from .problem import Equilibrium, InitialValue, Problem, check_start
 from .results import Results, bucket
@@ -74,10 +74,8 @@ def run(
     check_kind(problem, solver)
     if torch.is_inference_mode_enabled():  # where Jacobians would be 0, without a word
         with torch.inference_mode(False), torch.no_grad():
-            problem = replace(problem, condition=thaw(problem.condition))
-            start = thaw(z0)
             return run(
-                problem, solver, start,
+                problem, solver, z0,
                 record=record, keep_states=keep_states, first=first, take=take,
             )  # fmt: skip
     problem, z, unpack = pack(problem, z0)

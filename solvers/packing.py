@@ -26,10 +26,9 @@ def pack(
     start: Any = z0.value if isinstance(z0, Solution) else z0
     ways: list[Unpack] = []
     check_untransformed(start, problem.condition)
+    problem, start = _thawed(problem, start)
     if isinstance(problem.function, Guard):  # packed before
         return problem, start, lambda solution: cast("Solution[V]", solution)
-    if not torch.is_inference_mode_enabled():
-        problem, start = replace(problem, condition=thaw(problem.condition)), thaw(start)
     if isinstance(start, tuple):
         problem, start, way = _joined(problem, start)
         ways.append(way)
@@ -54,12 +53,18 @@ def pack(
     return problem, start, unpack
 
 
-def thaw(value: Any) -> Any:
-    """Copy the tensors that were made in inference mode, which no graph may hold."""
-    if isinstance(value, Solution):
-        return replace(value, value=thaw(value.value))
+def _thawed(problem: P, start: Any) -> tuple[P, Any]:
+    """Copy the tensors that were made in inference mode, which no graph may hold, outside of it."""
+    parts = (*problem.inputs, *(start if isinstance(start, tuple) else (start,)))
+    frozen = any(isinstance(part, Tensor) and part.is_inference() for part in parts)
+    if not frozen or torch.is_inference_mode_enabled():
+        return problem, start
+    return replace(problem, condition=_thaw(problem.condition)), _thaw(start)
+
+
+def _thaw(value: Any) -> Any:
     if type(value) is tuple:
-        return tuple(thaw(each) for each in value)
+        return tuple(_thaw(each) for each in value)
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
