@@ -154,10 +154,11 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         if not torch.compiler.is_compiling() and float(growth.detach().max()) <= self.growth:
             return best, state.void
         grew = growth > self.growth
-        if state.void is not None:
-            grew = grew & ~state.void.any(1)
-        void = grew[:, None].expand(-1, self.memory)
-        void = void.clone() if state.void is None else void | state.void
+        void = state.void
+        if void is None:
+            void = grew.new_zeros(len(grew), self.memory)
+        grew = grew & ~void.any(1)
+        void = void | grew[:, None]
         void[:, (state.count - 1) % self.memory] = False
         return torch.where(grew, state.size, best), void
 

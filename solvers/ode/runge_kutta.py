@@ -184,11 +184,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
             ahead = problem((problem.t0 + h).to(z0.dtype), torch.addcmul(z0, h.to(z0.dtype), slope))
             d2 = size((ahead - slope) / scale) / near.abs()
             most = torch.maximum(d1, d2)
-            far = torch.where(
-                most > 1e-15,
-                (0.01 / most) ** (1 / self.tableau.order),
-                (1e-3 * near.abs()).clamp_min(1e-6),
-            )
+            far = torch.where(most > 1e-15, (0.01 / most) ** (1 / self.tableau.order), 1e-6)
             far = far.clamp_min(1e-3 * near.abs())  # about 0 where z0 and atol are: no scale
             return torch.minimum(100 * near.abs(), far.nan_to_num()) * near.sign()
 
