@@ -106,7 +106,7 @@ def check_same(classifier: object, before: str) -> None:
         )
 
 
-def check_own(model: ImageModel) -> None:
+def check_answer(model: ImageModel) -> None:
     """Refuse models whose logits may be others than stem, layer and head make, which vote."""
     if not answers_by_its_parts(model):
         raise ValueError(
@@ -122,7 +122,7 @@ def check_rows(model: ImageModel) -> None:
 
     Stem, map and head are evaluated for some images together, again, and one by one.
     """
-    check_own(model)
+    check_answer(model)
     check_fixed(model)
     images = _images(model)
     drawn = torch.randn(PROBES, state_size(model), generator=torch.Generator().manual_seed(1))
