@@ -10,33 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
-from homotopy_deq import (
-    ODE,
-    SHINE,
-    Adjoint,
-    Anderson,
-    Broyden,
-    FlowLayer,
-    Implicit,
-    ImplicitLayer,
-    Phantom,
-    Picard,
-    Reversible,
-    Unroll,
-)
+from homotopy_deq import ODE, FlowLayer, ImplicitLayer, RungeKutta
 from tests.problems import DOUBLE, normal
-
-TIGHT = Anderson(rtol=1e-12)
-
-RULES: dict[str, tuple[Any, Any]] = {
-    "Implicit": (TIGHT, Implicit(TIGHT)),
-    "Phantom": (TIGHT, Phantom(3)),
-    "SHINE": (Broyden(rtol=1e-12), SHINE(TIGHT)),
-    "Unroll": (TIGHT, Unroll()),
-    "Unroll in segments": (TIGHT, Unroll(checkpoint=4)),
-    "Reversible": (Picard(damping=0.5, rtol=1e-2), Reversible()),
-    "Adjoint": (ODE(rtol=1e-6, atol=1e-6), Adjoint()),
-}
+from tests.solvers.gradient.rules import RULES, TIGHT
 
 
 class Cell(nn.Module):
@@ -55,8 +31,9 @@ class Cell(nn.Module):
 @pytest.mark.parametrize("name", RULES)
 def test_weights_that_are_cached_get_the_gradient_of_those_that_are_not(name: str) -> None:
     cell, x = Cell(), normal(1, 3, 4)
-    solver, rule = RULES[name]
-    layer: Any = (FlowLayer if name == "Adjoint" else ImplicitLayer)(cell, solver, rule)
+    rule, solver = RULES[name]
+    flow = isinstance(solver, ODE | RungeKutta)
+    layer: Any = (FlowLayer if flow else ImplicitLayer)(cell, solver, rule)
     parameters = list(cell.parameters())
     wanted = torch.autograd.grad(layer(x).sum(), parameters)
     with parametrize.cached():

@@ -8,41 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from solvers import (
-    ODE,
-    RK4,
-    SHINE,
-    Adjoint,
-    Anderson,
-    Broyden,
-    Equilibrium,
-    Implicit,
-    InitialValue,
-    NewtonKrylov,
-    Phantom,
-    Picard,
-    Reversible,
-    RungeKutta,
-    Unroll,
-)
+from solvers import ODE, Equilibrium, InitialValue, Picard, RungeKutta, Unroll
 from tests.problems import contractions, normal
-
-TIGHT = Anderson(rtol=1e-12)
-EXACT = Implicit(TIGHT)
-HALF = Picard(damping=0.5, rtol=1e-2)
-
-RULES: dict[str, tuple[Any, Any]] = {
-    "Implicit": (EXACT, TIGHT),
-    "Implicit by Newton": (Implicit(NewtonKrylov(rtol=1e-10)), TIGHT),
-    "SHINE": (SHINE(TIGHT), Broyden(rtol=1e-12)),
-    "SHINE alone": (SHINE(), Broyden(rtol=1e-12)),
-    "Phantom": (Phantom(3), TIGHT),
-    "Unroll": (Unroll(), TIGHT),
-    "Unroll in segments": (Unroll(checkpoint=4), TIGHT),
-    "Reversible": (Reversible(), HALF),
-    "Reversible along a flow": (Reversible(), RungeKutta(RK4, step_size=0.5)),
-    "Adjoint": (Adjoint(), ODE(rtol=1e-6, atol=1e-6)),
-}
+from tests.solvers.gradient.rules import EXACT, RULES, TIGHT
 
 
 def tanh(z: Tensor, weight: Tensor, x: Tensor) -> Tensor:

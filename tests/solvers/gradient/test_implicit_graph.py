@@ -24,7 +24,8 @@ from tests.problems import (
     normal,
     pair,
 )
-from tests.solvers.gradient.test_hooks import RULES, answer
+from tests.solvers.gradient.rules import RULES
+from tests.solvers.gradient.test_hooks import answer
 from tests.solvers.gradient.test_implicit import (
     EXACT,
     TIGHT,
