@@ -10,7 +10,7 @@ from torch import Tensor
 
 from solvers import Anderson, Equilibrium, Implicit, Picard, solve
 
-from .problems import Tanh, race
+from .problems import Tanh, race, waits
 
 FORWARD = 1e-6  # tight, so that the error is the backward pass's
 TOLERANCE = 1e-4  # the peers'
@@ -70,4 +70,7 @@ def backward(kind: str, norm: float, device: str = "cpu") -> dict[str, Any]:
         for name, run in calls.items()
     }
     times = race(calls, repeats=15)
-    return {name: {"ms": vars(times[name]), "error": errors[name]} for name in calls}
+    return {
+        name: {"ms": vars(times[name]), "error": errors[name], **waits(run, device)}
+        for name, run in calls.items()
+    }

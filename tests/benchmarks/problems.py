@@ -108,8 +108,10 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def looks(call: Callable[[], object]) -> int:
-    """Count how often a call waits for the GPU to look at a number."""
+def waits(call: Callable[[], object], device: str) -> dict[str, int]:
+    """Count how often a call waits for the GPU, to look at a number; nothing on a CPU."""
+    if device == "cpu":
+        return {}
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -118,4 +120,5 @@ def looks(call: Callable[[], object]) -> int:
             call()
     finally:
         torch.cuda.set_sync_debug_mode(before)
-    return sum("synchronizing CUDA operation" in str(warning.message) for warning in seen)
+    told = [str(warning.message) for warning in seen]
+    return {"waits for the GPU": sum("synchronizing CUDA operation" in text for text in told)}

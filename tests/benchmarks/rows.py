@@ -20,7 +20,7 @@ from experiments import batched_paths
 from experiments.results import ROOT
 from solvers import ODE, ArcLength, InitialValue, RungeKutta, solve
 
-from .problems import race
+from .problems import race, waits
 
 STEPS = (
     "float32, Unroll", "float32, Unroll, RungeKutta", "float32, Unroll(checkpoint=1), RungeKutta",
@@ -69,9 +69,14 @@ def flow(device: str = "cpu", repeats: int = 30) -> dict[str, Any]:
             call()
             evaluations[name] = counts[0]
         times = race(calls, repeats)
-    return missing | {
-        name: {"ms": vars(times[name]), "calls of f": evaluations[name]} for name in calls
-    }
+        return missing | {
+            name: {
+                "ms": vars(times[name]),
+                "calls of f": evaluations[name],
+                **waits(call, device),
+            }
+            for name, call in calls.items()
+        }
 
 
 def steps(rounds: int = 3, of: Sequence[str] = STEPS) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from solvers import Anderson, Equilibrium, solve
 
-from .problems import race, residual
+from .problems import race, residual, waits
 from .solvers import TOLERANCE
 
 SIZES = ((1, 64), (1, 1024), (8, 256), (64, 64), (64, 256), (256, 1024), (2048, 128))
@@ -72,6 +72,7 @@ def _row(batch: int, width: int, device: str, repeats: int) -> dict[str, Any]:
         "f, ms": times["evaluations x f"].median / evaluations,
         "ms": {name: vars(timing) for name, timing in times.items()},
         "residual": worst,
+        "waits": {name: waits(call, device) for name, call in calls.items()},
         "over evaluations x f": ours / times["evaluations x f"].median,
         "torchdeq's best default over ours": None if default is None else default / ours,
         "torchdeq's tuned Anderson over ours": there[tuned] / ours if tuned in there else None,
