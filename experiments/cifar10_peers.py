@@ -8,7 +8,8 @@ of the same parts: by `homotopy_deq.training`, with the start that learns, and a
 with a peer alone, from zero. Same batches, augmentation, Adam and rates, the same cell, stem and
 head, dopri5 at 1e-3, or Anderson to 1e-2 in 30 evaluations at most; the weights that are best on
 validation see the test images once. Each training is a process of its own, all side by side, so
-that seconds tell of a shared machine; `experiments.cifar_step` times steps alone. Writes
+that seconds tell of a shared machine; `experiments.cifar_step` times steps alone. --minutes ends
+them wherever they are; with --minutes 0 none is begun, and what they have written is told. Writes
 cifar10_peers_cuda.json, cifar10_peers.json on a CPU.
 """
 
@@ -17,12 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from homotopy_deq.training.checkpoint import weights
 from homotopy_deq.training.optim import cosine, set_rate, task_optimizer
 from homotopy_deq.training.sets import Sets
 
+STARTED = datetime.now(timezone.utc).isoformat(timespec="seconds")
 FLOW, ROOTS = "Unroll, RungeKutta", "DEQ"
 TRAININGS = {
     "HomoODE": FLOW,
@@ -80,19 +82,21 @@ def main(config: Config, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
     record = Record("cifar10_peers" + ("_cuda" if on_gpu else ""), config)
     config.work.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
-    processes = {}
-    for name in names:
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    for name in names if config.minutes != 0 else ():
         words = [sys.executable, "-m", "experiments.cifar10_peers", *sys.argv[1:], "--only", name]
         with (config.work / f"{name}.log").open("w") as log:
             processes[name] = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     ends = None if config.minutes is None else time.monotonic() + 60 * config.minutes
-    while running := [each for each in processes.values() if each.poll() is None]:
+    stopped: set[str] = set()
+    while running := {n: p for n, p in processes.items() if p.poll() is None}:
         if ends is not None and time.monotonic() > ends:
-            for process in running:
-                process.send_signal(signal.SIGINT)
-            break
+            stopped |= running.keys()
+            for process in running.values():
+                process.terminate()
+                process.wait()
         time.sleep(1)
-    failed = [n for n, p in processes.items() if p.wait() not in (0, -signal.SIGINT, 130)]
+    failed = [n for n, p in processes.items() if p.returncode and n not in stopped]
     rows = {
         name: json.loads(file.read_text())
         for name in names
@@ -106,7 +110,10 @@ def main(config: Config, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
             f"{last['images a second']:.0f} images a second, {last['peak memory, MiB']} MiB",
             highlight=False,
         )
-    console.print(f"Written to {record.write({'trainings': rows})}")
+    began = min((row["started"] for row in rows.values()), default=None)
+    seconds = max((sum(e["seconds"] for e in row["epochs"]) for row in rows.values()), default=None)
+    path = record.write({"trainings": rows}, started=began, seconds=seconds)
+    console.print(f"Written to {path}")
     if failed:
         raise SystemExit(f"{', '.join(failed)} failed: see {config.work}/*.log.")
 
@@ -251,7 +258,7 @@ def keep(
 ) -> None:
     """Write what a training has found."""
     count = sum(p.numel() for p in model.task_parameters())
-    body = {"parameters": count, "test accuracy": test, "epochs": rows}
+    body = {"started": STARTED, "parameters": count, "test accuracy": test, "epochs": rows}
     new = told(config, name).with_suffix(".new")
     new.write_text(json.dumps(body))
     new.replace(told(config, name))

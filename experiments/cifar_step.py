@@ -63,6 +63,8 @@ LEFT_OUT = ("DEQ by torchdeq", "Reversible, rk4 in 5")
 CASES = [
     (p, g) for p in ("float32", "bfloat16") for g in RULES if p == "float32" or g not in LEFT_OUT
 ]
+# A GPU's convolutions round float32 to TF32's ten bits: Reversible refuses there, too.
+ON_A_GPU = [case for case in CASES if "rk4 in 5" not in case[1] and case[1] != "Adjoint"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def main(config: Config) -> None:
         table.add_column(column)
     result: dict[str, Any] = {}
     for turn in range(config.rounds):
-        for precision, gradient in CASES:
+        for precision, gradient in CASES if config.device == "cpu" else ON_A_GPU:
             with console.status(f"{precision}, {gradient}, round {turn + 1} of {config.rounds}"):
                 words = [sys.executable, "-m", "experiments.cifar_step", precision, gradient,
                          "--device", config.device]  # fmt: skip

@@ -16,6 +16,9 @@ from .gradients import gradients
 from .hardening import faults, lines, mutants
 from .language import attention, language
 from .lipschitz import checks, lben
+from .on_gpu import bench as bench_on_gpu
+from .on_gpu import step as step_on_gpu
+from .on_gpu import trainings
 from .papers import papers
 from .porting import zoo
 from .scaling import scaling
@@ -40,12 +43,15 @@ def pages() -> dict[Path, str]:
         large(),
         conformance(),
         bench(),
+        bench_on_gpu(),
         porting(),
         zoo(),
         fashion(),
         step(),
+        step_on_gpu(),
         gradients(),
         cifar10(),
+        trainings(),
         tutorial(),
         augmented(),
         comparison("digits", "the digits", LOADED),
