@@ -18,7 +18,7 @@ NORM = 0.95
 
 
 def sizes(
-    device: str = "cpu", of: tuple[tuple[int, int], ...] = SIZES, repeats: int = 30
+    device: str = "cpu", of: tuple[tuple[int, int], ...] = SIZES, repeats: int = 15
 ) -> dict[str, Any]:
     """Time solves of tanh(W z + c), W = G G^T scaled to ||W|| = 0.95, c ~ N(0, 0.01), from 0."""
     return {f"{batch} x {width}": _row(batch, width, device, repeats) for batch, width in of}
