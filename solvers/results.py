@@ -27,6 +27,14 @@ def bucket(rows: int) -> int:
     return max(1 << (rows - 1).bit_length(), SMALLEST)
 
 
+def sent(numbers: Any, device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device, which is not waited for.
+
+    CUDA has taken the numbers when the call returns; Metal reads them later, and may find others.
+    """
+    return torch.from_numpy(numbers).to(device, non_blocking=device.type != "mps")
+
+
 class Results:
     """What is known of the samples that have finished, and which still run.
 
@@ -90,8 +98,7 @@ class Results:
         self.steps[full] = step
         self.evals[full] = evals if state.evals is None else state.evals.cpu().numpy()[rows]
         usable = codes[rows] != Status.NONFINITE
-        source = torch.from_numpy(rows[usable]).to(state.z.device)
-        target = torch.from_numpy(full[usable]).to(state.z.device)
+        source, target = (sent(k[usable], state.z.device) for k in (rows, full))
         self.value = _put(self.value, target, state.z.index_select(0, source))
         self.residual = _put(self.residual, target, state.residual.index_select(0, source))
         if state.time is not None and self.time is not None:
@@ -99,7 +106,7 @@ class Results:
         if state.bound is not None:
             self.bound = self._bounded(state.bound, target, source)
         if self.keep_states:
-            samples, some = (torch.from_numpy(k).to(state.z.device) for k in (full, rows))
+            samples, some = (sent(k, state.z.device) for k in (full, rows))
             self.states.append((samples, state.rows(some)))
         return True
 
@@ -118,7 +125,7 @@ class Results:
         rows = np.flatnonzero((codes == Status.CONVERGED) & self.running)
         if rows.size == 0:
             return codes
-        index = torch.from_numpy(rows).to(state.z.device)
+        index = sent(rows, state.z.device)
         z, residual, fz = (x.index_select(0, index) for x in (state.z, state.residual, state.fz))
         first = self.first
         if first is not None:
@@ -152,7 +159,7 @@ class Results:
         keep = np.sort(np.argsort(~self.running, kind="stable")[:size])
         self.index = self.index[keep]
         self.running = self.running[keep]
-        return torch.from_numpy(keep).to(like.device)
+        return sent(keep, like.device)
 
     def explain(self, error: Exception) -> None:
         """Say which rows the map was given, if it raised an error on a part of the batch."""
@@ -168,7 +175,7 @@ class Results:
     def keep(self, state: State, evals: int) -> None:
         """Keep z, residual and time for the trajectory, each finished sample where it finished."""
         # A copy: the graph of a recorded path keeps it, and the books are written in place.
-        running = torch.tensor(self.running, device=state.z.device)
+        running = sent(self.running.copy(), state.z.device)
         z = torch.where(expand(running, state.z), state.z, self.value)
         residual = torch.where(running, state.residual, self.residual.to(state.residual))
         row: tuple[Tensor, ...] = z, residual
@@ -185,10 +192,8 @@ class Results:
         if path is None and self.trace:
             z, residual, *time = (torch.stack(each) for each in zip(*self.trace, strict=True))
             path = Trajectory(z, residual, torch.tensor(self.counts), *time)
-        status, steps, evals = (
-            torch.from_numpy(book).to(self.value.device)
-            for book in (self.status, self.steps, self.evals)
-        )
+        books = self.status, self.steps, self.evals
+        status, steps, evals = (sent(book, self.value.device) for book in books)
         checks = 0 if state is None else state.checks
         found = Solution(self.value, status, steps, evals, self.residual, path, checks)
         return replace(found, bound=self.bound, states=tuple(self.states))
