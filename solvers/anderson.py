@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .buffer import chosen, write
-from .norms import divisor
+from .norms import divisor, told
 from .problem import Equilibrium
 from .solver import Evaluated, Solver
 
@@ -46,6 +46,8 @@ class AndersonState(Evaluated):
         void: the slots that a sample has forgotten, bool (B, m); None until a sample restarts.
         size: ||F(z)||, (B,).
         best: smallest ||F|| at a mixing step since the last restart, (B,).
+        growth: ||F|| over the best, (B,), where the next step mixes; None elsewhere.
+        most: the largest of it, once the residual was looked at: a GPU is waited for once for both.
         count: evaluations written so far, shared by the batch; below 0 before the history begins.
     """
 
@@ -54,12 +56,21 @@ class AndersonState(Evaluated):
     void: Tensor | None
     size: Tensor
     best: Tensor
+    growth: Tensor | None
     count: int
+    most: float | None = None
+
+    def told(self) -> Tensor:
+        if self.growth is None:
+            return self.residual.detach().cpu()
+        residual, growth = told(self.residual, self.growth)
+        object.__setattr__(self, "most", float(growth.max()))
+        return residual
 
     def rows(self, index: Tensor) -> AndersonState:
         """Return the state of the samples `index` alone; of its history what has been written."""
         used, none = max(self.count, 0), self.images[:0]
-        rest = super(AndersonState, replace(self, images=none, gaps=none)).rows(index)
+        rest = super(AndersonState, replace(self, images=none, gaps=none, most=None)).rows(index)
         images, gaps = (chosen(past, index, used) for past in (self.images, self.gaps))
         return replace(rest, images=images, gaps=gaps)
 
@@ -124,12 +135,12 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         batch, n = z0.shape[0], z0[0].numel()
         images, gaps = z0.new_empty(2, self.memory if self.delay == 0 else 0, batch, n).unbind()
         none = z0.new_empty(batch)
-        blank = AndersonState(z0, none, z0, images, gaps, None, none, none, -self.delay)
+        blank = AndersonState(z0, none, z0, images, gaps, None, none, none, None, -self.delay)
         return self._evaluate(problem, z0, blank, none, None)
 
     def step(self, problem: Equilibrium, state: AndersonState) -> AndersonState:
-        if state.count > 0 and state.count % self.period == 0:
-            best, void = self._restart(state)
+        if state.growth is not None:
+            best, void = self._restart(state, state.growth)
             z = self._mix(state, void).view_as(state.z)
         else:
             best, void = state.best, state.void
@@ -146,13 +157,14 @@ class Anderson(Solver[Equilibrium, AndersonState]):
             z = torch.baddbmm(z, alpha, gaps, alpha=self.damping - 1)
         return z
 
-    def _restart(self, state: AndersonState) -> tuple[Tensor, Tensor | None]:
+    def _restart(self, state: AndersonState, growth: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return best and void, after the samples whose residual grew have forgotten their past."""
-        growth = state.size / state.best
         best = torch.minimum(state.size, state.best)
         # A compiler cannot ask what a number is; the answer is the same either way.
-        if not torch.compiler.is_compiling() and float(growth.detach().max()) <= self.growth:
-            return best, state.void
+        if not torch.compiler.is_compiling():
+            most = float(growth.detach().max()) if state.most is None else state.most
+            if most <= self.growth:
+                return best, state.void
         grew = growth > self.growth
         void = state.void
         if void is None:
@@ -176,15 +188,17 @@ class Anderson(Solver[Equilibrium, AndersonState]):
         image, before = fz.flatten(1), z.flatten(1)
         if count == 0 and self.delay:
             images, gaps = z.new_empty(2, self.memory, *image.shape).unbind()
-        if count >= 0 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            gap = torch.sub(image, before, out=gaps[slot])
-        else:
+        if count < 0:
             gap = image - before
-            gaps = gaps if count < 0 else write(gaps, slot, gap, 0)
-        if count >= 0:
-            images = write(images, slot, image, 0)
+        elif torch.is_grad_enabled() or torch.compiler.is_compiling():
+            gap = image - before
+            images, gaps = write(images, slot, image, 0), write(gaps, slot, gap, 0)
+        else:
+            gap = torch.sub(image, before, out=gaps[slot])
+            images[slot].copy_(image)
         size = torch.linalg.vector_norm(gap, dim=1)
         residual = size / divisor(torch.linalg.vector_norm(image, dim=1))
         void = None if void is None else write(void, slot, False)
-        best = size if count <= 0 else best
-        return AndersonState(z, residual, fz, images, gaps, void, size, best, count + 1)
+        best, count = size if count <= 0 else best, count + 1
+        growth = size / best if count > 0 and count % self.period == 0 else None
+        return AndersonState(z, residual, fz, images, gaps, void, size, best, growth, count)

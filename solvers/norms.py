@@ -15,6 +15,12 @@ def norm(z: Tensor) -> Tensor:
     return size
 
 
+def told(*numbers: Tensor) -> tuple[Tensor, ...]:
+    """Return numbers, (B,) each, on the host, outside of any graph: a GPU is waited for once."""
+    numbers = tuple(each.detach() for each in numbers)
+    return numbers if numbers[0].is_cpu else torch.stack(numbers).cpu().unbind()
+
+
 def finite(z: Tensor) -> Tensor:
     """Return which samples are finite throughout, bool (B,)."""
     return torch.isfinite(z.detach().unsqueeze(-1).flatten(1)).all(1)

@@ -51,6 +51,10 @@ class State:
     modulus: float | None = field(default=None, kw_only=True)
     bound: ErrorBound | None = field(default=None, kw_only=True)
 
+    def told(self) -> Tensor:
+        """Return the residual on the host, outside of any graph."""
+        return self.residual.detach().cpu()
+
     def rows(self: S, index: Tensor) -> S:
         """Return the state of the samples `index` alone."""
         chosen: dict[str, Any] = {}
@@ -176,15 +180,20 @@ def verdict(solver: Solver[Any, Any], state: State) -> Tensor | None:
     """Return each sample's `Status`, int8 (B,), or None where all are RUNNING.
 
     It is what the state says; where that leaves it open, a residual within the solver's tolerance
-    is CONVERGED and one that is not finite is NONFINITE.
+    is CONVERGED and one that is not finite is NONFINITE. It lies on the host where one tolerance is
+    that of all samples.
     """
     if state.status is not None:
         return state.status
-    residual, tolerance = state.residual, solver.tolerance(state)
-    low, high = torch.aminmax(residual.detach())  # NaN propagates into both
-    finite = float(high) < float("inf")
-    if finite and isinstance(tolerance, float) and float(low) > tolerance:
-        return None
+    tolerance, finite = solver.tolerance(state), False
+    if isinstance(tolerance, float):
+        residual = state.told()
+        low, high = torch.aminmax(residual)  # NaN propagates into both
+        finite = float(high) < float("inf")
+        if finite and float(low) > tolerance:
+            return None
+    else:
+        residual = state.residual.detach()
     code = (residual <= tolerance).to(torch.int8)  # CONVERGED is 1
     return code if finite else code.masked_fill_(~torch.isfinite(residual), Status.NONFINITE)
 

@@ -99,6 +99,7 @@ class Until(Solver[Equilibrium, UntilState]):
         code = verdict(self.solver, inner)
         if code is None:
             code = torch.zeros_like(decided, dtype=torch.int8)
+        code = code.to(decided.device)
         code = torch.where(code == Status.CONVERGED, Status.MAX_STEPS, code)
         code = torch.where(decided, Status.CONVERGED, code)
         return UntilState(

@@ -265,6 +265,7 @@ def stuck(solver: Solver[Any, Any], state: S, h: Tensor) -> S:
     code = verdict(solver, state)
     if code is None:
         code = torch.zeros_like(small, dtype=torch.int8)
+    code = code.to(small.device)
     running = small & (code == Status.RUNNING)
     return replace(state, status=code.masked_fill(running, Status.STEP_TOO_SMALL))
 
