@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .norms import expand, norm
+from .norms import expand, norm, told
 from .solution import ErrorBound, Solution, SolveError, Trajectory
 from .solver import Evaluated, Solver, State, earned, residual_norm, verdict
 from .status import Status
+
+RUNNING, CONVERGED, NONFINITE = map(int, (Status.RUNNING, Status.CONVERGED, Status.NONFINITE))
+"""Numbers, as NumPy takes longer over an enum's member than over a batch."""
 
 SMALLEST = 8
 """Rows that the smallest batch of a compiled map keeps: fewer cost as much."""
@@ -58,7 +61,7 @@ class Results:
         keep_states: bool = False,
     ) -> None:
         batch = z0.shape[0]
-        self.first: Any = None if first is None else first.cpu().numpy()
+        self.first = first
         self.strict = strict
         self.value = z0.clone()
         dtype = torch.promote_types(z0.dtype, torch.float32)
@@ -84,12 +87,12 @@ class Results:
         if code is None and not over:
             return False
         codes = np.zeros(len(self.running), np.int8) if code is None else code.cpu().numpy()
-        self.poisoned |= torch.is_grad_enabled() and bool((codes == Status.NONFINITE).any())
+        self.poisoned |= torch.is_grad_enabled() and bool((codes == NONFINITE).any())
         if self.strict and isinstance(state, Evaluated):
             codes = self._earned(solver, state, codes)
         if over:
-            codes = np.where(codes == Status.RUNNING, np.int8(Status.MAX_STEPS), codes)
-        rows = np.flatnonzero((codes != Status.RUNNING) & self.running)
+            codes = np.where(codes == RUNNING, np.int8(Status.MAX_STEPS), codes)
+        rows = np.flatnonzero((codes != RUNNING) & self.running)
         if rows.size == 0:
             return False
         self.running[rows] = False
@@ -97,8 +100,9 @@ class Results:
         self.status[full] = codes[rows]
         self.steps[full] = step
         self.evals[full] = evals if state.evals is None else state.evals.cpu().numpy()[rows]
-        usable = codes[rows] != Status.NONFINITE
-        source, target = (sent(k[usable], state.z.device) for k in (rows, full))
+        usable = codes[rows] != NONFINITE
+        source = sent(rows[usable], state.z.device)
+        target = sent(full[usable], state.z.device)
         self.value = _put(self.value, target, state.z.index_select(0, source))
         self.residual = _put(self.residual, target, state.residual.index_select(0, source))
         if state.time is not None and self.time is not None:
@@ -122,14 +126,14 @@ class Results:
 
     def _earned(self, solver: Solver[Any, Any], state: Evaluated, codes: Any) -> Any:
         """Return the codes with those that say CONVERGED and have not earned it RUNNING."""
-        rows = np.flatnonzero((codes == Status.CONVERGED) & self.running)
+        rows = np.flatnonzero((codes == CONVERGED) & self.running)
         if rows.size == 0:
             return codes
         index = sent(rows, state.z.device)
         z, residual, fz = (x.index_select(0, index) for x in (state.z, state.residual, state.fz))
         first = self.first
         if first is not None:
-            first = torch.from_numpy(first[self.index[rows]]).to(z.device)
+            first = first.index_select(0, sent(self.index[rows], z.device))
         codes = codes.copy()
         fine = earned(solver, z, residual_norm(Evaluated(z, residual, fz)), first)
         codes[rows] = fine.cpu().numpy()
@@ -141,15 +145,21 @@ class Results:
         ||f(z)|| <= 2 ||z|| where the relative residual is below 1/2. A sample that took no step
         need not have fallen where the start is the caller's `own`.
         """
-        done = np.flatnonzero(self.status == Status.CONVERGED)
+        done = np.flatnonzero(self.status == CONVERGED)
         if done.size == 0:
             return False
+        assert self.first is not None  # since the first evaluation
         eps = torch.finfo(self.value.dtype).eps
-        size = norm(self.value.detach()).cpu().numpy()[done]
-        share = self.residual.detach().cpu().numpy()[done]
-        shown = (share < 0.5) & ((2 * share + eps) * size < self.first[done])
+        books = told(norm(self.value.detach()), self.residual, self.first)
+        size, share, first = (book.numpy()[done] for book in books)
+        shown = (share < 0.5) & ((2 * share + eps) * size < first)
         shown |= own & (self.steps[done] == 0)
         return not bool((shown & (eps / 2 * size <= solver.rtol * size + solver.atol)).all())
+
+    @property
+    def suspect(self) -> bool:
+        """Whether rows stopped at different steps, or one did not converge."""
+        return bool((self.steps != self.steps[0]).any() or (self.status > CONVERGED).any())
 
     def compact(self, like: Tensor, size: int) -> Tensor:
         """Forget finished rows; return the positions of the `size` others in the current batch.

@@ -32,15 +32,14 @@ def verified(
     depends on row i alone. So where rows stopped at different steps, the map is evaluated once on
     the full batch, and a CONVERGED sample whose residual is above its claim becomes MIXED_ROWS.
     Where the map gives something else at its second call, or a sample did not converge because it
-    does, that is RANDOM_MAP. A problem that promises `rowwise` is spared all this.
+    does, that is RANDOM_MAP. The loop does not ask where a problem promises `rowwise`,
+    nor where all samples converged at one step.
 
     Arguments:
         problem: on the full batch.
         solver: its tolerance is what was claimed.
         found: the claim.
     """
-    if problem.rowwise or not (_uneven(found.steps) or int(found.status.amax()) > 1):
-        return found
     failed = found.status == Status.MAX_STEPS
     z = found.value.detach()
     with torch.no_grad():
@@ -59,7 +58,3 @@ def verified(
     code = torch.where(suspect & moved, Status.RANDOM_MAP, code).to(torch.int8)
     residual = torch.where(wrong, measured.to(found.residual), found.residual)
     return replace(found, status=code, residual=residual, checks=found.checks + 2)
-
-
-def _uneven(steps: Tensor) -> bool:
-    return steps.numel() > 1 and int(steps.amin()) != int(steps.amax())
