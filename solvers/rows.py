@@ -31,27 +31,41 @@ class Embedded(Wrapped):
     def __init__(self, function: Callable[..., Any], everything: Tensor) -> None:
         self.function = function
         self.everything = everything
+        self.asked, self.calls = everything, list[tuple[Tensor, Tensor, Tensor]]()
 
     def __call__(self, *args: Tensor) -> Tensor:
         *given, index = args
-        if index is self.everything or torch.equal(index, self.everything):
+        if index is not self.asked:  # the same from one drop of finished samples to the next
+            self.asked, self.calls = index, self._calls(index)
+        if not self.calls:
             whole: Tensor = self.function(*given)
             return whole
-        left = torch.arange(len(index), device=index.device)
-        parts, places = [], []
-        while len(left):  # once, unless a sample is asked for twice, as for a Jacobian's columns
-            fill = torch.full_like(self.everything, int(left[0]))
-            fill[index[left]] = left
+        parts: list[Tensor] = []
+        for fill, _, rows in self.calls:
             full = (x if x.dim() == 0 else x.index_select(0, fill) for x in given)
-            out: Tensor = self.function(*full)
-            taken = fill[index[left]] == left
-            places.append(left[taken])
-            parts.append(out.index_select(0, index[left[taken]]))
-            left = left[~taken]
+            parts.append(self.function(*full).index_select(0, rows))
         if len(parts) == 1:
             return parts[0]
-        order = torch.argsort(torch.cat(places))
+        order = torch.argsort(torch.cat([places for _, places, _ in self.calls]))
         return torch.cat(parts).index_select(0, order)
+
+    def _calls(self, index: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return for each call what fills the full batch, the places it answers and their rows.
+
+        None where that is the full batch as it is.
+        """
+        calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        if torch.equal(index, self.everything):
+            return calls
+        left = torch.arange(len(index), device=index.device)
+        while True:  # once, unless a sample is asked for twice, as for a Jacobian's columns
+            fill, rows = left[:1].repeat(len(self.everything)), index[left]
+            fill[rows] = left
+            taken = fill[rows] == left
+            if bool(taken.all()):
+                return [*calls, (fill, left, rows)]
+            calls.append((fill, left[taken], rows[taken]))
+            left = left[~taken]
 
     @property
     def multiply_adds(self) -> Callable[..., int] | None:
