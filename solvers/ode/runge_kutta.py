@@ -93,7 +93,8 @@ class RungeKutta(Solver[InitialValue, PathState]):
             slope = problem(time[0].to(z0.dtype), z0)
             check_rows(problem, time[0].to(z0.dtype), z0, slope)
             h = self._first_step(problem, z0, slope).to(time)
-        return self._state(problem, z0, slope, time, h, finite(slope))
+        first = self._state(problem, z0, slope, time, h, finite(slope))
+        return stuck(self, first, h) if self.tableau.error else first
 
     def step(self, problem: InitialValue, state: PathState) -> PathState:
         t = state.time
@@ -103,20 +104,24 @@ class RungeKutta(Solver[InitialValue, PathState]):
         if not self.tableau.error:  # every step is taken
             return self._state(problem, z, z, end, state.h, ratio == 0)
         accepted = ratio <= 1
-        if not bool(accepted.any()):
+        least, order = LEAST * max(abs(problem.t0), abs(problem.t1)), self.tableau.order
+        # A step that was good enough is not shortened: nearly all after it are as well.
+        eased = torch.where(accepted, ratio.clamp(max=SAFETY**order), ratio)
+        h = next_step(end - t, eased, order, least)
+        moves = h != 0
+        plain = bool((accepted & moves).all())  # as nearly always: a GPU is waited for once
+        taken = len(accepted) if plain else int(accepted.sum())
+        if taken == 0:
             z, slope = state.z, state.slope
-        elif not bool(accepted.all()):
+        elif taken < len(accepted):
             if torch.is_grad_enabled() and bool(torch.isinf(ratio).any()):
                 # A slope that is no number makes the gradient NaN though its step is rejected.
                 z, slope, _ = self._attempt(problem, state, torch.where(accepted, end, t))
             take = expand(accepted, z)
             z, slope = torch.where(take, z, state.z), torch.where(take, slope, state.slope)
-        least, order = LEAST * max(abs(problem.t0), abs(problem.t1)), self.tableau.order
-        # A step that was good enough is not shortened: nearly all after it are as well.
-        eased = torch.where(accepted, ratio.clamp(max=SAFETY**order), ratio)
-        h = next_step(end - t, eased, order, least)
-        sound = (h != 0) | torch.isfinite(ratio)
-        return self._state(problem, z, slope, torch.where(accepted, end, t), h, sound)
+        sound = moves | torch.isfinite(ratio)
+        new = self._state(problem, z, slope, torch.where(accepted, end, t), h, sound)
+        return new if plain else stuck(self, new, h)
 
     def loosened(self, rtol: float) -> RungeKutta:
         loose = self.tableau.error and self.rtol < rtol
@@ -133,8 +138,7 @@ class RungeKutta(Solver[InitialValue, PathState]):
         self, problem: InitialValue, z: Tensor, slope: Tensor, t: Tensor, h: Tensor, sound: Tensor
     ) -> PathState:
         left = ((problem.t1 - t) / (problem.t1 - problem.t0)).to(norm(z[:0]).dtype)
-        new = PathState(z, torch.where(sound, left, float("inf")), slope, h, time=t)
-        return stuck(self, new, h) if self.tableau.error else new
+        return PathState(z, torch.where(sound, left, float("inf")), slope, h, time=t)
 
     def _attempt(
         self, problem: InitialValue, state: PathState, end: Tensor
@@ -236,7 +240,7 @@ def advance(
 
 def together(z: Tensor, *times: Tensor) -> tuple[Tensor, ...]:
     """Return (B,) tensors as 0-d ones if all samples have the same, else as (B, 1, ..., 1)."""
-    if all(bool((t == t[0]).all()) for t in times):
+    if len(z) == 1 or torch.equal(*torch.aminmax(torch.stack(times), dim=1)):
         return tuple(t[0] for t in times)
     return tuple(expand(t, z) for t in times)
 
