@@ -23,7 +23,7 @@ class Host(Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-LOOKS = ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "nonzero")
+LOOKS = "__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "nonzero"
 """Methods that need a number of a tensor, or a size that depends on one."""
 
 
@@ -79,6 +79,7 @@ def looks() -> Iterator[list[str]]:
         patch.setattr(torch, "equal", counted("equal", torch.equal))
         patch.setattr(torch, "from_numpy", lambda x: plain_from_numpy(x).as_subclass(Host))
         patch.setattr(torch, "tensor", sent)
+        patch.setattr(Tensor, "is_cpu", property(lambda self: isinstance(self, Host)))
         patch.setattr(Tensor, "cpu", cpu)
         patch.setattr(Tensor, "to", to)
         patch.setattr(Tensor, "__getitem__", getitem)
