@@ -5,12 +5,13 @@
 
 HomoODE as published, with its release's hyper-parameters but for the epochs (300 there), and a DEQ
 of the same parts: by `homotopy_deq.training`, with the start that learns, and as one writes them
-with a peer alone, from zero. Same batches, augmentation, Adam and rates, the same cell, stem and
-head, dopri5 at 1e-3, or Anderson to 1e-2 in 30 evaluations at most; the weights that are best on
-validation see the test images once. Each training is a process of its own, all side by side, so
-that seconds tell of a shared machine; `experiments.cifar_step` times steps alone. --minutes ends
-them wherever they are; with --minutes 0 none is begun, and what they have written is told. Writes
-cifar10_peers_cuda.json, cifar10_peers.json on a CPU.
+with a peer alone, torchdiffeq from zero, torchdeq from where that start begins. Same batches,
+augmentation, Adam and rates, the same cell, stem and head, dopri5 at 1e-3, or Anderson to 1e-2 in
+30 evaluations at most; the weights that are best on validation see the test images once. Each
+training is a process of its own, all side by side, so that seconds tell of a shared machine;
+`experiments.cifar_step` times steps alone. --minutes ends them wherever they are; with --minutes 0
+none is begun, and what they have written is told. Writes cifar10_peers_cuda.json,
+cifar10_peers.json on a CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments import cifar_step
-from experiments.results import ROOT, Record
+from experiments.results import ROOT, Record, device
 from homotopy_deq import DEQ, HomoODE
 from homotopy_deq.data import ImageData, load, seek
 from homotopy_deq.settings import TrainConfig
@@ -258,7 +259,13 @@ def keep(
 ) -> None:
     """Write what a training has found."""
     count = sum(p.numel() for p in model.task_parameters())
-    body = {"started": STARTED, "parameters": count, "test accuracy": test, "epochs": rows}
+    body = {
+        "started": STARTED,
+        "device": device(),
+        "parameters": count,
+        "test accuracy": test,
+        "epochs": rows,
+    }
     new = told(config, name).with_suffix(".new")
     new.write_text(json.dumps(body))
     new.replace(told(config, name))
