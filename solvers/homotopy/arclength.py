@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
@@ -159,12 +160,18 @@ class ArcLength(Solver[Equilibrium, ArcState]):
             new = replace(new, residual=residual, evals=new.evals + ~end)
         return new
 
-    def advance(self, family: Family, state: ArcState) -> ArcState:
+    def advance(
+        self, family: Family, state: ArcState, passes: Callable[[ArcState], Tensor] | None = None
+    ) -> ArcState:
         """Return the state after one step along each curve; no heed is paid to lambda = 1.
 
-        A sample whose step failed stays, with half the step, and has not `moved`.
+        A sample whose step failed, or does not pass what is said of the state after it, stays,
+        with half the step, and has not `moved`.
         """
-        return self._paced(family, state, self._moved(family, state))
+        new = self._moved(family, state)
+        if passes is not None:
+            new = replace(new, moved=new.moved & passes(new))
+        return self._paced(family, state, new)
 
     def _moved(self, family: Family, state: ArcState) -> ArcState:
         """Return where a step leads, and whether it may be taken."""

@@ -1,4 +1,4 @@
-"""Folds and branch points: where a function along a branch changes its sign."""
+"""Folds: where dlambda/ds changes its sign along a branch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..driver import run
 from ..linear import GMRES
 from ..newton import NewtonKrylov
 from ..norms import dot, norm
-from .branch import Branch, BranchPoint, Fold, precise
+from .branch import Branch, Fold, precise
 from .curve import Curve
-from .predictor import Cubic, Knot
+from .predictor import Cubic
 
 FAR = 0.1  # of a step: a correction that is longer has left the cubic for another branch
 Function = Callable[[Tensor], float]  # of a point w, (1, n + 1)
@@ -27,63 +26,19 @@ def locate_folds(branch: Branch) -> Iterator[Fold]:
     lambda there is exact to second order in what is left of dlambda/ds.
     """
     curve, rising = branch.curve, branch.tangent[:, -1] > 0
-
-    def rate(first: Knot) -> Function:
-        linear, rtol = GMRES(first.y[0].numel()), precise(first.y.dtype)
-        return lambda w: float(curve.tangent(w, first.slope, rtol=rtol, linear=linear)[0][0, -1])
-
-    for z, lam, s, slope in _zeros(branch, rising[1:] != rising[:-1], rate):
-        yield Fold(z, lam, s, slope / curve.scales[1])
-
-
-def locate_branch_points(branch: Branch) -> Iterator[BranchPoint]:
-    """Yield the branch point between each two points at which det [G'(w); t^T] changes its sign.
-
-    It does so at a simple branch point (a pitchfork, a transcritical one) and at no fold; a
-    point where an even number of branches cross the one that is followed is not seen.
-
-    References:
-        H. Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems.
-    """
-    curve = branch.curve
-    points = zip(branch.points()[:, None], branch.tangent[:, None], strict=True)
-    sign = torch.stack([_determinant(curve, w, border)[0] for w, border in points])
-
-    def determinant(first: Knot) -> Function:
-        scale = _determinant(curve, first.y, first.slope)[1]
-
-        def scaled(w: Tensor) -> float:
-            sign, size = _determinant(curve, w, first.slope)
-            return float(sign * (size - scale).clamp(max=50).exp())
-
-        return scaled
-
-    for z, lam, s, _ in _zeros(branch, sign[1:] * sign[:-1] < 0, determinant):
-        yield BranchPoint(z, lam, s)
-
-
-def _determinant(curve: Curve, w: Tensor, border: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sign of det [G'(w); border^T] and log |det|."""
-    sign, size = torch.linalg.slogdet(curve.bordered(w, border).matrix()[0])
-    return sign, size
-
-
-def _zeros(
-    branch: Branch, changes: Tensor, function: Callable[[Knot], Function]
-) -> Iterator[tuple[Tensor, float, float, float]]:
-    """Yield z, lambda, arclength and what is left of a function where it is 0 along a branch.
-
-    Arguments:
-        branch: of one sample.
-        changes: between which points the function changes its sign, bool (T - 1,).
-        function: makes it of the first of the two points.
-    """
+    linear, rtol = GMRES(branch.tangent.shape[1]), precise(branch.z.dtype)
+    changes = rising[1:] != rising[:-1]
     for k in changes.to(branch.s.device).nonzero().squeeze(1):
         piece = branch.cubics.rows(k[None])
-        value = function(piece.last)
-        w = _zero(branch.curve, piece, value)
-        z, lam = branch.curve.split(w)
-        yield z[0], float(lam), float(branch.s[k] + norm(w - piece.last.y)), value(w)
+        last = piece.last
+
+        def rate(w: Tensor, guide: Tensor = last.slope) -> float:
+            return float(curve.tangent(w, guide, rtol=rtol, linear=linear)[0][0, -1])
+
+        w = _zero(curve, piece, rate)
+        z, lam = curve.split(w)
+        s = float(branch.s[k] + norm(w - last.y))
+        yield Fold(z[0], float(lam), s, rate(w) / curve.scales[1])
 
 
 def _zero(curve: Curve, piece: Cubic, function: Function) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,12 +16,13 @@ from ..newton import NewtonKrylov
 from ..norms import dot, norm
 from ..status import Status
 from .arclength import ArcLength
-from .branch import Branch, precise
+from .branch import Branch, BranchPoint, precise
 from .control import StepControl
+from .crossing import Crossings
 from .curve import Curve, Family
 from .path import ArcState, resting
 from .predictor import Cubic, Hermite, Knot
-from .special import locate_branch_points, locate_folds
+from .special import locate_folds
 from .stability import leading_eigenvalues
 
 TRACKER = ArcLength(
@@ -60,12 +63,15 @@ def trace(
         span: a branch ends where it leaves [low, high], at a root on the border; use infinite
             values where only `max_steps` and `bound` of the tracker are to end it.
         tracker: how curves are followed; its homotopy, rtol and atol play no part, and its `bound`
-            is raised to a finite span. Two folds within one step are not seen, and a branch that
-            passes another by less than a step may go on along that one, with a `BranchPoint` where
-            it did: `replace(TRACKER.control, max_ds=...)` takes shorter ones.
+            is raised to a finite span. Two folds within one step are not seen, and of several
+            branch points within one step one is or none: `replace(TRACKER.control, max_ds=...)`
+            takes shorter ones.
         folds: whether to locate folds.
         branch_points: whether to locate branch points, a Jacobian at every point; not done for
-            states of more than 256 entries.
+            states of more than 256 entries. A step that jumps to another branch nearby, where two
+            nearly cross, is then refused and halved (but not one to the next branch but one), and
+            a miss too narrow for the smallest step ends STEP_TOO_SMALL or RANK_LOSS; without them
+            a branch may go on along another.
         eigenvalues: leading eigenvalues of h_z to compute at every point.
 
     Returns:
@@ -84,6 +90,8 @@ def trace(
     curve = Curve(family, z0.shape[1:], tracker.theta, unit)
     state = resting(curve, z0, lam * unit, tracker.control.ds)
     state = begin = tracker.begin(family, state, direction, rooted=False)
+    watched = branch_points and z0[0].numel() <= BRANCH
+    crossings = Crossings(curve, begin) if watched else None
     index = list(range(len(z0)))  # the sample of each row of the state
     moved = torch.ones_like(state.formed)
     for step in range(tracker.max_steps + 1):
@@ -107,7 +115,10 @@ def trace(
             keep = torch.tensor(running, device=z0.device)
             index = [index[row] for row in running]
             part, state, begin = part.rows(keep), state.rows(keep), begin.rows(keep)
-        state = tracker.advance(part, state)
+        passes = None
+        if crossings is not None:
+            passes = partial(_passes, crossings, tracker.curve(part, state), index, span)
+        state = tracker.advance(part, state, passes)
         moved = state.moved
     branches = []
     for k, found in enumerate(points):
@@ -120,10 +131,35 @@ def trace(
         branch = Branch(z, times, s, tangent, status[k], (), leading, evals[k], curve)
         if folds:
             branch = replace(branch, folds=tuple(locate_folds(branch)))
-        if branch_points and z[0].numel() <= BRANCH:
-            branch = replace(branch, branch_points=tuple(locate_branch_points(branch)))
+        if crossings is not None:
+            met = tuple(_met(branch, crossings.found[k]))
+            branch = replace(branch, branch_points=met)
         branches.append(branch)
     return branches
+
+
+def _passes(
+    crossings: Crossings,
+    curve: Curve,
+    samples: list[int],
+    span: tuple[float, float],
+    state: ArcState,
+) -> Tensor:
+    """Say whose last step stayed on its branch, bool (B,), as far as it lies within a span."""
+    border = state.time.clamp(*span)
+    end = state.piece.crossing(border * curve.scales[1])
+    y = torch.where((border == state.time)[:, None], state.y, end)
+    return crossings.passes(curve, replace(state, y=y, gap=norm(y - state.last_y)), samples)
+
+
+def _met(branch: Branch, found: list[tuple[int, Tensor]]) -> Iterator[BranchPoint]:
+    """Yield the branch points of the steps of a branch, whose last one may end at its start."""
+    w = branch.points()
+    for k, point in found:
+        along = point - w[k]
+        if bool(dot(along, w[k + 1 : k + 2] - w[k]) <= norm(w[k + 1 : k + 2] - w[k]).square()):
+            z, lam = branch.curve.split(point)
+            yield BranchPoint(z[0], float(lam), float(branch.s[k] + norm(along)))
 
 
 def _leading(family: Family, z: Tensor, lam: Tensor, count: int) -> Tensor:
