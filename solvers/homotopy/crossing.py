@@ -83,6 +83,7 @@ def branch_point(curve: Curve, piece: Cubic) -> Tensor | None:
     """
     w = piece.at(torch.full_like(piece.gap, 0.5))
     eps, tight, n = torch.finfo(w.dtype).eps, precise(w.dtype), w.shape[1] - 1
+    met = False
     for _ in range(ITERATIONS):
         scale = float(norm(w).clamp_min(1))
         here = Linearization(curve.gap, w)
@@ -101,13 +102,13 @@ def branch_point(curve: Curve, piece: Cubic) -> Tensor | None:
         off = torch.cat((here.value[0], sigma[-1:], sigma.new_zeros(1)))
         change = -(torch.linalg.pinv(system) @ off)[None]  # several branches may cross at once
         w, mu, size = w + change[:, :-1], change[0, -1].abs(), norm(change[:, :-1])
+        met = bool((size <= tight**0.5 * scale) & (mu <= tight * scale * norm(slope[None])))
         if bool(size <= eps**0.6 * scale):
             break
     last = piece.last
     share = dot(w - last.y, piece.here.y - last.y) / piece.gap.square()
     off_step = norm(w - piece.at(share.clamp(0, 1)))
-    met = (size <= tight**0.5 * scale) & (mu <= tight * scale * norm(slope[None]))
-    return w if bool(met & (off_step <= NEAR * piece.gap)) else None
+    return w if met and bool(off_step <= NEAR * piece.gap) else None
 
 
 def _signs(curve: Curve, state: ArcState) -> list[float]:
