@@ -65,6 +65,7 @@ class Pretrained:
 
         Raises:
             FileNotFoundError: there is no such folder, and no such repository.
+            NotADirectoryError: it is a file.
             CheckpointError: it holds no such model, or is damaged; says what is wrong.
             ImportError: it would have to be fetched, and huggingface_hub is missing.
         """
@@ -168,6 +169,11 @@ def load(source: Path | str, kind: type[ImageModel], revision: str | None = None
                 "homotopy-deq export, or read it by homotopy_deq.cli.load_model."
             )
         found = {name: folder / name for name in (WEIGHTS, CONFIG)}
+    elif folder.is_file():
+        raise NotADirectoryError(
+            f"{folder} is a file: name the folder that save_pretrained wrote, or read a run's "
+            "checkpoint by homotopy_deq.cli.load_model."
+        )
     else:
         found = {name: _fetched(str(source), name, revision) for name in (WEIGHTS, CONFIG)}
     checkpoint = load_checkpoint(found[WEIGHTS])

@@ -395,3 +395,11 @@ def test_a_run_is_exported_with_its_settings_and_figures(tmp_path: Path) -> None
     page = (run / "pretrained" / "README.md").read_text()
     accuracy = load_checkpoint(run / "checkpoint.safetensors").meta["test"]["accuracy"]
     assert f"| accuracy | {accuracy:.6g} |" in page and "| epochs | 1 |" in page
+
+
+def test_a_file_is_told_from_a_name_on_the_hub(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.safetensors"
+    file.touch()
+
+    with pytest.raises(NotADirectoryError, match="is a file: name the folder"):
+        ImageModel.from_pretrained(file)
