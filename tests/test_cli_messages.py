@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from homotopy_deq.data import DATASETS, load
 from homotopy_deq.settings import RECIPES
 from homotopy_deq.training import Bar, Interrupted
 from tests.test_cli import call, done, refused
+from tests.training.test_resume import crash
+from tests.training.tiny import At
 from tests.training.tiny import run as train
 
 TINY = ["--limit", 100, "--hidden", 4, "--head", 8, "--groups", 2, "--epochs", 1, "--cpu"]
@@ -51,6 +54,19 @@ def test_without_a_terminal_a_line_now_and_then_tells_how_far_a_run_is(tmp_path:
     told = io.StringIO()
     train(tmp_path / "b", Bar(Console(file=told, width=200), every=1e9), epochs=1)
     assert "batch" not in told.getvalue()
+
+
+def test_a_resumed_run_says_where_it_goes_on(tmp_path: Path) -> None:
+    def told(**more: Any) -> str:
+        text = io.StringIO()
+        train(tmp_path, Bar(Console(file=text, width=200), every=1e9), **more)
+        return text.getvalue().splitlines()[0]
+
+    with pytest.raises(MemoryError):  # saved at the end of epoch 1 alone
+        train(tmp_path, At(7, crash), save_every=1e9)
+    assert told(resume=True) == "going on in epoch 2/2, after batch 0/5"
+    assert told(resume=True) == "all 2 epochs are done"
+    assert told(overwrite=True).startswith("epoch 1/2")
 
 
 def test_other_commands_tell_how_far_they_are_too(

@@ -182,6 +182,13 @@ class Bar(Observer):
         self._task = self._bar.add_task("", figures="")
 
     def begin(self, place: Place) -> None:
+        if place.epoch == place.epochs:
+            self._print(f"all {place.epochs} epochs are done")
+        elif place.step:
+            self._print(
+                f"going on in epoch {place.epoch + 1}/{place.epochs}, "
+                f"after batch {place.batch}/{place.batches}"
+            )
         self._bar.start()
 
     def batch(self, place: Place, tally: Tally, rate: float) -> None:
