@@ -12,7 +12,6 @@ command is given again; --minutes stops the trainings, which lose nothing. The r
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import torch
 from rich.console import Console
 
 from experiments.kept import made, making
-from experiments.results import ROOT, Record
+from experiments.results import Record, environment
 from homotopy_deq.training import CHECKPOINT, METRICS, load_checkpoint, read_metrics
 
 MODELS = {
@@ -84,10 +83,9 @@ def train(config: Config, folder: Path, words: str) -> None:
     command += ["--limit", str(config.limit)] if config.limit else []
     command += ["--cpu"] if config.cpu else []
     command += ["--resume"] if file.exists() else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     log = folder.with_name(f"{folder.name}.log")
     with making(folder), log.open("a") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(command, env=environment(), stdout=out, stderr=out)
         try:
             process.wait(None if config.minutes is None else 60 * config.minutes)
         except subprocess.TimeoutExpired:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -35,12 +34,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments import cifar_step
-from experiments.results import ROOT, Record, device
+from experiments.results import Record, device, environment
 from homotopy_deq import DEQ, HomoODE
 from homotopy_deq.data import ImageData, load, seek
+from homotopy_deq.machine import peak_memory
 from homotopy_deq.settings import TrainConfig
-from homotopy_deq.training import CHECKPOINT, METRICS, load_checkpoint, read_metrics, train
-from homotopy_deq.training.checkpoint import weights
+from homotopy_deq.training import (
+    CHECKPOINT,
+    METRICS,
+    Observer,
+    Place,
+    load_checkpoint,
+    read_metrics,
+    train,
+)
+from homotopy_deq.training.checkpoint import replace_file, weights
 from homotopy_deq.training.optim import cosine, set_rate, task_optimizer
 from homotopy_deq.training.sets import Sets
 
@@ -82,12 +90,11 @@ def main(config: Config, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
     console = Console()
     record = Record("cifar10_peers" + ("_cuda" if on_gpu else ""), config)
     config.work.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     for name in names if config.minutes != 0 else ():
         words = [sys.executable, "-m", "experiments.cifar10_peers", *sys.argv[1:], "--only", name]
         with (config.work / f"{name}.log").open("w") as log:
-            processes[name] = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+            processes[name] = subprocess.Popen(words, env=environment(), stdout=log, stderr=log)
     ends = None if config.minutes is None else time.monotonic() + 60 * config.minutes
     stopped: set[str] = set()
     while running := {n: p for n, p in processes.items() if p.poll() is None}:
@@ -108,7 +115,7 @@ def main(config: Config, names: tuple[str, ...] = tuple(TRAININGS)) -> None:
         console.print(
             f"{name}: {len(row['epochs'])} epochs, validation {last['validation accuracy']:.4f}, "
             f"test {row['test accuracy']}, evaluations {last['evaluations']:.1f}, "
-            f"{last['images a second']:.0f} images a second, {last['peak memory, MiB']} MiB",
+            f"{last['images a second']:.0f} images a second, {last['peak memory, MiB']:.0f} MiB",
             highlight=False,
         )
     began = min((row["started"] for row in rows.values()), default=None)
@@ -139,7 +146,7 @@ def by_us(
 ) -> None:
     """Train by this library, which writes an epoch's figures itself."""
     accelerator, folder = Accelerator(cpu=config.cpu), config.work / name
-    measures: Any = {"peak memory, MiB": lambda: peak(accelerator.device)}
+    measures: Any = {"peak memory, MiB": peak_memory(accelerator.device)}
 
     def write(test: float | None = None) -> None:
         rows = [
@@ -155,13 +162,10 @@ def by_us(
         ]
         keep(config, name, model, rows, test)
 
-    class Written:
+    class Written(Observer):
         """Keep the figures of each epoch."""
 
-        def begin(self, place: Any) -> None: ...
-        def batch(self, place: Any, tally: Any, rate: float) -> None: ...
-        def end(self) -> None: ...
-        def epoch(self, place: Any, record: Any) -> None:
+        def epoch(self, place: Place, record: Any) -> None:
             write()
 
     taken = round(len(data.train_labels) * (1 - how.validation))
@@ -178,11 +182,11 @@ def by_peer(
     """Train in the loop that one writes around a peer, on the batches of `by_us`."""
     accelerator = Accelerator(cpu=config.cpu)
     sets = Sets.of(data, how, accelerator, full=False)
-    device = accelerator.device
-    model.to(device)
+    memory = peak_memory(accelerator.device)
+    model.to(accelerator.device)
     solve = cifar_step.by_torchdeq(model) if name.endswith("torchdeq") else by_torchdiffeq(model)
     optimizer = task_optimizer(model.task_parameters(), how.lr)
-    rows: list[dict[str, float | None]] = []
+    rows: list[dict[str, float]] = []
     best, kept, total = -1.0, weights(model), how.epochs * len(sets.train)
     for epoch in range(how.epochs):
         began, spent, seen = time.monotonic(), 0.0, 0
@@ -208,7 +212,7 @@ def by_peer(
                 "evaluations": spent / seen,
                 "seconds": round(seconds, 3),
                 "images a second": seen / seconds,
-                "peak memory, MiB": peak(device),
+                "peak memory, MiB": memory(),
             }
         )
         keep(config, name, model, rows, None)
@@ -247,13 +251,6 @@ def share(model: HomoODE | DEQ, solve: Any, batches: Any) -> float:
     return right / seen
 
 
-def peak(device: torch.device) -> float | None:
-    """Return the most memory in MiB that tensors took on a GPU; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.max_memory_allocated(device) / 2**20
-
-
 def keep(
     config: Config, name: str, model: HomoODE | DEQ, rows: list[Any], test: float | None
 ) -> None:
@@ -266,9 +263,7 @@ def keep(
         "test accuracy": test,
         "epochs": rows,
     }
-    new = told(config, name).with_suffix(".new")
-    new.write_text(json.dumps(body))
-    new.replace(told(config, name))
+    replace_file(told(config, name), json.dumps(body).encode())
 
 
 if __name__ == "__main__":

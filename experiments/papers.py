@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.claims import PAPERS, Found
-from experiments.results import ROOT, commit
+from experiments.results import commit, environment
 
 WORK = "--work {work}"
 SHORT = {
@@ -78,12 +77,11 @@ def carry_out(name: str, folder: Path) -> Run:
         return Run(name, 0.0)
     module, *words = SHORT[name].format(work=folder / "work" / name).split()
     log, since = folder / "work" / f"{name}.txt", time.perf_counter()
-    environment = {**os.environ, "PUBLISH_TO": str(folder), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path[1:]])
+    publishing = environment() | {"PUBLISH_TO": str(folder), "OMP_NUM_THREADS": "1"}
     with log.open("a") as told:
         subprocess.run(
             [sys.executable, "-m", f"experiments.{module}", *words],
-            env=environment, stdout=told, stderr=subprocess.STDOUT, check=False,
+            env=publishing, stdout=told, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     seconds = time.perf_counter() - since
     if (folder / f"{name}.json").exists():

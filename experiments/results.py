@@ -93,6 +93,11 @@ class Record:
         return path
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a process that imports what this one does, from any folder."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
+
+
 def commit() -> str:
     """Name the commit that runs, with "+changes" where Python files differ from it.
 

@@ -17,7 +17,6 @@ from .hardening import faults, lines, mutants
 from .language import attention, language
 from .lipschitz import checks, lben
 from .on_gpu import bench as bench_on_gpu
-from .on_gpu import step as step_on_gpu
 from .on_gpu import trainings
 from .papers import papers
 from .porting import zoo
@@ -48,7 +47,6 @@ def pages() -> dict[Path, str]:
         zoo(),
         fashion(),
         step(),
-        step_on_gpu(),
         gradients(),
         cifar10(),
         trainings(),

@@ -96,34 +96,6 @@ def _sizes(sizes: dict[str, Any]) -> list[str]:
     return table(("batch x width", "evaluations", *names), rows)
 
 
-def step() -> str:
-    """The training step of CIFAR-10's configuration."""
-    if not measured("cifar_step_cuda"):
-        return ""
-    rows = [
-        (
-            name,
-            f"{1e3 * r['forward, s']:.0f}",
-            f"{1e3 * r['step, s']:.0f}",
-            f"{64 / r['step, s']:,.0f}",
-            f"{r['evaluations forward']:.0f}",
-            r["peak memory, MiB"],
-        )
-        for name, r in result("cifar_step_cuda")["result"].items()
-    ]
-    return section(
-        "One training step on a GPU",
-        "cifar_step_cuda",
-        "HomoODE as published, CIFAR-10 configuration, batch 64, dopri5 at 1e-3 (`Unroll` with "
-        "`ODE` is torchdiffeq's integrator), and a DEQ of the same parts, to 1e-2.",
-        *table(
-            ("precision, gradient", "forward, ms", "step, ms", "images a second",
-             "evaluations forward", "peak MiB"),
-            rows,
-        ),
-    )  # fmt: skip
-
-
 def trainings() -> str:
     """HomoODE with its release's hyper-parameters, and a DEQ, by peers too."""
     if not measured("cifar10_peers_cuda"):

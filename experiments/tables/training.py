@@ -42,22 +42,32 @@ def first_hour() -> str:
 
 
 def step() -> str:
-    """The CIFAR-10 training step."""
-    body = result("cifar_step")["result"]
+    """The CIFAR-10 training step, on a processor and on a GPU."""
+    return "\n\n".join(
+        _step(title, name)
+        for title, name in (
+            ("One training step of HomoODE as published", "cifar_step"),
+            ("The same step on a GPU", "cifar_step_cuda"),
+        )
+        if measured(name)
+    )
+
+
+def _step(title: str, name: str) -> str:
+    body = result(name)["result"]
     rows = [
         (
-            name,
-            f"{r['forward, s']:.2f}",
-            f"{r['step, s']:.2f}",
+            case,
+            *(f"{s:.{2 if s > 0.1 else 3}f}" for s in (r["forward, s"], r["step, s"])),
             f"{r['evaluations forward']:.0f}",
             r["peak memory, MiB"],
         )
-        for name, r in body.items()
+        for case, r in body.items()
     ]
     parameters = next(iter(body.values()))["parameters"]
     return section(
-        "One training step of HomoODE as published",
-        "cifar_step",
+        title,
+        name,
         f"CIFAR-10 configuration, {parameters:,} parameters, batch 64, dopri5 at 1e-3, random "
         "images.",
         *table(

@@ -36,7 +36,7 @@ def test_trainings_that_were_ended_are_told_of_later(
 ) -> None:
     epoch = {
         "validation accuracy": 0.5, "evaluations": 20.0, "seconds": 3.0, "images a second": 15.0,
-        "peak memory, MiB": None,
+        "peak memory, MiB": 1.0,
     }  # fmt: skip
     row = {"started": "2026-01-01", "parameters": 1, "test accuracy": None, "epochs": [epoch]}
     (tmp_path / "HomoODE.json").write_text(json.dumps(row))
